@@ -1,0 +1,88 @@
+# Every chore is one word. `make help` lists them; CI calls the same words.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+ARGS   ?=
+
+# `fast` builds in seconds after an edit (incremental, no LTO) and is what the tests run on; wheels and `make bench` use `release`.
+PROFILE ?= fast
+
+# A cargo in ~/.cargo/bin is found even when a login shell was not used.
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+.PHONY: help
+help: ## list the chores
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo '  ARGS="..." passes arguments on: make test ARGS="-k actor", make bench ARGS="--vs-ray --quick"'
+
+.PHONY: run
+run: build ## build, then run the quickstart: a word index of the standard library, on the Rust engine
+	$(BIN)/python examples/quickstart.py $(ARGS)
+
+.PHONY: test
+test: test-rust test-py ## all tests
+
+.PHONY: test-rust
+test-rust: tools-present ## tests of the Rust crates
+	cargo test --quiet --workspace --exclude ray-rs-bindings
+
+.PHONY: test-py
+test-py: build ## black-box tests of the installed package, with real processes
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: lint
+lint: tools-present $(READY) ## formatting, clippy, ruff, mypy, and who may depend on whom
+	cargo fmt --all --check
+	tools/check_layers.sh
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
+	$(BIN)/mypy
+
+.PHONY: fmt
+fmt: tools-present $(READY) ## put everything into the house format
+	cargo fmt --all
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix --exit-zero --quiet
+
+.PHONY: check
+check: lint test ## what CI runs
+
+.PHONY: bench
+bench: ## measure every row of the table (release build); ARGS=--vs-ray measures Ray 2.60 beside it
+	$(MAKE) build PROFILE=release
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+.PHONY: build
+build: tools-present $(READY) ## compile the extension and install the package into .venv
+	PIP_QUIET=1 VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --quiet --profile $(PROFILE)
+
+.PHONY: wheel
+wheel: tools-present $(READY) ## a wheel and an sdist in dist/
+	$(BIN)/maturin build --locked --release --sdist --out dist
+
+.PHONY: clean
+clean: ## remove everything that was built
+	rm -rf target dist $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis python/ray_rs/*.so
+	find python tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The developer's virtual environment; made anew when the list of tools in pyproject.toml changes.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
+	  { echo "ray_rs needs Python 3.10 or newer: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "this Python has no venv module (Debian, Ubuntu: apt install python3-venv python3-dev)" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
+	@touch $@
+
+.PHONY: tools-present
+tools-present:
+	@command -v cargo >/dev/null || { echo "no cargo found: install Rust from https://rustup.rs" >&2; exit 1; }

@@ -1,0 +1,71 @@
+"""The rows: name, the family that measures it, its unit, and how many times Ray it is meant to be."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    family: str
+    unit: str = "/s"
+    goal: float | None = None
+    lower_is_better: bool = False
+    # A goal that is not a multiple of Ray: shown as it is.
+    limit: float | None = None
+    copy: str | None = None  # which figure of the copy probe it is held against
+
+
+ROWS = [
+    Row("single client get calls", "objects", goal=30),
+    Row("single client put calls", "objects", goal=85),
+    Row("multi client put calls", "objects", goal=70),
+    Row("single client put gigabytes", "gigabytes", "GB/s", copy="zeros, one thread"),
+    Row("single client put gigabytes, source in memory", "gigabytes", "GB/s", copy="memory, one thread"),
+    Row("multi client put gigabytes", "gigabytes", "GB/s", copy="zeros, all cores"),
+    Row("single client tasks and get batch", "tasks", goal=60),
+    Row("single client get object containing 10k refs", "objects", goal=11),
+    Row("single client wait 1k refs", "tasks", goal=30),
+    Row("single client tasks sync", "tasks", goal=75),
+    Row("single client tasks async", "tasks", goal=75),
+    Row("multi client tasks async", "tasks", goal=38),
+    Row("1:1 actor calls sync", "actors", goal=35),
+    Row("1:1 actor calls async", "actors", goal=28),
+    Row("1:1 actor calls concurrent", "actors", goal=10),
+    Row("1:n actor calls async", "actors", goal=26),
+    Row("n:n actor calls async", "actors", goal=18),
+    Row("n:n actor calls with arg async", "actors", goal=40),
+    Row("1:1 async-actor calls sync", "async actors", goal=12),
+    Row("1:1 async-actor calls async", "async actors", goal=20),
+    Row("1:1 async-actor calls with args async", "async actors", goal=20),
+    Row("1:n async-actor calls async", "async actors", goal=20),
+    Row("n:n async-actor calls async", "async actors", goal=20),
+    Row("single client tasks sync p50", "tasks", "us", lower_is_better=True),
+    Row("single client tasks sync p99", "tasks", "us", lower_is_better=True),
+    Row("single client tasks sync longest", "tasks", "us", lower_is_better=True),
+    Row("1:1 actor calls sync p50", "actors", "us", lower_is_better=True),
+    Row("1:1 actor calls sync p99", "actors", "us", lower_is_better=True),
+    Row("1:1 async-actor calls sync p50", "async actors", "us", lower_is_better=True),
+    Row("1:1 async-actor calls sync p99", "async actors", "us", lower_is_better=True),
+    Row("single client get calls p50", "objects", "us", lower_is_better=True),
+    Row("single client put calls p50", "objects", "us", lower_is_better=True),
+    Row("tasks sync after 20 ms idle p50", "tasks", "us", lower_is_better=True),
+    Row("tasks sync beside two busy loops", "busy", goal=10),
+    Row("tasks sync beside two busy loops p50", "busy", "us", goal=10, lower_is_better=True),
+    Row("tasks sync beside two busy loops p99", "busy", "us", goal=10, lower_is_better=True, limit=10_000),
+    Row("tasks sync beside two busy loops longest", "busy", "us", lower_is_better=True),
+    Row("tasks sync beside two busy loops time in stalls", "busy", "% of the time", lower_is_better=True),
+    Row("actor create + first call + kill", "churn", goal=60),
+    Row("import", "lifecycle", "ms", goal=5, lower_is_better=True),
+    Row("init", "lifecycle", "ms", goal=20, lower_is_better=True),
+    Row("first task after init", "lifecycle", "ms", goal=20, lower_is_better=True),
+    Row("shutdown", "lifecycle", "ms", goal=15, lower_is_better=True),
+    Row("idle cluster memory", "idle", "MiB", goal=10, lower_is_better=True),
+    Row("idle cluster store pages", "idle", "MiB", lower_is_better=True, limit=64),
+    Row("idle cluster CPU", "idle", "% of a core", lower_is_better=True, limit=0.2),
+    Row("memory of one idle actor", "memory", "KiB", goal=12, lower_is_better=True),
+    Row("memory of one queued task", "memory", "B", goal=7, lower_is_better=True),
+    Row("step: f.remote() in a burst", "tasks", "us", lower_is_better=True),
+    Row("step: get of a result that is there", "tasks", "us", lower_is_better=True),
+    Row("step: whole task, many in flight", "tasks", "us", lower_is_better=True),
+]
+FAMILIES = list(dict.fromkeys(row.family for row in ROWS))

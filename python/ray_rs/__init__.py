@@ -1,0 +1,97 @@
+"""Ray Core on an engine in Rust: `import ray_rs as ray`."""
+
+from ray_rs import exceptions
+from ray_rs._core import (
+    ActorClassID,
+    ActorID,
+    ClusterID,
+    FunctionID,
+    JobID,
+    NodeID,
+    ObjectRef,
+    PlacementGroupID,
+    TaskID,
+    UniqueID,
+    WorkerID,
+    get,
+    is_initialized,
+    kill,
+    put,
+    wait,
+)
+from ray_rs.api import (
+    available_resources,
+    cluster_resources,
+    get_actor,
+    get_gpu_ids,
+    init,
+    nodes,
+    remote,
+    shutdown,
+)
+
+__version__ = "0.1.0"
+__commit__ = ""
+
+ObjectID = ObjectRef
+SCRIPT_MODE, WORKER_MODE = 0, 1
+
+# Imported when first asked for: submodules, and names in them that few programs need.
+_SUBMODULES = ("actor", "cloudpickle", "options", "remote_function", "runtime_context", "util")
+_LAZY = {"get_runtime_context": "runtime_context", "method": "actor"}
+
+__all__ = [
+    "SCRIPT_MODE",
+    "WORKER_MODE",
+    "ActorClassID",
+    "ActorID",
+    "ClusterID",
+    "FunctionID",
+    "JobID",
+    "NodeID",
+    "ObjectID",
+    "ObjectRef",
+    "PlacementGroupID",
+    "TaskID",
+    "UniqueID",
+    "WorkerID",
+    "__commit__",
+    "__version__",
+    "actor",
+    "available_resources",
+    "cloudpickle",
+    "cluster_resources",
+    "exceptions",
+    "get",
+    "get_actor",
+    "get_gpu_ids",
+    "get_runtime_context",
+    "init",
+    "is_initialized",
+    "kill",
+    "method",
+    "nodes",
+    "options",
+    "put",
+    "remote",
+    "remote_function",
+    "runtime_context",
+    "shutdown",
+    "util",
+    "wait",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _SUBMODULES or name in _LAZY:
+        from importlib import import_module
+
+        module = import_module(f"ray_rs.{_LAZY.get(name, name)}")
+        value = getattr(module, name) if name in _LAZY else module
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

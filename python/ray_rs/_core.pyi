@@ -1,0 +1,421 @@
+"""The engine's Rust extension. Users never import it; `ray_rs.__init__` and the `_*.py` modules do.
+
+What is user-facing here (`get`, `put`, `wait`, `kill`, `ObjectRef`, the ids, `ActorHandle`, ...) carries Ray's own
+signatures, checks and error texts and is re-exported as it is, so that no Python frame sits on a hot path.
+
+Python names that the extension looks up lazily, on first use (they must exist with exactly these signatures):
+
+    ray_rs.api._auto_init() -> None
+        Called when something is used before `init`: starts a local cluster, or raises RaySystemError when
+        auto-connect is off. Must leave the process connected (see `connect`).
+    ray_rs._serialization.dumps(obj) -> tuple[bytes, list[pickle.PickleBuffer]]
+        For everything that is not made of exact builtin types: cloudpickle at protocol 5 with out-of-band buffers
+        (registered serializers, `__main__` classes). ObjectRef and ActorHandle pickle themselves through copyreg.
+    ray_rs._serialization.explain_failure(obj, what, exc) -> BaseException
+        Returns the exception (TypeError) to raise when `obj` could not be pickled. `what` is one of
+        "the put value", "the argument", "the result" (then "the argument" etc. is completed with the callee's name).
+    ray_rs._signature.raise_mismatch(signature, args, kwargs) -> None
+        Called when the quick check in Rust does not accept a call: raises the TypeError that
+        `inspect.Signature.bind` gives; returns when the call is right after all. `signature` as in `RemoteFunction`.
+    ray_rs.remote_function._prepare(function: RemoteFunction) -> dict
+        First `.remote()` of this object in a session. Keys: "blob" (bytes: the cloudpickled function; cache it in
+        `function._shared` so that all option variants share it), "name" (display name), "resources"
+        (dict[str, float], zero-valued ones left out), "max_retries" (int, -1 for ever), "retry_exceptions" (bytes:
+        b"" never, b"\\x01" always, else a pickled tuple of classes), "max_calls" (int), "num_returns" (int).
+    ray_rs.remote_function._rebuild(function, name, signature, options) -> RemoteFunction
+        Unpickles a RemoteFunction.
+    ray_rs.remote_function._options(function: RemoteFunction, options: dict) -> object with `.remote`
+    ray_rs.actor._method_options(method: ActorMethod, options: dict) -> object with `.remote`
+        `.options(**options)` of the two classes. Use `_with_options` to build the result.
+    ray_rs.exceptions: RayTaskError (with `as_instanceof_cause()`), GetTimeoutError(text), ObjectStoreFullError(text),
+        RaySystemError(text), ActorAlreadyExistsError(text), ActorHandleNotFoundError(text),
+        PendingCallsLimitExceeded(text), and these factories, which compose the texts:
+    ray_rs.exceptions._worker_crashed(task_name, pid, exit_code, signal, last_stderr, detail) -> WorkerCrashedError
+        `signal` is 0 when the process exited; `exit_code` is then its status.
+    ray_rs.exceptions._actor_died(actor_id_hex, class_name, cause, message, creation_error) -> ActorDiedError
+        `cause`: "unknown" "worker_died" "killed" "creation_failed" "out_of_scope" "exited_itself" "owner_died"
+        "unschedulable"; `creation_error`: the RayTaskError of the constructor, or None; class_name may be "".
+    ray_rs.exceptions._actor_unavailable(actor_id_hex, message) -> ActorUnavailableError
+    ray_rs.exceptions._object_lost(object_ref_hex, owner_died, message) -> ObjectLostError | OwnerDiedError
+    ray_rs.exceptions._deserialization_failed(exc) -> RaySystemError
+        A value could not be unpickled; carries the traceback.
+    ray_rs._worker_main.warn_blocking_get() -> None
+        Blocking `get`/`wait` on the event loop of an async actor; called once per process.
+    ray_rs._async_loop.run(engine) -> None
+        Part of the bindings (its author writes it): event loop of async actors.
+
+Asked for by the Python side (strike out what is not to be):
+    `own_actor_handle()`, `TaskContext.function`, `TaskContext.resources` (below, marked `# asked for`).
+    Bytes returned by `make_error`, and creation errors: `pickle.loads` of them gives a RayTaskError, or an
+    UnserializableException when its cause refuses to load. Both have `as_instanceof_cause()`: raise what it returns.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from concurrent.futures import Future as ConcurrentFuture
+from typing import Any, Generic, Protocol, TypeVar, final, overload
+
+T = TypeVar("T")
+_Id = TypeVar("_Id", bound="_BaseID")
+
+# (name, kind as in inspect.Parameter.kind, has a default) of each parameter but `self`. None: not known, no check.
+Signature = tuple[tuple[str, int, bool], ...] | None
+
+# --- ids -------------------------------------------------------------------------------------------------------------
+
+class _BaseID:
+    """Common to all ids below (each is its own final class; this base exists for type checkers only)."""
+
+    def __init__(self, id: bytes) -> None:
+        """TypeError "expected bytes" / ValueError "needs to have length N"."""
+    def binary(self) -> bytes: ...
+    def hex(self) -> str: ...
+    def is_nil(self) -> bool: ...
+    @classmethod
+    def size(cls) -> int: ...
+    @classmethod
+    def nil(cls: type[_Id]) -> _Id: ...
+    @classmethod
+    def from_binary(cls: type[_Id], id: bytes) -> _Id: ...
+    @classmethod
+    def from_hex(cls: type[_Id], hex_id: str) -> _Id: ...
+    @classmethod
+    def from_random(cls: type[_Id]) -> _Id: ...
+    def __eq__(self, other: object) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class JobID(_BaseID):
+    @classmethod
+    def from_int(cls, value: int) -> JobID: ...
+    def int(self) -> int: ...
+
+@final
+class ActorID(_BaseID):
+    @property
+    def job_id(self) -> JobID: ...
+
+@final
+class TaskID(_BaseID):
+    def actor_id(self) -> ActorID: ...
+    def job_id(self) -> JobID: ...
+
+@final
+class NodeID(_BaseID): ...
+
+@final
+class WorkerID(_BaseID): ...
+
+@final
+class FunctionID(_BaseID): ...
+
+@final
+class ActorClassID(_BaseID): ...
+
+@final
+class UniqueID(_BaseID): ...
+
+@final
+class ClusterID(_BaseID): ...
+
+@final
+class PlacementGroupID(_BaseID): ...
+
+@final
+class ObjectRef(Generic[T], Awaitable[T]):
+    """A counted reference to one object. `ObjectRef(bytes)` makes a borrowed one whose owner is looked up by id."""
+
+    def __init__(self, id: bytes) -> None: ...
+    def binary(self) -> bytes: ...
+    def hex(self) -> str: ...
+    def is_nil(self) -> bool: ...
+    @classmethod
+    def size(cls) -> int: ...
+    @classmethod
+    def nil(cls) -> ObjectRef[Any]: ...
+    @classmethod
+    def from_binary(cls, id: bytes) -> ObjectRef[Any]: ...
+    @classmethod
+    def from_hex(cls, hex_id: str) -> ObjectRef[Any]:
+        """NotImplementedError, as in Ray."""
+    def task_id(self) -> TaskID: ...
+    def job_id(self) -> JobID: ...
+    def owner_address(self) -> bytes:
+        """Node id, worker id, pid (little-endian u32)."""
+    def call_site(self) -> str:
+        """Always ""."""
+    def future(self) -> ConcurrentFuture[T]: ...
+    def as_future(self) -> asyncio.Future[T]:
+        """A future of the running loop."""
+    def _on_completed(self, callback: Callable[[Any], None]) -> None:
+        """`callback(value_or_exception)` on a thread of the engine."""
+    def __await__(self) -> Generator[Any, None, T]: ...
+    def __hash__(self) -> int: ...
+    def __eq__(self, other: object) -> bool: ...
+    @classmethod
+    def __class_getitem__(cls, item: Any) -> Any: ...
+
+# --- remote functions ------------------------------------------------------------------------------------------------
+
+class RemoteFunction:
+    """A function that runs elsewhere. Attributes libraries use: `_function`, `_function_name`, `_default_options`.
+
+    May be subclassed in Python; has a `__dict__` and may be weakly referenced.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        name: str,
+        signature: Signature,
+        options: Mapping[str, Any],
+        shared: Any = None,
+    ) -> None:
+        """`options`: the user's, validated, kept as `_default_options`. `shared`: any object, the same one for all
+        option variants of one function (a fresh dict when None)."""
+    @property
+    def _function(self) -> Callable[..., Any]: ...
+    @property
+    def _function_name(self) -> str: ...
+    @property
+    def _default_options(self) -> dict[str, Any]: ...
+    @property
+    def _signature(self) -> Signature: ...
+    @property
+    def _shared(self) -> Any: ...
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """ObjectRef, a list of them (num_returns > 1), or None (num_returns = 0)."""
+    def _remote(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Any: ...
+    def options(self, **options: Any) -> Any:
+        """Calls `ray_rs.remote_function._options`."""
+    def _with_options(self, options: Mapping[str, Any]) -> RemoteFunction:
+        """Another one of the same function and `_shared`; `options` are the complete, merged ones."""
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        """TypeError "Remote functions cannot be called directly"."""
+    def __reduce__(self) -> Any: ...
+
+# --- actors ----------------------------------------------------------------------------------------------------------
+
+@final
+class ActorDescriptor:
+    """What a handle must know of its actor's class. Immutable; `to_bytes` is what travels with handles."""
+
+    def __init__(
+        self,
+        class_name: str,
+        module: str,
+        methods: Sequence[tuple[str, Signature, int, int, bytes, bool]],
+        max_pending_calls: int = -1,
+        extra: Any = None,
+    ) -> None:
+        """`methods`: (name, signature, num_returns, max_task_retries, retry_exceptions as in `_prepare`, is_async),
+        with the builtin ones (`__ray_ready__`, `__ray_call__`, `__ray_terminate__`, `__init__`) among them when they
+        shall be callable. `extra`: plain picklable data for Python's own use."""
+    @staticmethod
+    def from_bytes(data: bytes) -> ActorDescriptor: ...
+    def to_bytes(self) -> bytes: ...
+    @property
+    def class_name(self) -> str: ...
+    @property
+    def module(self) -> str: ...
+    @property
+    def extra(self) -> Any: ...
+    @property
+    def method_names(self) -> list[str]: ...
+
+@final
+class ActorHandle(Generic[T]):
+    """Attribute access gives the ActorMethod of that name; other names: AttributeError. Equal and hashed by actor id.
+
+    `repr` is `Actor(ClassName, hex)`. `dir` gives the method names. Strong handles keep the actor alive.
+    """
+
+    @property
+    def _actor_id(self) -> ActorID: ...
+    @property
+    def _ray_actor_id(self) -> ActorID: ...
+    @property
+    def _ray_descriptor(self) -> ActorDescriptor: ...
+    @property
+    def _ray_is_weak(self) -> bool: ...
+    def __getattr__(self, name: str) -> ActorMethod: ...
+    @classmethod
+    def __class_getitem__(cls, item: Any) -> Any: ...
+
+@final
+class ActorMethod:
+    def remote(self, *args: Any, **kwargs: Any) -> Any: ...
+    def _remote(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Any: ...
+    def options(self, **options: Any) -> Any:
+        """Calls `ray_rs.actor._method_options`."""
+    def _with_options(
+        self,
+        *,
+        name: str | None = None,
+        num_returns: int | None = None,
+        max_task_retries: int | None = None,
+        retry_exceptions: bytes | None = None,
+    ) -> ActorMethod: ...
+    @property
+    def _method_name(self) -> str: ...
+    @property
+    def _actor_id(self) -> ActorID: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        """TypeError "Actor methods cannot be called directly"."""
+
+def create_actor(
+    descriptor: ActorDescriptor,
+    class_blob: bytes,
+    signature: Signature,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    placement_resources: Mapping[str, float],
+    running_resources: Mapping[str, float],
+    max_restarts: int = 0,
+    max_task_retries: int = 0,
+    max_concurrency: int = 1,
+    is_async: bool = False,
+    detached: bool = False,
+    name: str = "",
+    namespace: str = "",
+    get_if_exists: bool = False,
+    extra: bytes = b"",
+) -> ActorHandle[Any]:
+    """Returns at once unless named. `namespace` "" is the job's. `class_blob` is exported once per content.
+    Raises ActorAlreadyExistsError. `extra`: pickled dict given to the hosting worker's `start_actor` callback."""
+
+def get_actor_handle(name: str, namespace: str = "") -> ActorHandle[Any] | None:
+    """A weak handle, or None when there is no such actor."""
+
+def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
+    """Ray's `kill`."""
+
+# --- objects ---------------------------------------------------------------------------------------------------------
+
+@overload
+def get(
+    object_refs: Sequence[ObjectRef[T]], *, timeout: float | None = None, _use_object_store: bool = False
+) -> list[T]: ...
+@overload
+def get(object_refs: ObjectRef[T], *, timeout: float | None = None, _use_object_store: bool = False) -> T:
+    """Ray's `get`."""
+
+def put(value: T, *, _owner: Any = None, _tensor_transport: Any = None) -> ObjectRef[T]:
+    """Ray's `put`."""
+
+def wait(
+    ray_waitables: list[ObjectRef[T]], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
+) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
+    """Ray's `wait`."""
+
+# --- the process and its session -------------------------------------------------------------------------------------
+
+def connect(
+    session_dir: str,
+    *,
+    driver_config: bytes | None = None,
+    fork_token: int | None = None,
+    on_event: Callable[..., None] | None = None,
+) -> None:
+    """Makes this process a driver (`driver_config`: pickled dict of plain values, see raylet.proto) or a worker
+    (`fork_token`). Raises ConnectionError. `on_event` is called on a thread of the engine:
+    on_event("log", name, pid, is_stderr, lines), on_event("notice", level, text) with level 0 info 1 warning 2 error,
+    on_event("raylet_died"). Installs the fork guard on first use."""
+
+def disconnect() -> None:
+    """Ends the connection; refs and handles of the session become invalid. Safe to call at any time."""
+
+def is_initialized() -> bool:
+    """Ray's `is_initialized`."""
+
+def flush_logs(timeout: float = 1.0) -> None:
+    """Driver: returns when all lines printed so far by workers were given to `on_event`."""
+
+def process_info() -> dict[str, Any]:
+    """Keys: worker_id, node_id, job_id (id objects), pid, session, session_dir, gcs_address, node_ip, namespace,
+    node_resources (dict[str, float]), arena_bytes, is_driver. RaySystemError when not connected."""
+
+def cluster_view() -> list[dict[str, Any]]:
+    """A dict a node: node_id (hex), alive, address, hostname, total, available (dict[str, float])."""
+
+def store_stats() -> dict[str, int]: ...
+def counters() -> dict[str, int]: ...
+def kv_put(namespace: str, key: bytes, value: bytes, overwrite: bool = True) -> bool:
+    """True when the key is new."""
+
+def kv_get(namespace: str, key: bytes) -> bytes | None: ...
+def kv_del(namespace: str, key: bytes) -> int: ...
+def kv_keys(namespace: str, prefix: bytes) -> list[bytes]: ...
+def gcs_call(method: str, payload: bytes) -> bytes:
+    """Serialized protobuf in and out; for tests and tools."""
+
+# --- starting and stopping a node ------------------------------------------------------------------------------------
+
+def launch_head(config_json: str) -> str:
+    """Starts gcs and raylet; JSON of `ray_rs_cli::HeadConfig` in, the session's facts out."""
+
+def stop_head(session_dir: str) -> None:
+    """Ends what `launch_head` of this process started: SIGTERM, bounded wait, SIGKILL."""
+
+def discover(address: str) -> str | None:
+    """ "auto" or "host:port" -> JSON as from `launch_head`, or None when nothing runs."""
+
+def run_gcs(config_json: str) -> int:
+    """Body of the gcs process; returns its exit status."""
+
+def run_raylet(config_json: str) -> int: ...
+
+# --- inside workers --------------------------------------------------------------------------------------------------
+
+class WorkerCallbacks(Protocol):
+    """Not a class here: any object with these attributes is given to `run_worker_loop`."""
+
+    def make_error(self, exc: BaseException, callee_name: str, from_argument: bool) -> bytes:
+        """The pickled RayTaskError of `exc` (whose traceback is the user's frames and below). Never raises: what can't
+        be pickled is replaced, and an exception that can't be unpickled too. `from_argument`: `exc` is the error of a
+        top-level ref argument; the body did not run."""
+    def should_retry(self, retry_exceptions: bytes, exc: BaseException) -> bool:
+        """Only called for a pickled tuple of classes."""
+    def start_actor(self, cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any], info: dict[str, Any]) -> Any:
+        """Constructs and returns the instance. `info`: actor_id (ActorID), class_name, name, namespace, incarnation,
+        max_concurrency, is_async, gpu_ids, resources, job_id (JobID), extra (bytes). `cls` is the unpickled blob."""
+    def set_gpus(self, gpu_ids: list[int]) -> None:
+        """Before a task or actor that has GPUs."""
+    def warn_return_ignored(self, callee_name: str) -> None:
+        """A task with num_returns=0 returned something."""
+    special_methods: dict[str, Callable[..., Any]]
+    """name -> function(instance, *args, **kwargs): `__ray_ready__`, `__ray_call__`, `__ray_terminate__`."""
+    actor_exit: type[BaseException]
+    """What `exit_actor()` raises. Leaving by it is intended; `SystemExit` with code 0 or None counts the same."""
+
+def run_worker_loop(callbacks: WorkerCallbacks) -> tuple[bool, int, str]:
+    """Runs tasks, or becomes an actor, until told to end. Returns (graceful, exit code, reason); the caller runs atexit
+    handlers when graceful and ends the process with the code. Call it on the main thread."""
+
+@final
+class TaskContext:
+    task_id: TaskID
+    name: str
+    job_id: JobID
+    attempt: int
+    gpu_ids: list[int]
+    actor_id: ActorID | None
+    function: Callable[..., Any] | None  # asked for: the function, or the method as found on the actor's class
+    resources: dict[str, float]  # asked for: those of the lease, or of the actor while it runs
+
+def current_task() -> TaskContext | None:
+    """The task that the calling thread (or asyncio task) runs. None in a driver and between tasks."""
+
+def current_task_name() -> str:
+    """Its display name, "" when there is none. Cheap: for the log prefix."""
+
+def current_actor() -> tuple[ActorID, Any] | None:
+    """(id, instance) in a process that hosts an actor."""
+
+def own_actor_handle() -> ActorHandle[Any] | None:  # asked for
+    """A weak handle to the actor hosted by this process (from its descriptor and id), None elsewhere."""

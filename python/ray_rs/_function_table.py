@@ -1,0 +1,89 @@
+"""Functions and classes as bytes.
+
+A function or class is pickled once for each session, at its first use; the engine keeps it in the control store under
+the hash of its bytes, so that what is defined again in a notebook's cell is another function.
+
+The bytes hold the pickled function inside a call to `_load`. When a worker unpickles them, `_load` remembers which
+bytes the function came from: a task that submits itself, or an actor that creates its like, then sends the same bytes
+again, however differently a second pickling of the same function would have come out.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+from ray_rs._serialization import dumps_in_band, explain_failure
+
+__all__ = ["pickle_classes", "pickle_definition"]
+
+# Decimal, as in Ray.
+_WARN_BYTES = 10 * 1000 * 1000
+_MAX_BYTES = 100 * 1000 * 1000
+
+# id of a function or class that was unpickled here -> (itself, so that the id stays its own; its bytes).
+_loaded: dict[int, tuple[Any, bytes]] = {}
+
+
+class _Definition:
+    """Stands for a function in the outer pickle."""
+
+    def __init__(self, inner: bytes) -> None:
+        self.inner = inner
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _load, (self.inner,)
+
+
+def _load(inner: bytes) -> Any:
+    definition = pickle.loads(inner)
+    _loaded[id(definition)] = (definition, inner)
+    return definition
+
+
+def pickle_definition(definition: Any, what: str) -> bytes:
+    """Pickles a function or class for the function table.
+
+    Args:
+        definition: The function or class.
+        what: How to call it in messages: "the function f", "the actor class Counter".
+
+    Returns:
+        Its bytes.
+
+    Raises:
+        TypeError: It captures something that can't be pickled.
+        ValueError: It is too large.
+    """
+    known = _loaded.get(id(definition))
+    if known is not None and known[0] is definition:
+        inner = known[1]
+    else:
+        try:
+            inner = dumps_in_band(definition)
+        except Exception as error:
+            raise explain_failure(definition, what, error) from error
+    _check_size(len(inner), what)
+    return pickle.dumps(_Definition(inner), protocol=5)
+
+
+def _check_size(size: int, what: str) -> None:
+    if size > _MAX_BYTES:
+        raise ValueError(
+            f"{what} is too large ({size // 1_000_000} MB > {_MAX_BYTES // 1_000_000} MB). It probably captures a "
+            "large object; put it into the object store with ray_rs.put() and pass the reference instead."
+        )
+    if size > _WARN_BYTES:
+        from ray_rs import _logs
+
+        _logs.warning(
+            f"{what} is very large ({size // 1_000_000} MB). It probably captures a large object; put it into the "
+            "object store with ray_rs.put() and pass the reference instead."
+        )
+
+
+def pickle_classes(classes: bool | tuple[type[Exception], ...]) -> bytes:
+    """The exception classes that are retried, as the engine wants them: none, all (one byte), or a pickled tuple."""
+    if isinstance(classes, bool):
+        return b"\x01" if classes else b""
+    return dumps_in_band(classes) if classes else b""

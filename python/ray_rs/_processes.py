@@ -1,0 +1,224 @@
+"""The processes that `init` starts or joins, and what a driver tells them about itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from ray_rs import _core
+
+__all__ = ["available_memory_bytes", "cpu_count", "driver_config", "gpu_count", "launch_head", "object_store_bytes"]
+
+MIN_OBJECT_STORE_BYTES = 75 * 1024 * 1024
+_MAX_OBJECT_STORE_BYTES = 200 * 10**9
+
+# Set in drivers.
+_anonymous = False
+
+
+def namespace_is_anonymous() -> bool:
+    """Whether the job's namespace was made up by `init`."""
+    return _anonymous
+
+
+# ------------------------------------------------------------------------------------------------------------ hardware
+
+
+def cpu_count() -> int:
+    """Processors this process may use: affinity and, rounded down but at least one, the control group's quota."""
+    usable = len(os.sched_getaffinity(0))
+    quota = _cgroup_cpus()
+    return usable if quota is None else max(1, min(usable, int(quota)))
+
+
+def _cgroup_cpus() -> float | None:
+    words = _read("/sys/fs/cgroup/cpu.max").split()  # version 2
+    if len(words) == 2 and words[0] != "max":
+        return int(words[0]) / int(words[1])
+    quota = _read("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").strip()  # version 1
+    period = _read("/sys/fs/cgroup/cpu/cpu.cfs_period_us").strip()
+    return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(period) else None
+
+
+def gpu_count() -> int:
+    """GPUs this process may use: those of CUDA_VISIBLE_DEVICES, else those the kernel's driver knows."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([each for each in visible.split(",") if each.strip() not in ("", "-1", "NoDevFiles")])
+    try:
+        return len(os.listdir("/proc/driver/nvidia/gpus"))
+    except OSError:
+        return 0
+
+
+def available_memory_bytes() -> int:
+    """Memory that this process and its children may still use."""
+    free = 0
+    for line in _read("/proc/meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            free = int(line.split()[1]) * 1024
+            break
+    for limit_file, use_file in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        limit, use = _read(limit_file).strip(), _read(use_file).strip()
+        if limit.isdigit() and use.isdigit():
+            free = min(free, max(int(limit) - int(use), 0))
+    return free
+
+
+def object_store_bytes() -> int:
+    """Default size of the object store: 30 % of the free memory, and no more than shared memory holds."""
+    wish = min(available_memory_bytes() * 3 // 10, _MAX_OBJECT_STORE_BYTES)
+    try:
+        shared = os.statvfs("/dev/shm")
+        wish = min(wish, shared.f_frsize * shared.f_bavail * 95 // 100)
+    except OSError:
+        pass
+    return max(wish, MIN_OBJECT_STORE_BYTES)
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+# -------------------------------------------------------------------------------------------------------------- driver
+
+
+def driver_config(*, namespace: str | None, log_to_driver: bool) -> dict[str, Any]:
+    """What workers need to be like this driver, and what its job is to be like.
+
+    Args:
+        namespace: The job's namespace; one is made up when None.
+        log_to_driver: What workers print is wanted here.
+
+    Returns:
+        Plain values only: the raylet reads them without Python.
+    """
+    global _anonymous
+    _anonymous = namespace is None
+    cwd = _cwd()
+    # The working directory stands for '' in interactive sessions; workers get it by name.
+    entries = [entry for entry in sys.path if isinstance(entry, str) and _is_text(entry)]
+    sys_path = [os.path.join(cwd, entry) if entry else cwd for entry in entries]
+    script_directory = _script_directory()
+    if script_directory and script_directory not in sys_path:
+        sys_path.insert(0, script_directory)
+    return {
+        "sys_path": sys_path,
+        "cwd": cwd,
+        "executable": sys.executable,
+        "preload": _preload(),
+        "env": {name: value for name, value in os.environ.items() if _is_text(name + value)},
+        "namespace": namespace or _uuid4(),
+        "entrypoint": " ".join(argument for argument in sys.orig_argv if _is_text(argument)),
+        "log_to_driver": log_to_driver,
+    }
+
+
+def _cwd() -> str:
+    try:
+        cwd = os.getcwd()
+    except OSError:  # it was removed
+        return "/"
+    return cwd if _is_text(cwd) else "/"
+
+
+def _is_text(value: str) -> bool:
+    """False for bytes that are no UTF-8, which Python keeps as lone surrogates and the raylet can't read."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _script_directory() -> str | None:
+    main = sys.modules.get("__main__")
+    path = getattr(main, "__file__", None)
+    return os.path.dirname(os.path.abspath(path)) if path else None
+
+
+def _preload() -> list[str]:
+    """Modules that zygotes import before they fork: what costs most and is already in use here."""
+    wanted = [name for name in ("numpy",) if name in sys.modules]
+    # Editable installs may consist of an import hook, which `site` would have set up.
+    return wanted + [name for name in sys.modules if name.startswith("__editable__")]
+
+
+def _uuid4() -> str:
+    """A random UUID, without the module, which costs milliseconds to import."""
+    digits = bytearray(os.urandom(16))
+    digits[6] = digits[6] & 0x0F | 0x40
+    digits[8] = digits[8] & 0x3F | 0x80
+    text = digits.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def exit_on_sigterm() -> None:
+    """Makes SIGTERM end this process as `sys.exit` does, so that the session is ended and the last lines appear.
+
+    A handler of the user's stays. Processes forked from this one die of the signal as ever.
+    """
+    import signal
+
+    driver = os.getpid()
+
+    def on_sigterm(number: int, frame: Any) -> None:
+        if os.getpid() == driver:
+            sys.exit(number)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        try:
+            signal.signal(signal.SIGTERM, on_sigterm)
+        except ValueError:  # not in the main thread
+            return
+
+
+# ---------------------------------------------------------------------------------------------------------------- head
+
+
+def launch_head(
+    *,
+    num_cpus: int,
+    num_gpus: int,
+    resources: dict[str, float],
+    object_store_memory: int,
+    labels: dict[str, str],
+    driver_config: dict[str, Any],
+) -> dict[str, Any]:
+    """Starts a control store and a raylet that end with this process.
+
+    The raylet gets the driver's configuration at once, so that workers come to life while the driver still connects.
+
+    Returns:
+        The content of the session's `session.json`, and "session_dir".
+    """
+    import json
+
+    return json.loads(  # type: ignore[no-any-return]
+        _core.launch_head(
+            json.dumps(
+                {
+                    "python": sys.executable,
+                    "core_path": _core.__file__,
+                    "num_cpus": num_cpus,
+                    "num_gpus": num_gpus,
+                    "resources": resources,
+                    "memory": available_memory_bytes() * 7 // 10,
+                    "object_store_memory": object_store_memory,
+                    "labels": labels,
+                    "driver_pid": os.getpid(),
+                    "driver_config": driver_config,
+                }
+            )
+        )
+    )

@@ -1,0 +1,276 @@
+"""What a worker process does between its fork and its end.
+
+The zygote calls `main` in the child. The worker connects to the raylet, sends its output to its log files, and runs
+tasks until it is told to end. The loop itself is native; `_Callbacks` is what it asks Python for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import gc
+import io
+import os
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ray_rs import _core, _serialization, actor, runtime_context
+from ray_rs.exceptions import RayError, RayTaskError, _argument_failed_text, _format_remote_traceback
+
+__all__ = ["main", "warn_blocking_get"]
+
+
+def main(config: dict[str, Any], fork_token: int) -> None:
+    """Runs this process as a worker, and ends it.
+
+    Args:
+        config: What the raylet gave to the zygote.
+        fork_token: Number of the order to fork, by which the raylet knows this process.
+    """
+    code = 1
+    try:
+        code = _run(config, fork_token)
+    except BaseException:
+        # Also for SystemExit: nothing above the zygote's loop may see an exception of a worker.
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        _flush()
+        os._exit(code)
+
+
+def _run(config: dict[str, Any], fork_token: int) -> int:
+    _prepare_process(config)
+    _core.connect(config["session_dir"], fork_token=fork_token)
+    info = _core.process_info()
+    _redirect_output(config["log_dir"], f"worker-{info['worker_id'].hex()}-{info['job_id'].hex()}-{os.getpid()}")
+    faulthandler.enable(2)  # the stack of a segmentation fault ends up in the error that the caller gets
+    _name_process("ray::IDLE")
+    graceful, code, _reason = _core.run_worker_loop(_Callbacks(info["node_ip"]))
+    if graceful:
+        _run_exit_handlers()
+    _flush()
+    _core.disconnect()
+    return code
+
+
+# ------------------------------------------------------------------------------------------------------------- process
+
+
+def _prepare_process(config: dict[str, Any]) -> None:
+    import signal
+
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # A group of its own: the zygote ends what a dead worker leaves running, and a Ctrl-C at the driver's terminal is
+    # the driver's affair.
+    os.setpgid(0, 0)
+    gc.enable()
+    _restore_thread_counts(config["thread_env"])
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:  # `random` reseeds itself after a fork
+        numpy_random.seed()
+    with contextlib.suppress(OSError):
+        os.chdir(config["cwd"])
+
+
+# The driver says nothing of OMP_NUM_THREADS: it follows the CPUs of the actor.
+_threads_follow_cpus = False
+
+
+def _restore_thread_counts(driver_values: dict[str, str | None]) -> None:
+    """The zygote ran with one BLAS thread; libraries loaded from here on get what the driver's environment says."""
+    global _threads_follow_cpus
+    for name, value in driver_values.items():
+        if value is not None:
+            os.environ[name] = value
+        elif name == "OMP_NUM_THREADS":
+            os.environ[name] = "1"  # tasks hold one CPU unless they say otherwise
+            _threads_follow_cpus = True
+        else:
+            os.environ.pop(name, None)
+
+
+def _name_process(title: str) -> None:
+    """Shows in `ps -o comm` what the process is."""
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w") as file:
+        file.write(title[:15])
+
+
+def _run_exit_handlers() -> None:
+    import atexit
+
+    atexit._run_exitfuncs()
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+
+
+# -------------------------------------------------------------------------------------------------------------- output
+
+
+class _NamedStream(io.TextIOWrapper):
+    """A log file in which a marker line says whose lines follow.
+
+    The raylet reads `:task_name:f` and `:actor_name:Counter`, strips them, and puts the name before each line at the
+    driver. A marker is written only before output, and only when the name has changed.
+    """
+
+    _written_name = ""
+    _at_line_start = True
+
+    def write(self, text: str) -> int:
+        if not text:
+            return 0
+        if self._at_line_start:
+            marker = _marker()
+            if marker != self._written_name:
+                self._written_name = marker
+                super().write(marker)
+        self._at_line_start = text[-1] == "\n"
+        return super().write(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:  # type: ignore[override]
+        for line in lines:
+            self.write(line)
+
+
+# Set when the process has become an actor.
+_actor_marker = ""
+
+
+def _marker() -> str:
+    return _actor_marker or f":task_name:{_core.current_task_name()}\n"
+
+
+def _redirect_output(directory: str, file_name: str) -> None:
+    """Sends what this process and its children print to the worker's log files."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    for descriptor, suffix in ((1, "out"), (2, "err")):
+        path = os.path.join(directory, f"{file_name}.{suffix}")
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        os.dup2(file, descriptor)
+        os.close(file)
+    sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, "r", closefd=False)))
+    sys.stdout, sys.stderr = _stream(1), _stream(2)
+    for name in ("stdin", "stdout", "stderr"):
+        setattr(sys, f"__{name}__", getattr(sys, name))
+
+
+def _stream(descriptor: int) -> _NamedStream:
+    raw = io.FileIO(descriptor, "w", closefd=False)
+    return _NamedStream(io.BufferedWriter(raw), encoding="utf-8", errors="backslashreplace", line_buffering=True)
+
+
+# ----------------------------------------------------------------------------------------------------------- callbacks
+
+
+class _Callbacks:
+    """What the native loop asks Python for; described in `_core.pyi`."""
+
+    special_methods: dict[str, Callable[..., Any]] = actor.SPECIAL_METHODS
+    actor_exit: type[BaseException] = actor._ActorExit
+
+    def __init__(self, node_ip: str) -> None:
+        self._node_ip = node_ip
+        # Unpickled `retry_exceptions` by their bytes.
+        self._retried: dict[bytes, tuple[type[BaseException], ...]] = {}
+
+    def make_error(self, error: BaseException, callee_name: str, from_argument: bool) -> bytes:
+        original = error.__dict__.get("_task_error") if isinstance(error, RayTaskError) else None
+        text = _argument_failed_text(error) if from_argument else _safe_traceback(error)
+        cause = original.cause if original is not None else error
+        actor_id, actor_repr = self._actor()
+        task_error = RayTaskError(
+            callee_name,
+            text,
+            cause,
+            proctitle=f"ray::{callee_name}",
+            pid=os.getpid(),
+            ip=self._node_ip,
+            actor_repr=actor_repr,
+            actor_id=actor_id,
+        )
+        try:
+            return _serialization.dumps_in_band(task_error)
+        except Exception as refusal:  # an attribute of ours that refuses; the text is what matters
+            task_error.cause = RayError(f"{type(cause).__name__} could not be pickled: {refusal}")
+            task_error.actor_repr = actor_repr
+            return _serialization.dumps_in_band(task_error)
+
+    def _actor(self) -> tuple[str | None, str | None]:
+        current = _core.current_actor()
+        if current is None:
+            return None, None
+        actor_id, instance = current
+        try:
+            return actor_id.hex(), repr(instance)
+        except Exception:
+            return actor_id.hex(), object.__repr__(instance)
+
+    def should_retry(self, retry_exceptions: bytes, error: BaseException) -> bool:
+        classes = self._retried.get(retry_exceptions)
+        if classes is None:
+            classes = self._retried[retry_exceptions] = _serialization.loads(retry_exceptions)
+        return isinstance(error, classes)
+
+    def start_actor(self, cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any], info: dict[str, Any]) -> Any:
+        global _actor_marker
+        runtime_context._actor_info.update(info)
+        _actor_marker = f":actor_name:{info['class_name']}\n"
+        _name_process(f"ray::{info['class_name']}")
+        if info["gpu_ids"]:
+            self.set_gpus(info["gpu_ids"])
+        if _threads_follow_cpus:
+            os.environ["OMP_NUM_THREADS"] = str(max(1, int(info["resources"].get("CPU", 1))))
+        if info["is_async"]:
+            # Each coroutine that awaits another uses up Python frames, and a thousand may be under way.
+            sys.setrecursionlimit(max(sys.getrecursionlimit(), 10_000))
+        instance = cls(*args, **kwargs)
+        if any("__repr__" in base.__dict__ for base in type(instance).__mro__ if base.__module__ != "builtins"):
+            try:
+                name = repr(instance).replace("\n", " ")
+            except Exception:
+                name = info["class_name"]
+            _actor_marker = f":actor_name:{name}\n"
+        return instance
+
+    def set_gpus(self, gpu_ids: list[int]) -> None:
+        names = runtime_context._visible_devices or [str(number) for number in range(max(gpu_ids, default=-1) + 1)]
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[number] for number in gpu_ids)
+
+    def warn_return_ignored(self, callee_name: str) -> None:
+        print(
+            f"Task {callee_name} has num_returns=0 but returned a value; it is dropped.",
+            file=sys.stderr,
+        )
+
+
+def _safe_traceback(error: BaseException) -> str:
+    try:
+        return _format_remote_traceback(error)
+    except Exception as problem:  # a __str__ that raises, for one
+        return (
+            f"Traceback (most recent call last):\n  (could not be formatted: {type(problem).__name__})\n"
+            f"{type(error).__name__}\n"
+        )
+
+
+def warn_blocking_get() -> None:
+    """Says that `get` or `wait` was called on the event loop of an async actor; called once by the extension."""
+    if os.environ.get("RAY_WARN_BLOCKING_GET_INSIDE_ASYNC", "1") == "0":
+        return
+    print(
+        "Using blocking ray.get inside async actor. This blocks the event loop. Please use `await` on object ref with "
+        "asyncio.gather if you want to yield execution to the event loop instead.",
+        file=sys.stderr,
+    )

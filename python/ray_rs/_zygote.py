@@ -1,0 +1,162 @@
+"""A process that has imported what workers need, and forks them.
+
+It has one thread and never starts another, because a fork copies the calling thread only: before each fork it looks
+at /proc/self/task. On its socket to the raylet each packet is one message, in ASCII:
+
+    raylet to zygote   `fork <token>`
+    zygote to raylet   `forked <token> <pid>`, `exited <pid> <wait status>`
+
+It sleeps until the raylet writes or a child ends, and ends itself when the raylet's end of the socket is closed; its
+workers live on then, as their tie is to the raylet. When a worker has ended, what is left of its process group is
+killed: subprocesses that a task started and did not wait for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import select
+import signal
+import sys
+from _socket import socket  # without the constants and helpers around it, which take milliseconds to import
+from typing import Any
+
+__all__ = ["main"]
+
+_MAX_MESSAGE = 256
+
+
+def main(config: dict[str, Any]) -> None:
+    """Forks workers until the raylet is gone. Does not return in the zygote; in a worker it does not return either.
+
+    Args:
+        config: fd (of the socket), session_dir, log_dir, sys_path, cwd, preload, and thread_env: the driver's values of
+            the variables that were set to 1 for this process.
+    """
+    gc.disable()
+    _become_like_the_driver(config)
+    from ray_rs import _worker_main
+
+    for name in config["preload"]:
+        _preload(name)
+    # What is imported by now is never collected, so that the collector does not touch (and copy) pages shared by all.
+    gc.collect()
+    gc.freeze()
+    zygote = _Zygote(config["fd"])
+    token = zygote.serve()
+    # Only children get here.
+    _worker_main.main(config, token)
+
+
+def _become_like_the_driver(config: dict[str, Any]) -> None:
+    sys.path[:] = config["sys_path"]
+    sys.argv = [""]
+    with contextlib.suppress(OSError):
+        os.chdir(config["cwd"])
+
+
+def _preload(name: str) -> None:
+    """Imports a module ahead of time. One that fails will fail again where it is needed, and be reported there."""
+    from importlib import import_module
+
+    try:
+        module = import_module(name)
+        if name.startswith("__editable__"):
+            module.install()  # the import hook of an editable install, which `site` sets up in other interpreters
+    except Exception as problem:
+        print(f"zygote: could not preload {name}: {type(problem).__name__}: {problem}", file=sys.stderr, flush=True)
+
+
+class _Zygote:
+    """The loop, and the children that are alive."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._socket = socket(fileno=descriptor)
+        self._socket.setblocking(False)
+        os.set_inheritable(descriptor, False)
+        self._workers: set[int] = set()
+        # SIGCHLD writes a byte here; Python's handler itself has nothing to do.
+        self._wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wake_write = wake_write
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
+        self._poll.register(self._wake_read, select.POLLIN)
+
+    def serve(self) -> int:
+        """Forks on order. Returns in each child, with the token of its order."""
+        while True:
+            self._poll.poll()
+            self._drain_wakeups()
+            self._reap()
+            while (message := self._receive()) is not None:
+                verb, _, token = message.partition(" ")
+                if verb != "fork" or not token.isdigit():
+                    raise ValueError(f"the raylet sent {message!r} to a zygote, which only knows 'fork <token>'")
+                if self._fork(int(token)):
+                    return int(token)
+
+    def _receive(self) -> str | None:
+        """The next order, or None when there is none yet."""
+        try:
+            message = self._socket.recv(_MAX_MESSAGE)
+        except BlockingIOError:
+            return None
+        except ConnectionError:
+            message = b""
+        if not message:
+            os._exit(0)  # the raylet is gone
+        return message.decode("ascii")
+
+    def _send(self, message: str) -> None:
+        self._socket.setblocking(True)
+        try:
+            self._socket.send(message.encode("ascii"))
+        except OSError:
+            os._exit(0)
+        finally:
+            self._socket.setblocking(False)
+
+    def _fork(self, token: int) -> bool:
+        """Forks one worker; True in the child."""
+        threads = os.listdir("/proc/self/task")
+        assert len(threads) == 1, f"a zygote must have one thread to fork, but has {len(threads)}"
+        pid = os.fork()
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            self._socket.close()
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+            return True
+        self._workers.add(pid)
+        self._send(f"forked {token} {pid}")
+        return False
+
+    def _drain_wakeups(self) -> None:
+        try:
+            while os.read(self._wake_read, 4096):
+                pass
+        except BlockingIOError:
+            pass
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                # Look first: as long as a worker is not collected its number, which is also that of its process group,
+                # belongs to nobody else.
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if ended is None:
+                return
+            pid = ended.si_pid
+            if pid in self._workers:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(pid, signal.SIGKILL)
+            _, status = os.waitpid(pid, 0)
+            if pid in self._workers:
+                self._workers.discard(pid)
+                self._send(f"exited {pid} {status}")

@@ -1,0 +1,603 @@
+"""Starting and ending a session, decorators, and questions to the cluster.
+
+`get`, `put`, `wait` and `kill` are native; `ray_rs` re-exports them as they are.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+from _thread import RLock
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from ray_rs import _core, _logs, _processes
+from ray_rs.exceptions import RaySystemError
+from ray_rs.options import REMOTE_USAGE, check_namespace
+
+if TYPE_CHECKING:
+    from typing import ParamSpec
+
+    from ray_rs.actor import ActorClass
+    from ray_rs.remote_function import RemoteFunction
+
+    P = ParamSpec("P")
+
+__all__ = [
+    "RayContext",
+    "available_resources",
+    "cluster_resources",
+    "get_actor",
+    "get_gpu_ids",
+    "init",
+    "nodes",
+    "remote",
+    "shutdown",
+]
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+_lock = RLock()
+# The session that this process is part of: its session_dir, and whether this process started it.
+_session: dict[str, Any] = {}
+
+_NOT_STARTED = "Ray has not been started yet. You can start Ray with 'ray.init()'."
+
+# Hidden keywords of Ray: those that ask for nothing are taken, the others name what is not there yet.
+_HIDDEN = (
+    "object_spilling_directory",
+    "_node_ip_address",
+    "_memory",
+    "_temp_dir",
+    "_system_config",
+    "_metrics_export_port",
+    "_tracing_startup_hook",
+    "_node_name",
+    "_plasma_directory",
+    "_enable_object_reconstruction",
+    "_driver_object_store_memory",
+    "_redis_username",
+    "_redis_password",
+    "_skip_env_hook",
+)
+
+
+class RayContext(Mapping[str, Any]):
+    """What `init` returns: where the session is. As a context manager it ends the session when left.
+
+    Attributes:
+        dashboard_url: Address of the web page; empty, as there is none.
+        python_version: Version of Python.
+        ray_version: Version of ray_rs.
+        ray_commit: Commit it was built from, when known.
+        address_info: Addresses and directories of the session.
+    """
+
+    def __init__(self, address_info: dict[str, Any]) -> None:
+        from ray_rs import __commit__, __version__
+
+        self.dashboard_url = ""
+        self.python_version = ".".join(map(str, sys.version_info[:3]))
+        self.ray_version = __version__
+        self.ray_commit = __commit__
+        self.address_info = address_info
+
+    def disconnect(self) -> None:
+        """Ends the session, as `shutdown` does."""
+        shutdown()
+
+    def __enter__(self) -> RayContext:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.disconnect()
+
+    def __getitem__(self, key: str) -> Any:
+        return self.address_info[key]
+
+    def __len__(self) -> int:
+        return len(self.address_info)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.address_info)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RayContext) and self.address_info == other.address_info
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _rows(self) -> dict[str, str]:
+        names = ("dashboard_url", "python_version", "ray_version", "ray_commit")
+        return {name: getattr(self, name) for name in names}
+
+    def __repr__(self) -> str:
+        return f"RayContext({', '.join(f'{name}={value!r}' for name, value in self._rows().items())})"
+
+    def _repr_html_(self) -> str:
+        import html
+
+        rows = {"Python": self.python_version, "ray_rs": self.ray_version, "Session": self.address_info["session_dir"]}
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{name}</th><td>{html.escape(value)}</td></tr>"
+            for name, value in rows.items()
+        )
+        return f"<table>{cells}</table>"
+
+
+def init(
+    address: str | None = None,
+    *,
+    num_cpus: int | None = None,
+    num_gpus: int | None = None,
+    resources: dict[str, float] | None = None,
+    labels: dict[str, str] | None = None,
+    object_store_memory: int | None = None,
+    local_mode: bool = False,
+    ignore_reinit_error: bool = False,
+    include_dashboard: bool | None = None,
+    dashboard_host: str = "127.0.0.1",
+    dashboard_port: int | None = None,
+    job_config: Any = None,
+    configure_logging: bool = True,
+    logging_level: int | str = "info",
+    logging_format: str | None = None,
+    logging_config: Any = None,
+    log_to_driver: bool | None = None,
+    namespace: str | None = None,
+    runtime_env: dict[str, Any] | None = None,
+    enable_resource_isolation: bool = False,
+    cgroup_path: str | None = None,
+    system_reserved_cpu: float | None = None,
+    system_reserved_memory: int | None = None,
+    proxy_server_url: str | None = None,
+    **kwargs: Any,
+) -> RayContext:
+    """Starts a local session, or joins one that runs.
+
+    Args:
+        address: None starts a session (or joins the one that RAY_ADDRESS names), "local" starts one whatever
+            RAY_ADDRESS says, "auto" joins the newest one of this user on this machine, "host:port" joins that one.
+        num_cpus: Logical processors; all that this process may use when None.
+        num_gpus: Logical GPUs; those found when None.
+        resources: Further resources by name.
+        labels: Labels of the node.
+        object_store_memory: Size of the object store in bytes; 30 % of the free memory when None.
+        local_mode: Not supported any more; must be False.
+        ignore_reinit_error: Return the running session instead of raising when there is one.
+        include_dashboard: There is no dashboard yet: True is refused.
+        dashboard_host: Without effect.
+        dashboard_port: Without effect.
+        job_config: Not supported yet; must be None.
+        configure_logging: False sends the engine's messages to the logger "ray_rs" instead of stderr.
+        logging_level: Least severe level of the engine's own messages.
+        logging_format: Without effect; use `configure_logging=False` and `logging` for a format of your own.
+        logging_config: Not supported yet; must be None.
+        log_to_driver: Show what workers print; RAY_LOG_TO_DRIVER, else True, when None.
+        namespace: Where named actors of this job live; a random one when None.
+        runtime_env: Not supported yet; must be None or empty.
+        enable_resource_isolation: Not supported yet; must be False.
+        cgroup_path: Not supported yet; must be None.
+        system_reserved_cpu: Not supported yet; must be None.
+        system_reserved_memory: Not supported yet; must be None.
+        proxy_server_url: Without effect.
+        **kwargs: Hidden options of Ray, refused where they ask for something that is not there.
+
+    Returns:
+        Where the session is; also a context manager that ends it.
+
+    Raises:
+        RuntimeError: Called twice, or with an unknown option.
+        TypeError: An argument of the wrong type.
+        ValueError: A bad or unsupported argument.
+        ConnectionError: Nothing runs at the address.
+    """
+    _check_hidden(kwargs)
+    if local_mode:
+        raise RuntimeError("`local_mode` is no longer supported. Use a debugger on the plain function instead.")
+    with _lock:
+        if _core.is_initialized():
+            if not ignore_reinit_error:
+                raise RuntimeError(
+                    "Maybe you called ray.init twice by accident? This error can be suppressed by passing in "
+                    "'ignore_reinit_error=True' or by calling 'ray.shutdown()' prior to 'ray.init()'."
+                )
+            _logs.info("Calling ray.init() again after it has already been called.")
+            return RayContext(_address_info())
+        check_namespace(namespace)
+        _refuse(
+            job_config=job_config,
+            logging_config=logging_config,
+            runtime_env=runtime_env,
+            enable_resource_isolation=enable_resource_isolation,
+            cgroup_path=cgroup_path,
+            system_reserved_cpu=system_reserved_cpu,
+            system_reserved_memory=system_reserved_memory,
+            include_dashboard=include_dashboard,
+        )
+        if log_to_driver is None:
+            log_to_driver = os.environ.get("RAY_LOG_TO_DRIVER", "1").lower() not in ("0", "false")
+        _logs.configure(level=logging_level, use_logging=not configure_logging, show_workers=log_to_driver)
+        target = _target(address)
+        config = _processes.driver_config(namespace=namespace, log_to_driver=log_to_driver)
+        for_new_sessions = {
+            "num_cpus": num_cpus,
+            "num_gpus": num_gpus,
+            "resources": resources,
+            "labels": labels,
+            "object_store_memory": object_store_memory,
+        }
+        if target is None:
+            session = _start(config, **for_new_sessions)  # type: ignore[arg-type]
+        else:
+            given = [name for name, value in for_new_sessions.items() if value is not None]
+            if given:
+                raise ValueError(
+                    f"When connecting to an existing cluster, {', '.join(given)} must not be provided. To start a new "
+                    "one instead, pass address='local'."
+                )
+            _logs.info(f"Connecting to existing Ray cluster at address: {target['gcs_address']}...")
+            session = target
+        _connect(session, config, started_here=target is None)
+        _logs.info("Started a local Ray instance." if target is None else "Connected to Ray cluster.")
+        return RayContext(_address_info())
+
+
+def _check_hidden(given: dict[str, Any]) -> None:
+    unknown = [name for name in given if name not in _HIDDEN]
+    if unknown:
+        raise RuntimeError(f"Unknown keyword argument(s): {', '.join(unknown)}")
+    system_config = given.get("_system_config")
+    if system_config is not None and not isinstance(system_config, dict):
+        raise TypeError("The _system_config must be a dict.")
+    given.pop("_skip_env_hook", None)
+    _refuse(**given)
+
+
+def _refuse(**options: Any) -> None:
+    for name, value in options.items():
+        if value:
+            raise ValueError(f"The option '{name}' of ray_rs.init() is not supported yet.")
+
+
+def _target(address: str | None) -> dict[str, Any] | None:
+    """The running session that is meant, or None to start one."""
+    if address in (None, "auto"):
+        named = os.environ.get("RAY_ADDRESS")
+        if named:
+            _logs.info(f"Using address {named} set in the environment variable RAY_ADDRESS")
+            address = named
+    if address is None or address == "local":
+        return None
+    if not isinstance(address, str):
+        raise TypeError(f"address must be None or a string, not {type(address).__name__}")
+    if address.startswith(("http://", "https://")):
+        raise ValueError(
+            f"Invalid Ray address: {address!r}. It looks like the address of a web page. Pass that of the control "
+            "store instead (<host>:<port>), or unset RAY_ADDRESS."
+        )
+    if "://" in address:
+        scheme = address.partition("://")[0]
+        raise RuntimeError(f"Module: {scheme} does not exist.\nThis module was parsed from Address: {address}")
+    if address != "auto" and not address.rpartition(":")[2].isdigit():
+        raise ValueError(f"Invalid address format: {address}")
+    import json
+
+    found = _core.discover(address)
+    if found is None:
+        if address == "auto":
+            raise ConnectionError(
+                "Could not find any running Ray instance. Please specify the one to connect to by setting the address, "
+                "or call ray_rs.init() without one to start it."
+            )
+        raise ConnectionError(
+            f"Failed to connect to Ray cluster at {address}. Nothing of this user answers there; see whether the "
+            "process that started it still runs."
+        )
+    return json.loads(found)  # type: ignore[no-any-return]
+
+
+def _start(
+    config: dict[str, Any],
+    num_cpus: int | None,
+    num_gpus: int | None,
+    resources: dict[str, float] | None,
+    labels: dict[str, str] | None,
+    object_store_memory: int | None,
+) -> dict[str, Any]:
+    for name, count in (("CPU", num_cpus), ("GPU", num_gpus)):
+        if count is None:
+            continue
+        if not isinstance(count, (int, float)):
+            raise TypeError(f"num_{name.lower()}s must be a number, not {type(count).__name__}")
+        if count < 0:
+            raise ValueError(f"Resource quantities must be nonnegative. Violated by resource {name!r}: {count}")
+        if count != int(count):
+            raise ValueError(f"Resource quantities must all be whole numbers. Violated by resource {name!r}: {count}")
+    _check_resources(resources)
+    if object_store_memory is not None:
+        if not isinstance(object_store_memory, (int, float)):
+            raise TypeError(f"object_store_memory must be a number, not {type(object_store_memory).__name__}")
+        if object_store_memory < _processes.MIN_OBJECT_STORE_BYTES:
+            raise ValueError(
+                f"Attempting to cap object store memory usage at {object_store_memory} bytes, but the minimum allowed "
+                f"is {_processes.MIN_OBJECT_STORE_BYTES} bytes."
+            )
+    for key, value in (labels or {}).items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError("labels must be a dictionary of strings")
+        if key.startswith("ray.io/"):
+            raise ValueError(f"Custom label keys must not start with the reserved prefix 'ray.io/', got {key!r}")
+    return _processes.launch_head(
+        num_cpus=_processes.cpu_count() if num_cpus is None else int(num_cpus),
+        num_gpus=_processes.gpu_count() if num_gpus is None else int(num_gpus),
+        resources=resources or {},
+        object_store_memory=int(object_store_memory or _processes.object_store_bytes()),
+        labels=labels or {},
+        driver_config=config,
+    )
+
+
+def _check_resources(resources: dict[str, float] | None) -> None:
+    if resources is None:
+        return
+    if not isinstance(resources, dict):
+        raise TypeError(f"resources must be a dictionary, not {type(resources).__name__}")
+    for name, amount in resources.items():
+        if name in ("CPU", "GPU", "memory", "object_store_memory"):
+            keyword = {"CPU": "num_cpus", "GPU": "num_gpus"}.get(name, name)
+            raise ValueError(
+                f"`{name}` cannot be a custom resource because it is one of the default resources. Use `{keyword}` "
+                "instead."
+            )
+        if not isinstance(amount, (int, float)) or not 0 <= amount < float("inf"):
+            raise ValueError(f"Resource quantities must be nonnegative. Violated by resource {name!r}: {amount}")
+
+
+def _connect(session: dict[str, Any], config: dict[str, Any], *, started_here: bool) -> None:
+    import pickle
+
+    try:
+        _core.connect(session["session_dir"], driver_config=pickle.dumps(config, protocol=5), on_event=_logs.on_event)
+    except BaseException:
+        if started_here:
+            _core.stop_head(session["session_dir"])
+        raise
+    _session.update(session, started_here=started_here, pid=os.getpid())
+    import atexit
+
+    atexit.register(_at_exit)
+    _processes.exit_on_sigterm()
+
+
+def _address_info() -> dict[str, Any]:
+    info = _core.process_info()
+    directory = info["session_dir"]
+    return {
+        "node_ip_address": info["node_ip"],
+        "redis_address": None,
+        "object_store_address": f"{directory}/sockets/raylet",
+        "raylet_socket_name": f"{directory}/sockets/raylet",
+        "webui_url": "",
+        "session_dir": directory,
+        "metrics_export_port": -1,
+        "gcs_address": info["gcs_address"],
+        "address": info["gcs_address"],
+        "dashboard_agent_listen_port": -1,
+        "node_id": info["node_id"].hex(),
+    }
+
+
+def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = False) -> None:
+    """Ends the session, and the processes that this one started. Does nothing when there is none.
+
+    What workers have printed until now appears first. References and actor handles of the session are invalid
+    afterwards; remote functions and actor classes serve the next session too.
+
+    Args:
+        wait_for_processes: Without effect: the processes have always ended when this returns.
+        _exiting_interpreter: Called at the interpreter's end.
+    """
+    with _lock:
+        if _session.get("pid") != os.getpid():  # none, or a child of a process that has one
+            return
+        session = dict(_session)
+        _session.clear()
+        if _core.is_initialized():
+            _core.flush_logs()
+        _core.disconnect()
+        _logs.flush()
+        if session["started_here"]:
+            _core.stop_head(session["session_dir"])
+        import atexit
+
+        atexit.unregister(_at_exit)
+
+
+def _at_exit() -> None:
+    shutdown(_exiting_interpreter=True)
+
+
+def _auto_init() -> None:
+    """Starts a session at the first use without one; called by the extension, and by what needs one in Python."""
+    with _lock:
+        if _core.is_initialized():
+            return
+        if os.environ.get("RAY_ENABLE_AUTO_CONNECT", "1") == "0":
+            raise RaySystemError(_NOT_STARTED)
+        init()
+
+
+# ---------------------------------------------------------------------------------------------------------- decorators
+
+
+if TYPE_CHECKING:
+
+    @overload
+    def remote(function: Callable[P, R], /) -> RemoteFunction[P, R]: ...
+    @overload
+    def remote(cls: type[T], /) -> ActorClass[T]: ...
+    @overload
+    def remote(**options: Any) -> Any: ...
+
+
+def remote(*args: Any, **options: Any) -> Any:
+    """Makes a function run as tasks, or a class's instances live in processes of their own.
+
+    Args:
+        *args: The function or class, when used without parentheses.
+        **options: See `ray_rs.options.OPTIONS`.
+
+    Returns:
+        A `RemoteFunction` or an `ActorClass`; a decorator when only options are given.
+
+    Raises:
+        AssertionError: Neither used as `@remote` nor as `@remote(option=...)`.
+        TypeError: Not a function or class; an option of the wrong type.
+        ValueError: A bad option.
+
+    Example:
+        >>> @ray.remote(num_cpus=2)
+        ... def square(x):
+        ...     return x * x
+        >>> ray.get(square.remote(4))
+        16
+    """
+    if len(args) == 1 and not options and callable(args[0]):
+        return _make_remote(args[0], {})
+    if args or not options:
+        raise AssertionError(REMOTE_USAGE)
+    return lambda target: _make_remote(target, options)
+
+
+def _make_remote(target: Any, options: dict[str, Any]) -> Any:
+    if isinstance(target, type):
+        from ray_rs.actor import make_actor_class
+
+        return make_actor_class(target, options)
+    if isinstance(target, types.FunctionType) or type(target).__name__ == "cython_function_or_method":
+        from ray_rs.remote_function import make_remote
+
+        return make_remote(target, options)
+    raise TypeError("The @ray.remote decorator must be applied to either a function or a class.")
+
+
+# ------------------------------------------------------------------------------------------------------------- lookups
+
+
+def get_actor(name: str, namespace: str | None = None) -> _core.ActorHandle[Any]:
+    """Looks a named actor up.
+
+    Args:
+        name: Its name.
+        namespace: Its namespace; this job's when None.
+
+    Returns:
+        A handle, which does not keep the actor alive.
+
+    Raises:
+        TypeError: A name that is not a string.
+        ValueError: There is no such actor, or an empty name.
+    """
+    if not name:
+        raise ValueError("Please supply a non-empty value to get_actor")
+    if not isinstance(name, str):
+        raise TypeError(f"The name of an actor must be a string, not {type(name).__name__}")
+    check_namespace(namespace)
+    if not _core.is_initialized():
+        _auto_init()
+    handle = _core.get_actor_handle(name, namespace or _core.process_info()["namespace"])
+    if handle is None:
+        raise ValueError(
+            f"Failed to look up actor with name '{name}'. This could because 1. You are trying to look up a named "
+            "actor you didn't create. 2. The named actor died. 3. You did not use a namespace matching the namespace "
+            "of the actor."
+        )
+    return handle
+
+
+def _require_session() -> None:
+    if not _core.is_initialized():
+        raise RaySystemError("Ray has not been started yet. Trying to use state API before ray.init() has been called.")
+
+
+def nodes() -> list[dict[str, Any]]:
+    """Describes the nodes of the cluster.
+
+    Returns:
+        A dictionary for each, with Ray's keys.
+
+    Raises:
+        RaySystemError: There is no session.
+    """
+    _require_session()
+    directory = _core.process_info()["session_dir"]
+    return [
+        {
+            "NodeID": node["node_id"],
+            "Alive": node["alive"],
+            "NodeManagerAddress": node["address"],
+            "NodeManagerHostname": node["hostname"],
+            "NodeManagerPort": -1,
+            "ObjectManagerPort": -1,
+            "ObjectStoreSocketName": f"{directory}/sockets/raylet",
+            "RayletSocketName": f"{directory}/sockets/raylet",
+            "MetricsExportPort": -1,
+            "MetricsAgentPort": -1,
+            "DashboardAgentListenPort": -1,
+            "NodeName": node["address"],
+            "RuntimeEnvAgentPort": -1,
+            "DeathReason": 0,
+            "DeathReasonMessage": "",
+            "alive": node["alive"],
+            "Resources": dict(node["total"]) if node["alive"] else {},
+            "Labels": {"ray.io/node-id": node["node_id"], **node.get("labels", {})},
+        }
+        for node in _core.cluster_view()
+    ]
+
+
+def _sum_resources(which: str) -> dict[str, float]:
+    _require_session()
+    total: dict[str, float] = {}
+    for node in _core.cluster_view():
+        if node["alive"]:
+            for name, amount in node[which].items():
+                total[name] = total.get(name, 0.0) + amount
+    return {name: amount for name, amount in total.items() if amount}
+
+
+def cluster_resources() -> dict[str, float]:
+    """Resources of all living nodes together.
+
+    Returns:
+        Amount by name.
+
+    Raises:
+        RaySystemError: There is no session.
+    """
+    return _sum_resources("total")
+
+
+def available_resources() -> dict[str, float]:
+    """Resources that nothing holds at the moment; soon out of date.
+
+    Returns:
+        Amount by name, without those that are used up.
+
+    Raises:
+        RaySystemError: There is no session.
+    """
+    return _sum_resources("available")
+
+
+def get_gpu_ids() -> list[Any]:
+    """GPUs that this task or actor may use.
+
+    Returns:
+        Their ids: numbers, or strings when CUDA_VISIBLE_DEVICES was set at the start. Empty in a driver.
+    """
+    from ray_rs.runtime_context import get_runtime_context
+
+    return get_runtime_context()._gpu_ids()

@@ -1,0 +1,685 @@
+"""What can go wrong, as classes.
+
+Every error of the engine derives from `RayError`, carries plain values only, and survives pickling with all of its
+attributes. Where a builtin means the same thing the class derives from it too (`GetTimeoutError` is a `TimeoutError`).
+
+An error raised by user code travels as a `RayTaskError`. What `get` raises for it is made by
+`RayTaskError.as_instanceof_cause`: an instance of a class that is both `RayTaskError` and the user's own class, so both
+`except ValueError` and `except RayTaskError` catch it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from typing import Any
+
+__all__ = [
+    "ActorAlreadyExistsError",
+    "ActorDiedError",
+    "ActorHandleNotFoundError",
+    "ActorUnavailableError",
+    "ActorUnschedulableError",
+    "CrossLanguageError",
+    "GetTimeoutError",
+    "LocalRayletDiedError",
+    "NodeDiedError",
+    "ObjectLostError",
+    "ObjectReconstructionFailedError",
+    "ObjectStoreFullError",
+    "OutOfDiskError",
+    "OutOfMemoryError",
+    "OwnerDiedError",
+    "PendingCallsLimitExceeded",
+    "RayActorError",
+    "RayError",
+    "RaySystemError",
+    "RayTaskError",
+    "ReferenceCountingAssertionError",
+    "RuntimeEnvSetupError",
+    "TaskCancelledError",
+    "TaskUnschedulableError",
+    "UnserializableException",
+    "WorkerCrashedError",
+]
+
+
+def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    """Restores an error without running its constructor, whose parameters need not match `args`."""
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class RayError(Exception):
+    """Base of all errors raised by the engine."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+# ------------------------------------------------------------------------------------------------ errors of user code
+
+
+class RayTaskError(RayError):
+    """User code raised while a task or an actor method ran.
+
+    Attributes:
+        function_name: Name of the function or method.
+        traceback_str: The remote traceback as text, without the engine's own frames.
+        cause: The user's exception. A `RayError` with its text when it could not be pickled.
+        proctitle: Title of the process while it ran, such as ``ray::f``.
+        pid: Process id of the worker.
+        ip: Address of the worker's node.
+        actor_repr: `repr` of the actor; None for tasks.
+        actor_id: Hexadecimal id of the actor; None for tasks.
+    """
+
+    def __init__(
+        self,
+        function_name: str,
+        traceback_str: str,
+        cause: BaseException,
+        proctitle: str | None = None,
+        pid: int | None = None,
+        ip: str | None = None,
+        actor_repr: str | None = None,
+        actor_id: str | None = None,
+    ) -> None:
+        super().__init__(function_name, traceback_str, cause, proctitle, pid, ip)
+        self.function_name = function_name
+        self.traceback_str = traceback_str
+        self.cause = cause
+        self.proctitle = proctitle or f"ray::{function_name}"
+        self.pid = pid or os.getpid()
+        self.ip = ip or "127.0.0.1"
+        self.actor_repr = actor_repr
+        self.actor_id = actor_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The cause travels as bytes of its own: an exception class that refuses to be pickled, or to be restored on the
+        # other side, then costs the cause only, and the text arrives in any case.
+        from ray_rs._serialization import dumps_in_band
+
+        state = {name: value for name, value in self.__dict__.items() if name != "cause"}
+        try:
+            cause = dumps_in_band(self.cause)
+        except Exception as refusal:
+            name = f"{type(self.cause).__module__}.{type(self.cause).__qualname__}"
+            text = f"Exception {name} isn't serializable: {refusal}.\nOriginal exception details:\n{self.traceback_str}"
+            cause = dumps_in_band(RayError(text))
+        return _rebuild_task_error, (state, cause)
+
+    def _head(self) -> str:
+        title = self.proctitle if self.proctitle.endswith("()") else f"{self.proctitle}()"
+        if not os.environ.get("NO_COLOR"):
+            title = f"\033[36m{title}\033[39m"
+        where = f"pid={self.pid}, ip={self.ip}"
+        if self.actor_repr is not None:
+            where += f", actor_id={self.actor_id}, repr={self.actor_repr}"
+        return f"{title} ({where})"
+
+    def __str__(self) -> str:
+        head = self._head()
+        lines = self.traceback_str.rstrip("\n").split("\n")
+        if _TRACEBACK_HEAD not in lines:  # an exception group draws a frame of its own
+            lines.insert(0, head)
+        return "\n".join(head if line == _TRACEBACK_HEAD else line for line in lines)
+
+    def as_instanceof_cause(self) -> RayTaskError:
+        """Gives the error that `get` raises: also an instance of the cause's class.
+
+        Returns:
+            An error of a class that inherits `RayTaskError` and the class of `cause`; this error itself when that is
+            impossible (the class forbids subclasses or refuses construction) or needless.
+        """
+        if not isinstance(self.cause, Exception) or isinstance(self, type(self.cause)):
+            return self
+        try:
+            return self.make_dual_exception_instance()
+        except Exception as refusal:
+            import logging
+
+            logging.getLogger("ray_rs").warning(
+                "The exception class %s can't be combined with RayTaskError (%s), so the error is raised as a plain "
+                "RayTaskError; its `cause` is the original exception.",
+                type(self.cause),
+                refusal,
+            )
+            return self
+
+    def make_dual_exception_instance(self) -> RayTaskError:
+        """Makes the error that is both a `RayTaskError` and an instance of the cause's class.
+
+        Returns:
+            The new error.
+
+        Raises:
+            TypeError: The cause's class can't be subclassed.
+        """
+        cls = _dual_class(type(self.cause))
+        if sys.version_info >= (3, 11) and isinstance(self.cause, BaseExceptionGroup):  # noqa: F821
+            dual = cls.__new__(cls, self.cause.message, self.cause.exceptions)
+        else:
+            dual = cls.__new__(cls, self.cause)
+        dual.__init__(self)
+        return dual  # type: ignore[no-any-return]
+
+
+def _rebuild_task_error(state: dict[str, Any], cause: bytes) -> RayError:
+    import pickle
+
+    error = RayTaskError.__new__(RayTaskError)
+    error.__dict__.update(state)
+    try:
+        error.cause = pickle.loads(cause)
+    except Exception:
+        error.cause = RayError("")
+        return UnserializableException(str(error))
+    error.args = (error.function_name, error.traceback_str, error.cause, error.proctitle, error.pid, error.ip)
+    return error
+
+
+_TRACEBACK_HEAD = "Traceback (most recent call last):"
+
+
+def _dual_class(cause_class: type[BaseException]) -> Any:
+    """The class `RayTaskError(E)`; one for each E, found again through E's own (weak) list of subclasses."""
+    for known in type.__subclasses__(cause_class):
+        if known.__dict__.get("_dual_of") is cause_class:
+            return known
+
+    class dual(RayTaskError, cause_class):  # type: ignore[misc, valid-type]
+        _dual_of = cause_class
+
+        def __init__(self, task_error: RayTaskError) -> None:
+            cause = task_error.cause
+            # Fields that live in the C part of builtin exceptions (errno, value, code...) have descriptors on the
+            # class, so that __getattr__ below would never be asked for them.
+            for base in cause_class.__mro__:
+                if base is BaseException or base is object:
+                    continue
+                for name, member in vars(base).items():
+                    if type(member) is _MemberDescriptor:
+                        with suppress(AttributeError, TypeError):
+                            setattr(self, name, getattr(cause, name))
+            self.__dict__["_task_error"] = task_error
+            self.__dict__["cause"] = cause
+            self.__dict__["_args"] = (cause,)
+
+        @property
+        def args(self) -> tuple[Any, ...]:
+            return self.__dict__["_args"]  # type: ignore[no-any-return]
+
+        @args.setter
+        def args(self, value: tuple[Any, ...]) -> None:
+            self.__dict__["_args"] = value
+
+        def __getattr__(self, name: str) -> Any:
+            cause = self.__dict__.get("cause")
+            if cause is None:
+                raise AttributeError(name)
+            return getattr(cause, name)
+
+        def __str__(self) -> str:
+            return str(self._task_error)
+
+        def __repr__(self) -> str:
+            return f"{type(self).__name__}({self.cause!r})"
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return _rebuild_dual, (self._task_error,)
+
+        def as_instanceof_cause(self) -> RayTaskError:
+            return self
+
+    dual.__name__ = dual.__qualname__ = f"RayTaskError({cause_class.__name__})"
+    return dual
+
+
+_MemberDescriptor = type(ImportError.name)
+
+
+def _rebuild_dual(task_error: RayTaskError | UnserializableException) -> RayError:
+    return task_error.as_instanceof_cause()
+
+
+class UnserializableException(RayError):
+    """A remote exception arrived whose class refuses to be unpickled.
+
+    Most often its constructor takes other parameters than those in its `args`; a `__reduce__` method helps.
+    """
+
+    def __init__(self, original_stack_trace: str) -> None:
+        super().__init__(
+            "Failed to deserialize exception. Its class can be pickled but not restored; give it a `__reduce__` method "
+            "whose arguments match its constructor.\n"
+            f"Original exception:\n{original_stack_trace}"
+        )
+        self.original_stack_trace = original_stack_trace
+
+    def as_instanceof_cause(self) -> UnserializableException:
+        """Gives the error that `get` raises: this one, as the cause is lost."""
+        return self
+
+
+class CrossLanguageError(RayError):
+    """User code in another language raised."""
+
+
+class TaskCancelledError(RayError):
+    """The task was cancelled.
+
+    Attributes:
+        task_id: Id of the cancelled task, or None.
+        error_message: What more is known, or None.
+    """
+
+    def __init__(self, task_id: Any = None, error_message: str | None = None) -> None:
+        super().__init__(task_id, error_message)
+        self.task_id = task_id
+        self.error_message = error_message
+
+    def __str__(self) -> str:
+        text = f"Task: {self.task_id} was cancelled. " if self.task_id else ""
+        return text + (self.error_message or "")
+
+
+class GetTimeoutError(RayError, TimeoutError):
+    """`get` was given a timeout, and not all objects were ready in time."""
+
+
+# ------------------------------------------------------------------------------------------------------------- actors
+
+
+class RayActorError(RayError):
+    """Base of the errors of calls to an actor.
+
+    Attributes:
+        actor_id: Hexadecimal id of the actor, or None.
+        error_msg: The text.
+        actor_init_failed: The constructor raised.
+        preempted: The actor's node was taken away.
+    """
+
+    _BASE_MESSAGE = "The actor died unexpectedly before finishing this task."
+
+    def __init__(
+        self,
+        actor_id: str | None = None,
+        error_msg: str = _BASE_MESSAGE,
+        actor_init_failed: bool = False,
+        preempted: bool = False,
+    ) -> None:
+        super().__init__(error_msg)
+        self.actor_id = actor_id
+        self.error_msg = error_msg
+        self.actor_init_failed = actor_init_failed
+        self.preempted = preempted
+
+    def __str__(self) -> str:
+        return self.error_msg
+
+
+class ActorDiedError(RayActorError):
+    """The actor is dead and will not come back.
+
+    Args:
+        cause: The error raised by the constructor, when that is why; else a text that gives the reason.
+        actor_id: Hexadecimal id of the actor.
+        class_name: Name of the actor's class.
+        pid: Process id it had.
+        name: Name it was registered under.
+        namespace: Namespace of the name.
+        ip: Address of its node.
+    """
+
+    def __init__(
+        self,
+        cause: RayTaskError | str | None = None,
+        *,
+        actor_id: str | None = None,
+        class_name: str = "",
+        pid: int | None = None,
+        name: str = "",
+        namespace: str = "",
+        ip: str = "",
+    ) -> None:
+        if isinstance(cause, RayTaskError):
+            task_error: RayTaskError = cause.__dict__.get("_task_error", cause)
+            text = f"The actor died because of an error raised in its creation task, {task_error}"
+            super().__init__(actor_id or task_error.actor_id, text, actor_init_failed=True)
+            return
+        lines = [self._BASE_MESSAGE]
+        facts = {
+            "class_name": class_name,
+            "actor_id": actor_id,
+            "pid": pid,
+            "name": name,
+            "namespace": namespace,
+            "ip": ip,
+        }
+        lines += [f"\t{key}: {value}" for key, value in facts.items() if value]
+        if cause:
+            lines.append(cause)
+        super().__init__(actor_id, "\n".join(lines))
+
+
+class ActorUnavailableError(RayActorError):
+    """The actor can't be reached now but may come back. Whether the call was executed is unknown."""
+
+    def __init__(self, error_message: str, actor_id: bytes | str | None = None) -> None:
+        hex_id = actor_id.hex() if isinstance(actor_id, bytes) else actor_id
+        super().__init__(
+            hex_id,
+            f"The actor {hex_id} is unavailable: {error_message}. The task may or may not have been executed on the "
+            "actor.",
+        )
+
+
+class ActorUnschedulableError(RayError):
+    """The actor can never be placed.
+
+    Attributes:
+        error_message: Why.
+    """
+
+    def __init__(self, error_message: str) -> None:
+        super().__init__(f"The actor is not schedulable: {error_message}")
+        self.error_message = error_message
+
+
+class PendingCallsLimitExceeded(RayError):
+    """More calls wait on one actor handle than its `max_pending_calls` allows."""
+
+
+class ActorAlreadyExistsError(ValueError, RayError):
+    """The name is taken by another actor in the namespace.
+
+    Attributes:
+        error_message: The text.
+    """
+
+    def __init__(self, error_message: str) -> None:
+        super().__init__(error_message)
+        self.error_message = error_message
+
+    __reduce__ = RayError.__reduce__
+
+
+class ActorHandleNotFoundError(ValueError, RayError):
+    """The handle belongs to a session that has ended.
+
+    Attributes:
+        error_message: The text.
+    """
+
+    def __init__(self, error_message: str) -> None:
+        super().__init__(error_message)
+        self.error_message = error_message
+
+    __reduce__ = RayError.__reduce__
+
+
+# -------------------------------------------------------------------------------------------------- workers and nodes
+
+
+class WorkerCrashedError(RayError):
+    """The process that ran the task died, and no retries are left.
+
+    The text names the task, the process, its exit code or signal, and the last lines of its stderr.
+    """
+
+    def __init__(self, message: str = "The worker died unexpectedly while executing this task.") -> None:
+        super().__init__(message)
+
+
+class LocalRayletDiedError(RayError):
+    """The raylet of this node is gone, and with it the session."""
+
+    def __init__(
+        self,
+        message: str = "The raylet of this node died, so the session is over. "
+        "Call ray_rs.shutdown() and ray_rs.init() to start another.",
+    ) -> None:
+        super().__init__(message)
+
+
+class NodeDiedError(RayError):
+    """The node died or can't be reached."""
+
+
+class OutOfMemoryError(RayError):
+    """The worker was ended because its node ran out of memory."""
+
+
+class RuntimeEnvSetupError(RayError):
+    """The runtime environment of a task or actor could not be built.
+
+    Attributes:
+        error_message: Why.
+    """
+
+    def __init__(self, error_message: str | None = None) -> None:
+        super().__init__(f"Failed to set up runtime environment.\n{error_message or ''}".rstrip())
+        self.error_message = error_message
+
+
+class TaskUnschedulableError(RayError):
+    """The task can never be placed.
+
+    Attributes:
+        error_message: Why.
+    """
+
+    def __init__(self, error_message: str) -> None:
+        super().__init__(f"The task is not schedulable: {error_message}")
+        self.error_message = error_message
+
+
+class RaySystemError(RayError):
+    """The engine could not do what was asked.
+
+    Attributes:
+        client_exc: What happened, as an exception or a text.
+        traceback_str: The traceback that belongs to it, or None.
+    """
+
+    def __init__(self, client_exc: Any, traceback_str: str | None = None) -> None:
+        super().__init__(client_exc, traceback_str)
+        self.client_exc = client_exc
+        self.traceback_str = traceback_str
+
+    def __str__(self) -> str:
+        text = f"System error: {self.client_exc}"
+        return f"{text}\ntraceback: {self.traceback_str}" if self.traceback_str else text
+
+
+# ------------------------------------------------------------------------------------------------------------ objects
+
+
+class ObjectStoreFullError(RayError):
+    """The object store has no room for the value."""
+
+
+class OutOfDiskError(RayError):
+    """The disk that the object store spills to is full."""
+
+
+class ObjectLostError(RayError):
+    """No copy of the object is left.
+
+    Attributes:
+        object_ref_hex: Hexadecimal id of the object.
+        owner_address: Address of its owner.
+        call_site: Where the reference was made, when that is recorded.
+    """
+
+    _REASON = "All copies of the object were lost."
+
+    def __init__(
+        self, object_ref_hex: str = "", owner_address: Any = None, call_site: str = "", reason: str = ""
+    ) -> None:
+        super().__init__(object_ref_hex, owner_address, call_site)
+        self.object_ref_hex = object_ref_hex
+        self.owner_address = owner_address
+        self.call_site = call_site.replace("\n", "\n  ")
+        self.reason = reason or self._REASON
+
+    def __str__(self) -> str:
+        text = f"Failed to retrieve object {self.object_ref_hex}. {self.reason}"
+        return f"{text}\nThe ObjectRef was created at: {self.call_site}" if self.call_site else text
+
+
+class ReferenceCountingAssertionError(ObjectLostError, AssertionError):
+    """The object was freed although a reference to it was left."""
+
+    _REASON = "The object has already been deleted by the reference counting protocol. This should not happen."
+
+
+class ObjectReconstructionFailedError(ObjectLostError):
+    """The object was lost and could not be made again.
+
+    Attributes:
+        reason_message: Why not.
+    """
+
+    def __init__(
+        self,
+        object_ref_hex: str = "",
+        reason: str = "",
+        reason_message: str = "",
+        owner_address: Any = None,
+        call_site: str = "",
+    ) -> None:
+        super().__init__(object_ref_hex, owner_address, call_site, reason)
+        self.reason_message = reason_message
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} {self.reason_message}".rstrip()
+
+
+class OwnerDiedError(ObjectLostError):
+    """The process that owned the object died, and what it owned went with it."""
+
+    _REASON = "The object's owner has exited. This is the process that first created the reference."
+
+
+# ---------------------------------------------------------------------------------------------------------- internals
+
+
+def _format_remote_traceback(error: BaseException) -> str:
+    """The traceback of `error` and of all errors chained to it, without the frames of this package."""
+    import traceback
+
+    here = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+    def strip(report: traceback.TracebackException | None, seen: set[int]) -> None:
+        if report is None or id(report) in seen:
+            return
+        seen.add(id(report))
+        kept = [frame for frame in report.stack if not frame.filename.startswith(here)]
+        report.stack = traceback.StackSummary.from_list(kept)
+        strip(report.__cause__, seen)
+        strip(report.__context__, seen)
+        for child in getattr(report, "exceptions", None) or ():
+            strip(child, seen)
+
+    report = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
+    strip(report, set())
+    return "".join(report.format())
+
+
+# What the extension module calls when something of its own goes wrong; the texts are composed here.
+
+
+def _worker_crashed(
+    task_name: str, pid: int, exit_code: int, signal: int, last_stderr: str, detail: str
+) -> WorkerCrashedError:
+    if signal:
+        how = f"was killed by {_signal_name(signal)}"
+    else:
+        how = f"exited with code {exit_code}" if exit_code >= 0 else "ended in a way that could not be learned"
+    lines = [
+        f"The worker died unexpectedly while executing this task. Task '{task_name}': its worker (pid={pid}) {how}."
+    ]
+    if detail:
+        lines.append(detail)
+    if signal == 9:
+        lines.append("A process that nobody killed by hand was most likely ended because memory ran out.")
+    if last_stderr.strip():
+        lines.append("Its last lines on stderr:")
+        lines += [f"  {line}" for line in last_stderr.rstrip("\n").split("\n")]
+    return WorkerCrashedError("\n".join(lines))
+
+
+def _signal_name(number: int) -> str:
+    import signal
+
+    try:
+        known = signal.Signals(number)
+    except ValueError:
+        return f"signal {number}"
+    return f"signal {number} ({known.name}: {signal.strsignal(number)})"
+
+
+_ACTOR_DEATHS = {
+    "unknown": "",
+    "worker_died": "The actor is dead because its worker process has died.",
+    "killed": "The actor is dead because it was killed by `ray.kill`.",
+    "creation_failed": "The actor is dead because its constructor raised.",
+    "out_of_scope": "The actor is dead because all references to the actor were removed.",
+    "exited_itself": "The actor is dead because it left by exit_actor() or sys.exit(0).",
+    "owner_died": "The actor is dead because its owner, the process that created it, has ended.",
+    "unschedulable": "The actor could not be scheduled.",
+}
+
+
+def _actor_died(
+    actor_id_hex: str, class_name: str, cause: str, message: str, creation_error: BaseException | None
+) -> ActorDiedError:
+    if isinstance(creation_error, RayTaskError):
+        return ActorDiedError(creation_error, actor_id=actor_id_hex)
+    parts = [_ACTOR_DEATHS.get(cause, ""), message, "" if creation_error is None else str(creation_error)]
+    reason = " ".join(part for part in parts if part)
+    error = ActorDiedError(reason, actor_id=actor_id_hex, class_name=class_name)
+    error.actor_init_failed = cause == "creation_failed"
+    return error
+
+
+def _actor_unavailable(actor_id_hex: str, message: str) -> ActorUnavailableError:
+    return ActorUnavailableError(message or "its process has died and it is being restarted", actor_id_hex)
+
+
+def _object_lost(object_ref_hex: str, owner_died: bool, message: str) -> ObjectLostError:
+    return (OwnerDiedError if owner_died else ObjectLostError)(object_ref_hex, reason=message)
+
+
+def _deserialization_failed(error: BaseException) -> RaySystemError:
+    import traceback
+
+    text = "".join(traceback.format_exception(error))
+    return RaySystemError(f"Failed to deserialize an object: {type(error).__name__}: {error}", text)
+
+
+def _argument_failed_text(error: BaseException) -> str:
+    """The traceback of a task that never ran because of `error`."""
+    name = f"{type(error).__module__}.{type(error).__qualname__}"
+    reason = "At least one of the input arguments for this task could not be computed:"
+    return f"{_TRACEBACK_HEAD}\n  {reason}\n{name}: {error}\n"
+
+
+def _argument_failed(task_name: str, inner: bytes) -> BaseException:
+    """The error of a task that never ran, made of the pickled error of its argument.
+
+    The engine, which knows no Python, writes a pickle that calls this when it is loaded.
+    """
+    import pickle
+
+    error: BaseException = pickle.loads(inner)
+    if not isinstance(error, RayTaskError):
+        return error
+    text = _argument_failed_text(error)
+    return RayTaskError(task_name, text, error.cause, proctitle=f"ray::{task_name}", pid=error.pid, ip=error.ip)

@@ -1,0 +1,147 @@
+"""Where code runs: `get_runtime_context()`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ray_rs import _core, _logs
+
+__all__ = ["RuntimeContext", "get_runtime_context"]
+
+
+class RuntimeContext:
+    """Answers about the process, and about the task or actor that the caller runs in."""
+
+    def _require(self) -> dict[str, Any]:
+        if not _core.is_initialized():
+            from ray_rs import api
+
+            api._auto_init()
+        return _core.process_info()
+
+    def _task(self) -> _core.TaskContext | None:
+        info = self._require()
+        if info["is_driver"]:
+            _logs.warning("This method is only available when the process is a worker. Current mode: 0")
+            return None
+        return _core.current_task()
+
+    def get_job_id(self) -> str:
+        """The job's id, as hexadecimal digits."""
+        return self._require()["job_id"].hex()  # type: ignore[no-any-return]
+
+    def get_node_id(self) -> str:
+        """The id of the node that this process runs on, as hexadecimal digits."""
+        return self._require()["node_id"].hex()  # type: ignore[no-any-return]
+
+    def get_worker_id(self) -> str:
+        """The id of this process, as hexadecimal digits; a driver's is made of its job's."""
+        info = self._require()
+        if info["is_driver"]:
+            return info["job_id"].hex() + "ff" * 24  # type: ignore[no-any-return]
+        return info["worker_id"].hex()  # type: ignore[no-any-return]
+
+    def get_task_id(self) -> str | None:
+        """The id of the running task, as hexadecimal digits; None in a driver."""
+        task = self._task()
+        return None if task is None else task.task_id.hex()
+
+    def get_task_name(self) -> str | None:
+        """The name of the running task; None in a driver."""
+        task = self._task()
+        return None if task is None else task.name
+
+    def get_task_function_name(self) -> str | None:
+        """The function of the running task, with its module; None in a driver."""
+        task = self._task()
+        function = None if task is None else task.function
+        if function is None:
+            return None if task is None else task.name
+        return f"{function.__module__}.{function.__qualname__}"
+
+    def get_actor_id(self) -> str | None:
+        """The id of the actor that the caller runs in, as hexadecimal digits; None elsewhere."""
+        self._require()
+        actor = _core.current_actor()
+        return None if actor is None else actor[0].hex()
+
+    def get_actor_name(self) -> str | None:
+        """The name the actor is registered under, empty when it has none; None outside actors."""
+        if self._require()["is_driver"]:
+            _logs.warning("This method is only available when the process is a worker. Current mode: 0")
+        return None if _core.current_actor() is None else str(_actor_info["name"])
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of the job, where named actors are looked up by default."""
+        return self._require()["namespace"]  # type: ignore[no-any-return]
+
+    @property
+    def gcs_address(self) -> str:
+        """Address of the control store."""
+        return self._require()["gcs_address"]  # type: ignore[no-any-return]
+
+    def get_assigned_resources(self) -> dict[str, float]:
+        """Resources held by the running task, or by the actor.
+
+        Raises:
+            AssertionError: Called in a driver.
+        """
+        assert not self._require()["is_driver"], "This method is only available when the process is a worker."
+        if _core.current_actor() is not None:
+            return dict(_actor_info["resources"])
+        task = _core.current_task()
+        return {} if task is None else dict(task.resources)
+
+    @property
+    def current_actor(self) -> _core.ActorHandle[Any]:
+        """A handle to the actor that the caller runs in; it does not keep the actor alive.
+
+        Raises:
+            RuntimeError: Not called in an actor.
+        """
+        self._require()
+        handle = _core.own_actor_handle()
+        if handle is None:
+            raise RuntimeError("This method is only available in an actor.")
+        return handle
+
+    @property
+    def was_current_actor_reconstructed(self) -> bool:
+        """Whether the actor was restarted after its process died.
+
+        Raises:
+            AssertionError: Called in a driver.
+        """
+        assert not self._require()["is_driver"], "This method is only available when the process is a worker."
+        return bool(_core.current_actor() is not None and _actor_info["incarnation"] > 0)
+
+    def get_session_name(self) -> str:
+        """Name of the session's directory."""
+        return str(os.path.basename(self._require()["session_dir"]))
+
+    def _gpu_ids(self) -> list[Any]:
+        if not _core.is_initialized() or _core.process_info()["is_driver"]:
+            return []
+        task = _core.current_task()
+        numbers = _actor_info["gpu_ids"] or ([] if task is None else task.gpu_ids)
+        names = _visible_devices
+        return [names[number] for number in numbers] if names else list(numbers)
+
+
+# Of the actor that this process hosts; set by the worker before its constructor runs.
+_actor_info: dict[str, Any] = {"name": "", "resources": {}, "incarnation": 0, "gpu_ids": []}
+# Devices that CUDA_VISIBLE_DEVICES named when the process started; GPU numbers are indices into it.
+_visible_devices = [each.strip() for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each.strip()]
+
+_context = RuntimeContext()
+
+
+def get_runtime_context() -> RuntimeContext:
+    """Gives the one object that answers where code runs.
+
+    Returns:
+        It.
+    """
+    return _context

@@ -1,0 +1,525 @@
+use std::collections::{HashMap, HashSet};
+
+use proptest::prelude::*;
+use ray_rs_types::{ActorId, JobId, NodeId, WorkerAddress, WorkerId};
+
+use super::*;
+
+const NODE: NodeId = NodeId([1; 28]);
+const JOB: JobId = JobId::from_int(1);
+
+fn worker(number: u8) -> WorkerAddress {
+    WorkerAddress {
+        node_id: NODE,
+        worker_id: WorkerId([number; 28]),
+        pid: u32::from(number),
+    }
+}
+
+fn actor(number: u8) -> ActorId {
+    ActorId::new([number; 12], JOB)
+}
+
+fn facts(max_restarts: i32, detached: bool) -> ActorFacts {
+    // The owner lives on another node.
+    let owner = WorkerAddress {
+        node_id: NodeId([2; 28]),
+        ..worker(200)
+    };
+    ActorFacts {
+        owner,
+        max_restarts,
+        detached,
+    }
+}
+
+/// One actor's story: feeds events, checks invariants after each, returns the effects.
+#[derive(Default)]
+struct Story(Lifecycle);
+
+impl Story {
+    fn event(&mut self, event: Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.0.on_event(event, &mut effects);
+        self.0.check_invariants();
+        effects
+    }
+
+    fn registered(max_restarts: i32, detached: bool) -> Self {
+        let mut story = Self::default();
+        let effects = story.event(Event::Registered {
+            actor: actor(1),
+            facts: facts(max_restarts, detached),
+        });
+        assert_eq!(
+            effects,
+            [
+                Effect::Persist { actor: actor(1) },
+                Effect::ChooseNode { actor: actor(1) }
+            ]
+        );
+        story
+    }
+
+    fn starting(max_restarts: i32) -> Self {
+        let mut story = Self::registered(max_restarts, false);
+        story.start(0);
+        story
+    }
+
+    fn alive(max_restarts: i32) -> Self {
+        let mut story = Self::starting(max_restarts);
+        story.run(0, 9);
+        story
+    }
+
+    fn start(&mut self, incarnation: u32) {
+        let effects = self.event(Event::NodeChosen {
+            actor: actor(1),
+            node: NODE,
+        });
+        assert_eq!(
+            effects,
+            [Effect::StartOnNode {
+                actor: actor(1),
+                node: NODE,
+                incarnation
+            }]
+        );
+    }
+
+    fn run(&mut self, incarnation: u32, number: u8) {
+        let assigned = Event::Assigned {
+            actor: actor(1),
+            incarnation,
+            worker: worker(number),
+        };
+        assert_eq!(self.event(assigned), [persist(), publish()]);
+        assert_eq!(self.phase(), Phase::Placed);
+        assert_eq!(
+            self.event(Event::Started {
+                actor: actor(1),
+                incarnation
+            }),
+            [persist(), publish()]
+        );
+        assert_eq!(self.phase(), Phase::Alive);
+    }
+
+    fn phase(&self) -> Phase {
+        self.0.status(actor(1)).expect("known").phase
+    }
+
+    fn death(&self) -> Option<Death> {
+        self.0.status(actor(1)).expect("known").death.cloned()
+    }
+}
+
+fn persist() -> Effect {
+    Effect::Persist { actor: actor(1) }
+}
+
+fn publish() -> Effect {
+    Effect::Publish { actor: actor(1) }
+}
+
+fn release() -> Effect {
+    Effect::ReleaseName { actor: actor(1) }
+}
+
+fn choose() -> Effect {
+    Effect::ChooseNode { actor: actor(1) }
+}
+
+fn stop(worker: Option<WorkerAddress>, graceful: bool, reason: &'static str) -> Effect {
+    Effect::StopWorker {
+        actor: actor(1),
+        node: NODE,
+        worker: worker.map(|worker| worker.worker_id),
+        graceful,
+        reason,
+    }
+}
+
+#[test]
+fn an_actor_is_placed_then_alive_and_a_second_registration_changes_nothing() {
+    let mut story = Story::alive(0);
+    assert_eq!(
+        story.event(Event::Registered {
+            actor: actor(1),
+            facts: facts(0, false)
+        }),
+        []
+    );
+    assert_eq!(
+        story.event(Event::NodeChosen {
+            actor: actor(1),
+            node: NODE
+        }),
+        []
+    );
+    assert_eq!(
+        story.event(Event::Assigned {
+            actor: actor(1),
+            incarnation: 0,
+            worker: worker(9)
+        }),
+        []
+    );
+    assert_eq!(story.0.status(actor(1)).expect("known").worker, Some(worker(9)));
+}
+
+#[test]
+fn a_dead_worker_restarts_its_actor_as_often_as_allowed() {
+    let mut story = Story::alive(1);
+    let died = |number| Event::WorkerDied {
+        worker: worker(number).worker_id,
+        message: "signal 9".to_owned(),
+    };
+    assert_eq!(story.event(died(9)), [persist(), publish(), choose()]);
+    assert_eq!(story.phase(), Phase::Restarting);
+    story.start(1);
+    assert_eq!(
+        story.event(Event::Started {
+            actor: actor(1),
+            incarnation: 0
+        }),
+        [],
+        "the old incarnation's report"
+    );
+    story.run(1, 10);
+    assert_eq!(story.event(died(9)), [], "that one has nothing to do with it any more");
+    assert_eq!(story.event(died(10)), [persist(), publish(), release()]);
+    assert_eq!(story.death(), Some(Death::WorkerDied("signal 9".to_owned())));
+}
+
+#[test]
+fn negative_max_restarts_means_for_ever() {
+    let mut story = Story::alive(-1);
+    for number in 10..40 {
+        let died = Event::WorkerDied {
+            worker: worker(number - 1).worker_id,
+            message: String::new(),
+        };
+        assert_eq!(story.event(died), [persist(), publish(), choose()]);
+        story.start(u32::from(number) - 9);
+        story.run(u32::from(number) - 9, number);
+    }
+}
+
+#[test]
+fn the_constructors_end_may_be_heard_before_the_worker_is_named() {
+    let mut story = Story::starting(0);
+    assert_eq!(
+        story.event(Event::Started {
+            actor: actor(1),
+            incarnation: 0
+        }),
+        []
+    );
+    assert_eq!(story.phase(), Phase::PendingCreation);
+    let assigned = Event::Assigned {
+        actor: actor(1),
+        incarnation: 0,
+        worker: worker(9),
+    };
+    assert_eq!(story.event(assigned), [persist(), publish()]);
+    assert_eq!(story.phase(), Phase::Alive);
+}
+
+#[test]
+fn a_constructor_that_raised_ends_the_actor_whatever_its_restarts() {
+    let failed = || Event::ConstructorFailed {
+        actor: actor(1),
+        incarnation: 0,
+        message: "ValueError".to_owned(),
+        error: vec![1],
+    };
+    let mut placed = Story::starting(-1);
+    placed.event(Event::Assigned {
+        actor: actor(1),
+        incarnation: 0,
+        worker: worker(9),
+    });
+    let stopped = stop(Some(worker(9)), true, "the actor's constructor raised");
+    assert_eq!(placed.event(failed()), [stopped, persist(), publish(), release()]);
+    assert_eq!(
+        placed.death(),
+        Some(Death::CreationFailed {
+            message: "ValueError".to_owned(),
+            error: vec![1]
+        })
+    );
+
+    let mut early = Story::starting(-1);
+    let stopped = stop(None, true, "the actor's constructor raised");
+    assert_eq!(early.event(failed()), [stopped, persist(), publish(), release()]);
+    let late = early.event(Event::Assigned {
+        actor: actor(1),
+        incarnation: 0,
+        worker: worker(9),
+    });
+    assert!(
+        matches!(
+            late[..],
+            [Effect::StopWorker {
+                worker: Some(_),
+                graceful: false,
+                ..
+            }]
+        ),
+        "ACT-2: {late:?}"
+    );
+}
+
+#[test]
+fn kill_without_restart_is_final_in_every_state() {
+    let kill = || Event::KillRequested {
+        actor: actor(1),
+        no_restart: true,
+    };
+    let mut waiting = Story::registered(-1, false);
+    assert_eq!(waiting.event(kill()), [persist(), publish(), release()]);
+    let mut starting = Story::starting(-1);
+    assert_eq!(
+        starting.event(kill()),
+        [stop(None, false, "ray.kill"), persist(), publish(), release()]
+    );
+    let mut alive = Story::alive(-1);
+    assert_eq!(
+        alive.event(kill()),
+        [
+            stop(Some(worker(9)), false, "ray.kill"),
+            persist(),
+            publish(),
+            release()
+        ]
+    );
+    assert_eq!(alive.death(), Some(Death::Killed));
+    assert_eq!(alive.event(kill()), []);
+}
+
+#[test]
+fn kill_with_restart_uses_one_restart_up() {
+    let kill = || Event::KillRequested {
+        actor: actor(1),
+        no_restart: false,
+    };
+    let mut story = Story::alive(1);
+    let stopped = stop(Some(worker(9)), false, "ray.kill");
+    assert_eq!(story.event(kill()), [stopped, persist(), publish(), choose()]);
+    let died = Event::WorkerDied {
+        worker: worker(9).worker_id,
+        message: String::new(),
+    };
+    assert_eq!(story.event(died), [], "the restart has begun already");
+    story.start(1);
+    story.run(1, 10);
+    assert!(story.event(kill()).contains(&release()), "none is left");
+}
+
+#[test]
+fn out_of_scope_waits_for_the_workers_own_end() {
+    let mut story = Story::alive(-1);
+    let effects = story.event(Event::OutOfScope { actor: actor(1) });
+    assert_eq!(
+        effects,
+        [
+            persist(),
+            release(),
+            stop(Some(worker(9)), true, "no handle to the actor is left")
+        ]
+    );
+    assert_eq!(story.phase(), Phase::Alive, "ACT-4");
+    let died = Event::WorkerDied {
+        worker: worker(9).worker_id,
+        message: "exit code 0".to_owned(),
+    };
+    assert_eq!(story.event(died), [persist(), publish()]);
+    assert_eq!(story.death(), Some(Death::OutOfScope));
+}
+
+#[test]
+fn an_actor_that_exits_is_not_restarted() {
+    let mut story = Story::alive(-1);
+    let exited = Event::ExitedItself {
+        actor: actor(1),
+        message: "exit_actor".to_owned(),
+    };
+    assert_eq!(story.event(exited), [persist(), release()]);
+    let died = Event::WorkerDied {
+        worker: worker(9).worker_id,
+        message: "exit code 0".to_owned(),
+    };
+    assert_eq!(story.event(died), [persist(), publish()]);
+    assert_eq!(story.death(), Some(Death::ExitedItself("exit_actor".to_owned())));
+}
+
+#[test]
+fn owners_and_jobs_take_their_actors_along_but_not_detached_ones() {
+    let owner_died = || Event::WorkerDied {
+        worker: worker(200).worker_id,
+        message: String::new(),
+    };
+    let mut owned = Story::alive(-1);
+    let effects = owned.event(owner_died());
+    let stopped = stop(Some(worker(9)), false, "the actor's owner has ended");
+    assert_eq!(effects, [stopped.clone(), persist(), publish(), release()]);
+    assert!(matches!(owned.death(), Some(Death::OwnerDied(_))));
+
+    let mut of_job = Story::alive(-1);
+    assert_eq!(
+        of_job.event(Event::JobFinished {
+            job: JobId::from_int(2)
+        }),
+        []
+    );
+    assert_eq!(
+        of_job.event(Event::JobFinished { job: JOB }),
+        [stopped, persist(), publish(), release()]
+    );
+
+    let mut detached = Story::registered(0, true);
+    assert_eq!(detached.event(owner_died()), []);
+    assert_eq!(detached.event(Event::JobFinished { job: JOB }), []);
+    assert_eq!(detached.event(Event::OutOfScope { actor: actor(1) }), []);
+}
+
+#[test]
+fn a_node_that_cannot_start_it_is_asked_again_and_then_no_more() {
+    let mut story = Story::starting(0);
+    let failed = || Event::StartFailed {
+        actor: actor(1),
+        incarnation: 0,
+        message: "no memory".to_owned(),
+    };
+    for _ in 0..2 {
+        assert_eq!(story.event(failed()), [choose()]);
+        story.start(0);
+    }
+    assert_eq!(story.event(failed()), [persist(), publish(), release()]);
+    assert_eq!(story.death(), Some(Death::CannotBeScheduled("no memory".to_owned())));
+    assert!(story.0.forget(actor(1)));
+    assert!(story.0.status(actor(1)).is_none());
+}
+
+#[test]
+fn a_dead_node_moves_what_may_move() {
+    let mut starting = Story::starting(0);
+    assert_eq!(starting.event(Event::NodeDied { node: NODE })[0], choose());
+    let mut alive = Story::alive(0);
+    let effects = alive.event(Event::NodeDied { node: NODE });
+    assert_eq!(effects, [persist(), publish(), release()]);
+    assert!(!alive.0.forget(actor(2)), "unknown");
+}
+
+#[test]
+fn a_restored_actor_goes_on_where_it_was() {
+    let mut lifecycle = Lifecycle::default();
+    let mut effects = Vec::new();
+    let restored = |phase, worker| Restored {
+        phase,
+        worker,
+        incarnation: 2,
+        death: None,
+    };
+    lifecycle.restore(
+        actor(1),
+        facts(-1, false),
+        restored(Phase::Restarting, None),
+        &mut effects,
+    );
+    lifecycle.restore(
+        actor(2),
+        facts(-1, false),
+        restored(Phase::Alive, Some(worker(9))),
+        &mut effects,
+    );
+    lifecycle.check_invariants();
+    assert_eq!(effects, [choose()]);
+    assert_eq!(lifecycle.waiting_for_node(), [actor(1)]);
+    lifecycle.on_event(
+        Event::WorkerDied {
+            worker: worker(9).worker_id,
+            message: String::new(),
+        },
+        &mut effects,
+    );
+    assert_eq!(lifecycle.status(actor(2)).expect("known").incarnation, 3);
+    lifecycle.check_invariants();
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let id = || (0u8..4).prop_map(actor);
+    let process = || (0u8..12).prop_map(worker);
+    prop_oneof![
+        4 => (id(), -1..3i32, any::<bool>(), process()).prop_map(|(actor, max_restarts, detached, owner)| {
+            Event::Registered { actor, facts: ActorFacts { owner, max_restarts, detached } }
+        }),
+        6 => id().prop_map(|actor| Event::NodeChosen { actor, node: NODE }),
+        6 => (id(), 0..3u32, process()).prop_map(|(actor, incarnation, worker)| {
+            Event::Assigned { actor, incarnation, worker }
+        }),
+        2 => (id(), 0..3u32).prop_map(|(actor, incarnation)| {
+            Event::StartFailed { actor, incarnation, message: String::new() }
+        }),
+        4 => (id(), 0..3u32).prop_map(|(actor, incarnation)| Event::Started { actor, incarnation }),
+        1 => (id(), 0..3u32).prop_map(|(actor, incarnation)| {
+            Event::ConstructorFailed { actor, incarnation, message: String::new(), error: Vec::new() }
+        }),
+        3 => process().prop_map(|worker| Event::WorkerDied { worker: worker.worker_id, message: String::new() }),
+        1 => Just(Event::NodeDied { node: NODE }),
+        2 => (id(), any::<bool>()).prop_map(|(actor, no_restart)| Event::KillRequested { actor, no_restart }),
+        1 => id().prop_map(|actor| Event::OutOfScope { actor }),
+        1 => id().prop_map(|actor| Event::ExitedItself { actor, message: String::new() }),
+        1 => Just(Event::JobFinished { job: JOB }),
+    ]
+}
+
+proptest! {
+    /// Any order of facts: the dead stay dead, incarnations only grow, each incarnation is asked for and started in
+    /// turn, and a worker that is no actor's has been told to stop.
+    #[test]
+    fn any_history_keeps_the_promises(history in proptest::collection::vec(any_event(), 0..120)) {
+        let mut story = Story::default();
+        let mut assigned: HashSet<WorkerId> = HashSet::new();
+        let mut dead: HashSet<ActorId> = HashSet::new();
+        let mut last: HashMap<ActorId, u32> = HashMap::new();
+        for event in history {
+            // A process is given to one actor only, and once: what the raylet promises.
+            if let Event::Assigned { worker, .. } = &event && !assigned.insert(worker.worker_id) {
+                continue;
+            }
+            let given = match &event {
+                Event::Assigned { worker, actor, .. } => Some((*worker, *actor)),
+                _ => None,
+            };
+            let effects = story.event(event);
+            let mut stopped = HashSet::new();
+            for effect in &effects {
+                match effect {
+                    Effect::StartOnNode { actor, incarnation, .. } => {
+                        prop_assert!(!dead.contains(actor), "ACT-3");
+                        prop_assert!(last.get(actor).is_none_or(|last| incarnation >= last), "ACT-1");
+                        last.insert(*actor, *incarnation);
+                    }
+                    Effect::ChooseNode { actor } => prop_assert!(!dead.contains(actor), "ACT-3"),
+                    Effect::StopWorker { worker: Some(worker), .. } => { stopped.insert(*worker); }
+                    Effect::Publish { actor } => {
+                        let status = story.0.status(*actor).expect("published actors are known");
+                        if status.phase == Phase::Dead {
+                            prop_assert!(dead.insert(*actor), "ACT-3: it dies once");
+                        } else {
+                            prop_assert!(!dead.contains(actor), "ACT-3");
+                        }
+                    }
+                    Effect::StopWorker { worker: None, .. } | Effect::Persist { .. } | Effect::ReleaseName { .. } => {}
+                }
+            }
+            if let Some((worker, actor)) = given {
+                let hosts = story.0.status(actor).is_some_and(|status| status.worker == Some(worker));
+                prop_assert!(hosts != stopped.contains(&worker.worker_id), "ACT-2");
+            }
+        }
+    }
+}

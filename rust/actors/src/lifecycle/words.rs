@@ -1,0 +1,146 @@
+//! Events, effects, and what can be asked of an actor.
+
+use ray_rs_types::{ActorId, JobId, NodeId, WorkerAddress, WorkerId};
+
+/// What is fixed when an actor is registered. Its job is part of its id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActorFacts {
+    /// Process whose end ends the actor, unless it is detached.
+    pub owner: WorkerAddress,
+    /// Negative: without limit.
+    pub max_restarts: i32,
+    /// It outlives its owner and its job.
+    pub detached: bool,
+}
+
+/// A fact about an actor, a worker, a node or a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// An actor was registered. Registering it again changes nothing.
+    Registered {
+        actor: ActorId,
+        facts: ActorFacts,
+    },
+    /// A node can take the actor.
+    NodeChosen {
+        actor: ActorId,
+        node: NodeId,
+    },
+    /// The node gave it a worker process; the constructor runs.
+    Assigned {
+        actor: ActorId,
+        incarnation: u32,
+        worker: WorkerAddress,
+    },
+    /// The node could not give it one.
+    StartFailed {
+        actor: ActorId,
+        incarnation: u32,
+        message: String,
+    },
+    /// The constructor returned.
+    Started {
+        actor: ActorId,
+        incarnation: u32,
+    },
+    /// The constructor raised; `error` is the pickled exception.
+    ConstructorFailed {
+        actor: ActorId,
+        incarnation: u32,
+        message: String,
+        error: Vec<u8>,
+    },
+    /// A process ended: it may have hosted an actor, and owned others.
+    WorkerDied {
+        worker: WorkerId,
+        message: String,
+    },
+    NodeDied {
+        node: NodeId,
+    },
+    /// `ray.kill`.
+    KillRequested {
+        actor: ActorId,
+        no_restart: bool,
+    },
+    /// No handle is left and no call is under way.
+    OutOfScope {
+        actor: ActorId,
+    },
+    /// `exit_actor`: the worker is ending.
+    ExitedItself {
+        actor: ActorId,
+        message: String,
+    },
+    JobFinished {
+        job: JobId,
+    },
+}
+
+/// An order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Find a node and answer with [`Event::NodeChosen`]; when there is none, ask again as nodes come.
+    ChooseNode { actor: ActorId },
+    StartOnNode {
+        actor: ActorId,
+        node: NodeId,
+        incarnation: u32,
+    },
+    /// `worker` is `None` when the node was told to start the actor and has not yet said with which worker.
+    StopWorker {
+        actor: ActorId,
+        node: NodeId,
+        worker: Option<WorkerId>,
+        graceful: bool,
+        reason: &'static str,
+    },
+    /// Tell whoever follows the actor its [`Lifecycle::status`](super::Lifecycle::status).
+    Publish { actor: ActorId },
+    /// Keep its status where a restart of the GCS finds it.
+    Persist { actor: ActorId },
+    /// Its name may be taken by another.
+    ReleaseName { actor: ActorId },
+}
+
+/// Why an actor is dead, with words for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Death {
+    WorkerDied(String),
+    Killed,
+    CreationFailed { message: String, error: Vec<u8> },
+    OutOfScope,
+    ExitedItself(String),
+    OwnerDied(String),
+    CannotBeScheduled(String),
+}
+
+/// What a follower of the actor needs to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    PendingCreation,
+    /// It has a worker; calls may be sent and wait for the constructor.
+    Placed,
+    Alive,
+    Restarting,
+    Dead,
+}
+
+/// An actor as it is now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status<'a> {
+    pub phase: Phase,
+    pub worker: Option<WorkerAddress>,
+    /// Restarts so far.
+    pub incarnation: u32,
+    pub death: Option<&'a Death>,
+}
+
+/// An actor as it was persisted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    pub phase: Phase,
+    pub worker: Option<WorkerAddress>,
+    pub incarnation: u32,
+    pub death: Option<Death>,
+}

@@ -1,0 +1,164 @@
+//! Questions to the node and the control store, as plain Python values.
+
+use prost::Message;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList};
+use ray_rs_core_worker::ProcessInfo;
+use ray_rs_core_worker::v1;
+use ray_rs_types::{Quantity, ResourceSet};
+
+use crate::ids::{PyJobId, PyNodeId, PyWorkerId};
+use crate::{core, errors, gil};
+
+/// Resources from a mapping of names to amounts.
+pub fn resources(mapping: &Bound<'_, PyAny>) -> PyResult<ResourceSet> {
+    let mut set = ResourceSet::new();
+    for (name, amount) in mapping.cast::<PyDict>()?.iter() {
+        set.set(name.extract::<String>()?, Quantity::from_f64(amount.extract()?));
+    }
+    Ok(set)
+}
+
+pub fn resource_dict<'py>(py: Python<'py>, set: &ResourceSet) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    for (name, amount) in set.iter() {
+        dict.set_item(name, amount.to_f64())?;
+    }
+    Ok(dict)
+}
+
+pub fn process_info<'py>(py: Python<'py>, info: &ProcessInfo, is_driver: bool) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("worker_id", PyWorkerId(info.address.worker_id))?;
+    dict.set_item("node_id", PyNodeId(info.node_id))?;
+    dict.set_item("job_id", PyJobId(info.job_id))?;
+    dict.set_item("pid", info.address.pid)?;
+    dict.set_item("session", &info.session)?;
+    dict.set_item("session_dir", &info.session_dir)?;
+    dict.set_item("gcs_address", &info.gcs_address)?;
+    dict.set_item("node_ip", &info.node_ip)?;
+    dict.set_item("namespace", &info.namespace)?;
+    dict.set_item("node_resources", resource_dict(py, &info.node_resources)?)?;
+    dict.set_item("arena_bytes", info.arena_bytes)?;
+    dict.set_item("is_driver", is_driver)?;
+    Ok(dict)
+}
+
+#[pyfunction]
+pub fn cluster_view(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
+    let core = core::connected(py)?;
+    let view = gil::wait_for(py, |interrupt| core.cluster_view(interrupt))?;
+    let nodes = PyList::empty(py);
+    for node in view.nodes {
+        let dict = PyDict::new(py);
+        dict.set_item("node_id", PyBytes::new(py, &node.node_id).call_method0("hex")?)?;
+        dict.set_item("alive", node.alive)?;
+        dict.set_item("address", node.address)?;
+        dict.set_item("hostname", node.hostname)?;
+        dict.set_item("name", node.name)?;
+        dict.set_item("is_head", node.is_head)?;
+        dict.set_item("labels", node.labels)?;
+        dict.set_item(
+            "total",
+            resource_dict(py, &node.total.as_ref().map(ResourceSet::from).unwrap_or_default())?,
+        )?;
+        let available = node.available.as_ref().map(ResourceSet::from).unwrap_or_default();
+        dict.set_item("available", resource_dict(py, &available)?)?;
+        nodes.append(dict)?;
+    }
+    Ok(nodes)
+}
+
+#[pyfunction]
+pub fn store_stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let core = core::connected(py)?;
+    let stats = gil::wait_for(py, |interrupt| core.store_stats(interrupt))?;
+    let dict = PyDict::new(py);
+    dict.set_item("capacity_bytes", stats.capacity_bytes)?;
+    dict.set_item("granted_bytes", stats.granted_bytes)?;
+    dict.set_item("reserved_bytes", stats.reserved_bytes)?;
+    Ok(dict)
+}
+
+/// Calls a method of the control store with serialized messages.
+#[pyfunction]
+pub fn gcs_call<'py>(py: Python<'py>, method: &str, payload: Vec<u8>) -> PyResult<Bound<'py, PyBytes>> {
+    let core = core::connected(py)?;
+    let reply = gil::wait_for(py, |interrupt| core.gcs_call(method, payload, interrupt))?;
+    Ok(PyBytes::new(py, &reply))
+}
+
+fn ask<Reply: Message + Default>(py: Python<'_>, method: &str, request: &impl Message) -> PyResult<Reply> {
+    let core = core::connected(py)?;
+    let payload = request.encode_to_vec();
+    let reply = gil::wait_for(py, |interrupt| core.gcs_call(method, payload, interrupt))?;
+    Reply::decode(reply).map_err(|error| errors::system(py, format!("{method} gave an unreadable reply: {error}")))
+}
+
+#[pyfunction]
+#[pyo3(signature = (namespace, key, value, overwrite=true))]
+pub fn kv_put(py: Python<'_>, namespace: String, key: Vec<u8>, value: Vec<u8>, overwrite: bool) -> PyResult<bool> {
+    let reply: v1::KvPutReply = ask(
+        py,
+        "KvPut",
+        &v1::KvPutRequest {
+            namespace,
+            key,
+            value,
+            overwrite,
+        },
+    )?;
+    Ok(!reply.existed)
+}
+
+#[pyfunction]
+pub fn kv_get<'py>(py: Python<'py>, namespace: String, key: Vec<u8>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+    let reply: v1::KvGetReply = ask(py, "KvGet", &v1::KvGetRequest { namespace, key })?;
+    Ok(reply.found.then(|| PyBytes::new(py, &reply.value)))
+}
+
+#[pyfunction]
+pub fn kv_del(py: Python<'_>, namespace: String, key: Vec<u8>) -> PyResult<u64> {
+    let reply: v1::KvDelReply = ask(
+        py,
+        "KvDel",
+        &v1::KvDelRequest {
+            namespace,
+            key,
+            by_prefix: false,
+        },
+    )?;
+    Ok(u64::from(reply.deleted))
+}
+
+#[pyfunction]
+pub fn kv_keys<'py>(py: Python<'py>, namespace: String, prefix: Vec<u8>) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+    let reply: v1::KvKeysReply = ask(py, "KvKeys", &v1::KvKeysRequest { namespace, prefix })?;
+    Ok(reply.keys.iter().map(|key| PyBytes::new(py, key)).collect())
+}
+
+/// (namespace, name) of each named actor that is not dead.
+#[pyfunction]
+pub fn named_actors(py: Python<'_>) -> PyResult<Vec<(String, String)>> {
+    const DEAD: u32 = 4;
+    let reply: v1::ListActorsReply = ask(py, "ListActors", &v1::Empty {})?;
+    let is_alive = |actor: &v1::ActorInfo| actor.status.as_ref().is_some_and(|status| status.state != DEAD);
+    let specs = reply.actors.into_iter().filter(is_alive).filter_map(|actor| actor.spec);
+    Ok(specs
+        .filter(|spec| !spec.name.is_empty())
+        .map(|spec| (spec.namespace, spec.name))
+        .collect())
+}
+
+/// What the engine of this process counted, for benchmarks.
+#[pyfunction]
+pub fn counters(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let counters = core::connected(py)?.counters();
+    let dict = PyDict::new(py);
+    dict.set_item("references", counters.references)?;
+    dict.set_item("tasks", counters.tasks)?;
+    dict.set_item("spin_hits", counters.spin_hits)?;
+    dict.set_item("spin_misses", counters.spin_misses)?;
+    dict.set_item("sleeps", counters.sleeps)?;
+    Ok(dict)
+}

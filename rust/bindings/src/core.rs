@@ -1,0 +1,173 @@
+//! The process's connection: at most one core worker at a time, replaced by each `init` after a `shutdown`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::RwLock;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use ray_rs_core_worker::{ConnectConfig, CoreWorker, HostEvent, Role};
+
+use crate::{control, errors, futures, gil, imports};
+
+// Locked only with the GIL held and never across a call into Python: so it is free in a forked child, too.
+static CURRENT: RwLock<Option<Arc<CoreWorker>>> = RwLock::new(None);
+/// Counts connections; whatever is cached for a connection is marked with it. Even while there is none.
+static EPOCH: AtomicU64 = AtomicU64::new(0);
+/// This process is the child of one that was connected when it forked.
+static FORKED: AtomicBool = AtomicBool::new(false);
+static IS_DRIVER: AtomicBool = AtomicBool::new(false);
+static FORK_GUARD: AtomicBool = AtomicBool::new(false);
+
+/// Marks the connection there is now, see [`EPOCH`].
+pub fn epoch() -> u64 {
+    EPOCH.load(Ordering::Relaxed)
+}
+
+pub fn current() -> Option<Arc<CoreWorker>> {
+    CURRENT.read().clone()
+}
+
+/// The connection, made with `init`'s defaults when there is none.
+pub fn require(py: Python<'_>) -> PyResult<Arc<CoreWorker>> {
+    if let Some(core) = current() {
+        return Ok(core);
+    }
+    if FORKED.load(Ordering::Relaxed) {
+        return Err(errors::system(
+            py,
+            "this process was forked from one that uses ray_rs, and the connection does not survive a fork. Use tasks \
+             or actors instead, or the 'spawn' start method, or call ray_rs.init() here first.",
+        ));
+    }
+    imports::AUTO_INIT.get(py)?.call0()?;
+    connected(py)
+}
+
+/// The connection, or an error when there is none.
+pub fn connected(py: Python<'_>) -> PyResult<Arc<CoreWorker>> {
+    current().ok_or_else(|| errors::system(py, "Ray has not been started yet. You can start Ray with 'ray.init()'."))
+}
+
+/// Whether `core` is the one in use.
+pub fn is_current(core: &Arc<CoreWorker>) -> bool {
+    CURRENT
+        .read()
+        .as_ref()
+        .is_some_and(|current| Arc::ptr_eq(current, core))
+}
+
+fn replace(core: Option<Arc<CoreWorker>>) -> Option<Arc<CoreWorker>> {
+    EPOCH.fetch_add(1, Ordering::Relaxed);
+    std::mem::replace(&mut *CURRENT.write(), core)
+}
+
+#[pyfunction]
+#[pyo3(signature = (session_dir, *, driver_config=None, fork_token=None, on_event=None))]
+pub fn connect(
+    py: Python<'_>,
+    session_dir: PathBuf,
+    driver_config: Option<Vec<u8>>,
+    fork_token: Option<u64>,
+    on_event: Option<Py<PyAny>>,
+) -> PyResult<()> {
+    let is_driver = fork_token.is_none();
+    let role = match fork_token {
+        Some(fork_token) => Role::Worker { fork_token },
+        None => Role::Driver {
+            config: driver_config.unwrap_or_default(),
+        },
+    };
+    let on_event = Box::new(move |event| deliver(event, on_event.as_ref()));
+    let config = ConnectConfig {
+        session_dir,
+        role,
+        on_event,
+    };
+    let core = gil::wait_for(py, |_| CoreWorker::connect(config))?;
+    install_fork_guard(py)?;
+    IS_DRIVER.store(is_driver, Ordering::Relaxed);
+    FORKED.store(false, Ordering::Relaxed);
+    if let Some(older) = replace(Some(core)) {
+        py.detach(|| older.shutdown());
+    }
+    Ok(())
+}
+
+#[pyfunction]
+pub fn disconnect(py: Python<'_>) {
+    if let Some(core) = replace(None) {
+        py.detach(|| core.shutdown());
+        futures::forget_all(&core);
+    }
+}
+
+#[pyfunction]
+pub fn is_initialized() -> bool {
+    CURRENT.read().is_some()
+}
+
+#[pyfunction]
+#[pyo3(signature = (timeout=1.0))]
+pub fn flush_logs(py: Python<'_>, timeout: f64) {
+    if let Some(core) = current() {
+        py.detach(|| core.flush_logs(gil_free_duration(timeout)));
+    }
+}
+
+fn gil_free_duration(seconds: f64) -> std::time::Duration {
+    std::time::Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(std::time::Duration::MAX)
+}
+
+#[pyfunction]
+pub fn process_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let core = connected(py)?;
+    control::process_info(py, core.info(), IS_DRIVER.load(Ordering::Relaxed))
+}
+
+/// Runs on the engine's thread for such things, which holds no lock.
+fn deliver(event: HostEvent, on_event: Option<&Py<PyAny>>) {
+    // None: the interpreter is going down, and nobody listens any more.
+    Python::try_attach(|py| {
+        if let HostEvent::Ready(tokens) = event {
+            return futures::complete(py, &tokens);
+        }
+        let Some(on_event) = on_event else { return };
+        let result = match event {
+            HostEvent::Log {
+                name,
+                pid,
+                is_stderr,
+                lines,
+            } => on_event.call1(py, ("log", name, pid, is_stderr, lines)),
+            HostEvent::Notice { level, text } => on_event.call1(py, ("notice", level, text)),
+            HostEvent::RayletDied => on_event.call1(py, ("raylet_died",)),
+            HostEvent::Ready(_) => return,
+        };
+        if let Err(error) = result {
+            error.write_unraisable(py, Some(on_event.bind(py)));
+        }
+    });
+}
+
+/// A forked child shares the lanes' memory with its parent; it must not touch them.
+fn install_fork_guard(py: Python<'_>) -> PyResult<()> {
+    if FORK_GUARD.swap(true, Ordering::Relaxed) {
+        return Ok(());
+    }
+    let options = PyDict::new(py);
+    options.set_item("after_in_child", wrap_pyfunction!(after_fork_in_child, py)?)?;
+    py.import("os")?.getattr("register_at_fork")?.call((), Some(&options))?;
+    Ok(())
+}
+
+#[pyfunction]
+fn after_fork_in_child() {
+    if let Some(core) = replace(None) {
+        core.after_fork_in_child();
+        FORKED.store(true, Ordering::Relaxed);
+        // Its threads exist in the parent only: nothing here may wait for them.
+        std::mem::forget(core);
+    }
+}

@@ -1,0 +1,101 @@
+//! Making actors and finding them by name.
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+use ray_rs_core_worker::{ActorCreated, ActorRequest, CoreWorker, NamedActor};
+
+use crate::actor::ActorHandle;
+use crate::descriptor::ActorDescriptor;
+use crate::object_ref::Counted;
+use crate::remote_function::content_id;
+use crate::signature::Signature;
+use crate::{args, control, core, gil};
+
+#[pyfunction]
+#[pyo3(signature = (descriptor, class_blob, signature, args, kwargs, *, placement_resources, running_resources,
+                    max_restarts=0, max_task_retries=0, max_concurrency=1, is_async=false, detached=false, name="",
+                    namespace="", get_if_exists=false, extra=vec![]))]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "they are keywords, one for each option of an actor"
+)]
+pub fn create_actor<'py>(
+    py: Python<'py>,
+    descriptor: &Bound<'py, ActorDescriptor>,
+    class_blob: Vec<u8>,
+    signature: &Bound<'py, PyAny>,
+    args: &Bound<'py, PyTuple>,
+    kwargs: &Bound<'py, PyDict>,
+    placement_resources: &Bound<'py, PyAny>,
+    running_resources: &Bound<'py, PyAny>,
+    max_restarts: i32,
+    max_task_retries: i32,
+    max_concurrency: u32,
+    is_async: bool,
+    detached: bool,
+    name: &str,
+    namespace: &str,
+    get_if_exists: bool,
+    extra: Vec<u8>,
+) -> PyResult<ActorHandle> {
+    Signature::new(signature)?.check(args, Some(kwargs))?;
+    let core = core::require(py)?;
+    let known = descriptor.get();
+    let class_id = content_id(&class_blob);
+    let class_name = known.class_name_text().to_owned();
+    let encoded = args::encode(&core, args, Some(kwargs), &format!("{class_name}.__init__"))?;
+    let request = ActorRequest {
+        class_id,
+        class_name,
+        args: encoded,
+        placement_resources: control::resources(placement_resources)?,
+        running_resources: control::resources(running_resources)?,
+        max_restarts,
+        max_task_retries,
+        max_concurrency,
+        max_pending_calls: known.max_pending_calls,
+        is_async,
+        detached,
+        name: name.to_owned(),
+        namespace: namespace.to_owned(),
+        get_if_exists,
+        handle_descriptor: known.encoded(py)?.as_borrowed().extract()?,
+        extra,
+    };
+    let created = gil::wait_for(py, |interrupt| {
+        core.export_blob(class_id, class_blob, interrupt)?;
+        core.create_actor(request, interrupt)
+    })?;
+    match created {
+        ActorCreated::New {
+            actor_id,
+            actor,
+            handle,
+        } => {
+            let counted = Counted::new(&core, handle);
+            Ok(ActorHandle::new(
+                &core,
+                actor_id,
+                actor,
+                Some(counted),
+                descriptor.clone().unbind(),
+            ))
+        }
+        ActorCreated::Existing(named) => handle_of(py, &core, named),
+    }
+}
+
+fn handle_of(py: Python<'_>, core: &Arc<CoreWorker>, named: NamedActor) -> PyResult<ActorHandle> {
+    let descriptor = ActorDescriptor::decoded(py, &named.handle_descriptor)?;
+    Ok(ActorHandle::new(core, named.actor_id, named.actor, None, descriptor))
+}
+
+#[pyfunction]
+#[pyo3(signature = (name, namespace=""))]
+pub fn get_actor_handle(py: Python<'_>, name: &str, namespace: &str) -> PyResult<Option<ActorHandle>> {
+    let core = core::require(py)?;
+    let named = gil::wait_for(py, |interrupt| core.get_named_actor(name, namespace, interrupt))?;
+    named.map(|named| handle_of(py, &core, named)).transpose()
+}

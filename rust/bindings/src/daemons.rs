@@ -1,0 +1,67 @@
+//! Starting and stopping a node, and the bodies of its daemons: all composed by `ray_rs_cli`.
+
+use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use ray_rs_cli::{HeadConfig, Session, SessionInfo};
+
+/// What this process has launched; stopping them waits for their processes.
+static LAUNCHED: Mutex<Vec<Session>> = Mutex::new(Vec::new());
+
+fn json(info: &SessionInfo) -> PyResult<String> {
+    serde_json::to_string(info).map_err(|error| PyRuntimeError::new_err(error.to_string()))
+}
+
+#[pyfunction]
+pub fn launch_head(py: Python<'_>, config_json: &str) -> PyResult<String> {
+    let config: HeadConfig = serde_json::from_str(config_json)
+        .map_err(|error| PyValueError::new_err(format!("bad configuration: {error}")))?;
+    let session = py
+        .detach(|| ray_rs_cli::launch_head(&config))
+        .map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
+    let text = json(&session.info)?;
+    LAUNCHED.lock().push(session);
+    Ok(text)
+}
+
+#[pyfunction]
+pub fn stop_head(py: Python<'_>, session_dir: PathBuf) {
+    py.detach(|| {
+        let mine = {
+            let mut launched = LAUNCHED.lock();
+            let found = launched
+                .iter()
+                .position(|session| session.info.session_dir == session_dir);
+            found.map(|index| launched.swap_remove(index))
+        };
+        match mine {
+            Some(session) => ray_rs_cli::stop(session),
+            // Launched by another process, such as the command line.
+            None => {
+                if let Some(info) = SessionInfo::read(Path::new(&session_dir)) {
+                    ray_rs_cli::stop_session(&info);
+                }
+            }
+        }
+    });
+}
+
+#[pyfunction]
+pub fn discover(py: Python<'_>, address: &str) -> PyResult<Option<String>> {
+    py.detach(|| ray_rs_cli::discover(address))
+        .as_ref()
+        .map(json)
+        .transpose()
+}
+
+#[pyfunction]
+pub fn run_gcs(py: Python<'_>, config_json: &str) -> i32 {
+    py.detach(|| ray_rs_cli::run_gcs(config_json))
+}
+
+#[pyfunction]
+pub fn run_raylet(py: Python<'_>, config_json: &str) -> i32 {
+    py.detach(|| ray_rs_cli::run_raylet(config_json))
+}

@@ -1,0 +1,122 @@
+//! The one mapping from the engine's failures to Python exceptions.
+
+use pyo3::call::PyCallArgs;
+use pyo3::exceptions::{PyConnectionError, PyKeyboardInterrupt, PyValueError};
+use pyo3::prelude::*;
+use ray_rs_core_worker::{ActorDeathCause, CoreError, Failure};
+use ray_rs_types::ObjectId;
+
+use crate::imports::{self, Name};
+use crate::pickle;
+
+/// Calls an exception class, or a function that makes an exception.
+fn made<'py>(py: Python<'py>, name: &'static Name, args: impl PyCallArgs<'py>) -> PyErr {
+    match name.get(py).and_then(|class| class.call1(args)) {
+        Ok(exception) => PyErr::from_value(exception),
+        Err(error) => error,
+    }
+}
+
+/// What a refusal of the engine becomes.
+pub fn from_core(py: Python<'_>, error: CoreError) -> PyErr {
+    let text = error.to_string();
+    match error {
+        CoreError::ConnectionFailed(_) => PyConnectionError::new_err(text),
+        CoreError::StoreFull(_) => made(py, &imports::STORE_FULL, (text,)),
+        CoreError::RayletDied | CoreError::TimedOut { .. } | CoreError::Gcs(_) => system(py, text),
+        // Whoever waited raises what interrupted it; this is for a wait that no signal ended.
+        CoreError::Interrupted => PyKeyboardInterrupt::new_err(()),
+        CoreError::NotFound(_) => PyValueError::new_err(text),
+        CoreError::AlreadyExists(_) => made(py, &imports::ACTOR_EXISTS, (text,)),
+        CoreError::PendingCallsLimit { .. } => made(py, &imports::PENDING_CALLS_LIMIT, (text,)),
+    }
+}
+
+/// What became of a task, as the exception that `get` raises. `object` is what was asked for.
+pub fn from_failure(py: Python<'_>, failure: Failure, object: Option<ObjectId>) -> PyErr {
+    match failure {
+        Failure::WorkerCrashed {
+            task_name,
+            pid,
+            exit_code,
+            signal,
+            last_stderr,
+            detail,
+        } => made(
+            py,
+            &imports::WORKER_CRASHED,
+            (task_name, pid, exit_code, signal, last_stderr, detail),
+        ),
+        Failure::ActorDied {
+            actor_id,
+            cause,
+            message,
+            creation_error,
+        } => {
+            let creation_error = match creation_error.is_empty() {
+                true => None,
+                // A constructor's error that can't be read leaves its text, which is in `message`.
+                false => pickle::loads(py, &creation_error).ok().map(Bound::unbind),
+            };
+            made(
+                py,
+                &imports::ACTOR_DIED,
+                (actor_id.hex(), "", cause_name(cause), message, creation_error),
+            )
+        }
+        Failure::ActorUnavailable { actor_id, message } => {
+            made(py, &imports::ACTOR_UNAVAILABLE, (actor_id.hex(), message))
+        }
+        Failure::ObjectLost { owner_died, message } => {
+            let hex = object.map(|id| id.hex()).unwrap_or_default();
+            made(py, &imports::OBJECT_LOST, (hex, owner_died, message))
+        }
+        Failure::StoreFull { message } => made(py, &imports::STORE_FULL, (message,)),
+        Failure::System { message } => system(py, message),
+    }
+}
+
+fn cause_name(cause: ActorDeathCause) -> &'static str {
+    match cause {
+        ActorDeathCause::Unknown => "unknown",
+        ActorDeathCause::WorkerDied => "worker_died",
+        ActorDeathCause::Killed => "killed",
+        ActorDeathCause::CreationFailed => "creation_failed",
+        ActorDeathCause::OutOfScope => "out_of_scope",
+        ActorDeathCause::ExitedItself => "exited_itself",
+        ActorDeathCause::OwnerDied => "owner_died",
+        ActorDeathCause::Unschedulable => "unschedulable",
+    }
+}
+
+pub fn system(py: Python<'_>, text: impl Into<String>) -> PyErr {
+    made(py, &imports::SYSTEM_ERROR, (text.into(),))
+}
+
+pub fn get_timeout(py: Python<'_>) -> PyErr {
+    made(py, &imports::GET_TIMEOUT, ("Get timed out: some object(s) not ready.",))
+}
+
+/// An `ObjectRef` of a session that has ended.
+pub fn old_reference(py: Python<'_>) -> PyErr {
+    system(
+        py,
+        "this ObjectRef belongs to a session that has ended; its object is gone",
+    )
+}
+
+pub fn old_handle(py: Python<'_>, actor_id_hex: &str) -> PyErr {
+    let text = format!(
+        "ActorHandle objects are not valid across Ray sessions. This actor handle (actor id {actor_id_hex}) belongs to \
+         a session that has ended; make a new actor, or look it up with get_actor()."
+    );
+    made(py, &imports::HANDLE_NOT_FOUND, (text,))
+}
+
+/// A value whose bytes would not unpickle.
+pub fn deserialization_failed(py: Python<'_>, error: PyErr) -> PyErr {
+    if !error.is_instance_of::<pyo3::exceptions::PyException>(py) {
+        return error;
+    }
+    made(py, &imports::DESERIALIZATION_FAILED, (error.into_value(py),))
+}

@@ -1,0 +1,288 @@
+//! Actors with `async def` methods: an event loop on the main thread, whose selector asks here for calls before it
+//! sleeps (`_async_loop.py`). So a call that arrives while the loop is awake costs no wake-up at all.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PySet, PyTuple};
+use ray_rs_core_worker::{ExecTask, Next};
+
+use super::callee::{Callable, is_coroutine};
+use super::context::{self, TaskContext};
+use super::run::Ended;
+use super::{Executor, Exit, exit_of};
+use crate::imports;
+
+/// Calls started in one turn of the loop at most, so that running ones get their turns.
+const BATCH: usize = 256;
+
+struct State {
+    running: usize,
+    /// The loop's thread is about to sleep, and new calls write the eventfd.
+    armed: bool,
+    exit: Option<Exit>,
+}
+
+#[pyclass(frozen, module = "ray_rs._core")]
+pub struct AsyncEngine {
+    executor: Arc<Executor>,
+    limit: usize,
+    state: Mutex<State>,
+    event_loop: PyOnceLock<Py<PyAny>>,
+    /// Done when the actor is to end.
+    ended: PyOnceLock<Py<PyAny>>,
+    /// asyncio itself holds its tasks weakly.
+    tasks: Py<PySet>,
+}
+
+pub fn run(py: Python<'_>, executor: &Arc<Executor>, limit: usize) -> PyResult<Exit> {
+    context::this_thread_runs_a_loop();
+    let engine = AsyncEngine {
+        executor: Arc::clone(executor),
+        limit: limit.max(1),
+        state: Mutex::new(State {
+            running: 0,
+            armed: false,
+            exit: None,
+        }),
+        event_loop: PyOnceLock::new(),
+        ended: PyOnceLock::new(),
+        tasks: PySet::empty(py)?.unbind(),
+    };
+    let engine = Bound::new(py, engine)?;
+    let outcome = imports::RUN_ASYNC_LOOP.get(py)?.call1((&engine,));
+    if let Some(exit) = engine.get().state.lock().exit.clone() {
+        return Ok(exit);
+    }
+    // asyncio lets SystemExit through at once.
+    match outcome {
+        Ok(_) => Ok(Exit::graceful(0, "the event loop was stopped")),
+        Err(error) => match executor.exit_of_error(py, &error) {
+            Some(exit) => {
+                if exit.code == 0 {
+                    py.detach(|| executor.core.actor_exiting(exit.reason.clone()));
+                }
+                Ok(exit)
+            }
+            None => Err(error),
+        },
+    }
+}
+
+#[pymethods]
+impl AsyncEngine {
+    /// Before anything else. Gives the future that is done when the loop is to end.
+    fn attach(&self, py: Python<'_>, event_loop: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        let _ = self.event_loop.set(py, event_loop.clone().unbind());
+        let ended = event_loop.call_method0("create_future")?.unbind();
+        let _ = self.ended.set(py, ended.clone_ref(py));
+        Ok(ended)
+    }
+
+    #[getter]
+    fn eventfd(&self) -> i32 {
+        self.executor.core.exec_eventfd()
+    }
+
+    /// Called with the time that the selector may sleep. True: there is work, it must only poll. Else new calls write
+    /// the eventfd until `after_select`.
+    fn before_select(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<bool> {
+        let this = slf.get();
+        if Self::start_calls(slf)? || timeout.is_some_and(|seconds| seconds <= 0.0) {
+            return Ok(true);
+        }
+        if !this.takes_calls() {
+            return Ok(false);
+        }
+        let core = &this.executor.core;
+        let may_spin = timeout.is_none_or(|seconds| seconds > 0.001);
+        if (may_spin && slf.py().detach(|| core.spin_for_exec())) || core.arm_exec() {
+            Self::start_calls(slf)?;
+            return Ok(true);
+        }
+        this.state.lock().armed = true;
+        Ok(false)
+    }
+
+    fn after_select(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let this = slf.get();
+        let was_armed = std::mem::take(&mut this.state.lock().armed);
+        if was_armed {
+            this.executor.core.disarm_exec();
+            Self::start_calls(slf)?;
+        }
+        Ok(())
+    }
+}
+
+impl AsyncEngine {
+    fn takes_calls(&self) -> bool {
+        let state = self.state.lock();
+        state.running < self.limit && state.exit.is_none()
+    }
+
+    /// Starts what has arrived; says whether there was anything.
+    fn start_calls(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let this = slf.get();
+        let mut any = false;
+        for _ in 0..BATCH {
+            if !this.takes_calls() {
+                break;
+            }
+            match this.executor.core.try_next_task() {
+                None => break,
+                Some(Next::Task(task)) => Self::start(slf, task)?,
+                Some(other) => {
+                    if let Some(exit) = exit_of(other) {
+                        this.stop(slf.py(), exit)?;
+                    }
+                }
+            }
+            any = true;
+        }
+        Ok(any)
+    }
+
+    fn start(slf: &Bound<'_, Self>, mut task: Box<ExecTask>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        this.state.lock().running += 1;
+        let (callable, call) = match this.executor.prepare(py, &mut task) {
+            Ok(prepared) => prepared,
+            Err(ended) => return this.complete(py, task, ended),
+        };
+        let variable = context::variable(py)?;
+        // asyncio copies the current context into what it starts.
+        variable.call_method1("set", (TaskContext::of(&task),))?;
+        if callable.is_async() {
+            match callable.call(py, &this.executor, &call.0, call.1.as_ref()) {
+                Ok(coroutine) => Self::start_coroutine(slf, &coroutine, task)?,
+                Err(error) => this.complete(
+                    py,
+                    task,
+                    Ended::Raised {
+                        error,
+                        from_argument: false,
+                    },
+                )?,
+            }
+        } else {
+            // Not at once: calls start in the order in which they came, and coroutines start with the next turn.
+            let (args, kwargs) = call;
+            let body = PlainCall {
+                engine: slf.clone().unbind(),
+                callable,
+                waiting: Mutex::new(Some((task, args.unbind(), kwargs.map(Bound::unbind)))),
+            };
+            this.event_loop(py)
+                .call_method1("call_soon", (Bound::new(py, body)?,))?;
+        }
+        variable.call_method1("set", (py.None(),)).map(drop)
+    }
+
+    fn event_loop<'py>(&self, py: Python<'py>) -> &Bound<'py, PyAny> {
+        self.event_loop
+            .get(py)
+            .expect("the loop attaches itself before it runs")
+            .bind(py)
+    }
+
+    fn start_coroutine(slf: &Bound<'_, Self>, coroutine: &Bound<'_, PyAny>, task: Box<ExecTask>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        let started = this.event_loop(py).call_method1("create_task", (coroutine,))?;
+        this.tasks.bind(py).add(&started)?;
+        let done = CoroutineDone {
+            engine: slf.clone().unbind(),
+            task: Mutex::new(Some(task)),
+        };
+        started
+            .call_method1("add_done_callback", (Bound::new(py, done)?,))
+            .map(drop)
+    }
+
+    fn complete(&self, py: Python<'_>, task: Box<ExecTask>, ended: Ended<'_>) -> PyResult<()> {
+        let exit = self.executor.complete(py, task, ended);
+        self.state.lock().running -= 1;
+        match exit {
+            Some(exit) => self.stop(py, exit),
+            None => self.end_if_idle(py),
+        }
+    }
+
+    /// Takes no more calls, and ends when those that run are done, or at once when the end is not graceful.
+    fn stop(&self, py: Python<'_>, exit: Exit) -> PyResult<()> {
+        self.state.lock().exit.get_or_insert(exit);
+        self.end_if_idle(py)
+    }
+
+    fn end_if_idle(&self, py: Python<'_>) -> PyResult<()> {
+        let ends = {
+            let state = self.state.lock();
+            state
+                .exit
+                .as_ref()
+                .is_some_and(|exit| state.running == 0 || !exit.graceful)
+        };
+        let Some(ended) = self.ended.get(py).filter(|_| ends) else {
+            return Ok(());
+        };
+        if !ended.call_method0(py, "done")?.is_truthy(py)? {
+            ended.call_method1(py, "set_result", (py.None(),))?;
+        }
+        Ok(())
+    }
+}
+
+/// A call and its arguments, until the loop gets to it.
+type Waiting = (Box<ExecTask>, Py<PyTuple>, Option<Py<PyDict>>);
+
+/// A plain method's call, in the loop's queue.
+#[pyclass(frozen, module = "ray_rs._core")]
+struct PlainCall {
+    engine: Py<AsyncEngine>,
+    callable: Callable,
+    waiting: Mutex<Option<Waiting>>,
+}
+
+#[pymethods]
+impl PlainCall {
+    fn __call__(&self, py: Python<'_>) -> PyResult<()> {
+        let Some((task, args, kwargs)) = self.waiting.lock().take() else {
+            return Ok(());
+        };
+        let engine = self.engine.bind(py);
+        let executor = &engine.get().executor;
+        let result = self.callable.call(
+            py,
+            executor,
+            args.bind(py),
+            kwargs.as_ref().map(|kwargs| kwargs.bind(py)),
+        );
+        drop((args, kwargs));
+        match result {
+            // A plain function that gives a coroutine, such as a wrapper around an `async def`.
+            Ok(value) if is_coroutine(&value)? => AsyncEngine::start_coroutine(engine, &value, task),
+            result => engine.get().complete(py, task, result.into()),
+        }
+    }
+}
+
+/// Called by asyncio when a coroutine has ended.
+#[pyclass(frozen, module = "ray_rs._core")]
+struct CoroutineDone {
+    engine: Py<AsyncEngine>,
+    task: Mutex<Option<Box<ExecTask>>>,
+}
+
+#[pymethods]
+impl CoroutineDone {
+    fn __call__(&self, py: Python<'_>, started: &Bound<'_, PyAny>) -> PyResult<()> {
+        let Some(task) = self.task.lock().take() else {
+            return Ok(());
+        };
+        let engine = self.engine.get();
+        engine.tasks.bind(py).discard(started)?;
+        engine.complete(py, task, started.call_method0("result").into())
+    }
+}

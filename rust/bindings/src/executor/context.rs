@@ -1,0 +1,160 @@
+//! Which task runs here, for whoever asks: the runtime context, the log prefix.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyDict;
+use ray_rs_core_worker::{Callee, ExecTask};
+use ray_rs_types::TaskId;
+
+use super::executor;
+use crate::actor::ActorHandle;
+use crate::ids::{PyActorId, PyJobId, PyTaskId};
+use crate::{control, imports};
+
+#[derive(Clone)]
+#[pyclass(frozen, module = "ray_rs._core")]
+pub struct TaskContext {
+    task_id: TaskId,
+    callee: Arc<Callee>,
+    #[pyo3(get)]
+    attempt: u32,
+    #[pyo3(get)]
+    gpu_ids: Vec<u32>,
+}
+
+impl TaskContext {
+    pub fn of(task: &ExecTask) -> Self {
+        Self {
+            task_id: task.task_id,
+            callee: Arc::clone(&task.callee),
+            attempt: task.attempt,
+            gpu_ids: task.gpu_ids.clone(),
+        }
+    }
+}
+
+#[pymethods]
+impl TaskContext {
+    #[getter]
+    fn task_id(&self) -> PyTaskId {
+        PyTaskId(self.task_id)
+    }
+
+    #[getter]
+    fn name(&self) -> &str {
+        &self.callee.name
+    }
+
+    #[getter]
+    fn job_id(&self) -> PyJobId {
+        PyJobId(self.callee.job_id)
+    }
+
+    #[getter]
+    fn actor_id(&self) -> Option<PyActorId> {
+        executor()?.hosted.get().map(|hosted| PyActorId(hosted.actor_id))
+    }
+
+    /// The function, or the method as found on the actor's class.
+    #[getter]
+    fn function<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let Some(executor) = executor() else { return Ok(None) };
+        executor
+            .callees
+            .find(&self.callee)
+            .map(|callable| callable.python(py, executor))
+            .transpose()
+    }
+
+    /// Those of the actor while it runs; empty for a task, whose lease alone knows.
+    #[getter]
+    fn resources<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        match executor().and_then(|executor| executor.hosted.get()) {
+            Some(hosted) => control::resource_dict(py, &hosted.resources),
+            None => Ok(PyDict::new(py)),
+        }
+    }
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<TaskContext>> = const { RefCell::new(None) };
+    /// This thread runs the event loop of an async actor.
+    static RUNS_LOOP: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While it lives, the thread runs a task.
+pub struct Running(Option<TaskContext>);
+
+pub fn enter(task: &ExecTask) -> Running {
+    Running(CURRENT.replace(Some(TaskContext::of(task))))
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(CURRENT.replace(self.0.take()));
+    }
+}
+
+/// Of async actors: each asyncio task has its own value.
+pub fn variable(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static VARIABLE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let make = || Ok::<_, PyErr>(imports::CONTEXT_VAR.get(py)?.call1(("ray_rs_task",))?.unbind());
+    Ok(VARIABLE.get_or_try_init(py, make)?.bind(py))
+}
+
+pub fn this_thread_runs_a_loop() {
+    RUNS_LOOP.set(true);
+}
+
+/// Says once that a blocking call on an event loop stops everything else on it.
+pub fn warn_if_blocking_a_loop(py: Python<'_>) -> PyResult<()> {
+    static WARNED: AtomicBool = AtomicBool::new(false);
+    if RUNS_LOOP.get() && !WARNED.swap(true, Ordering::Relaxed) {
+        imports::WARN_BLOCKING_GET.get(py)?.call0()?;
+    }
+    Ok(())
+}
+
+fn with_current<R>(py: Python<'_>, read: impl Fn(&TaskContext) -> R) -> PyResult<Option<R>> {
+    if let Some(found) = CURRENT.with_borrow(|current| current.as_ref().map(&read)) {
+        return Ok(Some(found));
+    }
+    if !RUNS_LOOP.get() {
+        return Ok(None);
+    }
+    let found = variable(py)?.call_method1("get", (py.None(),))?;
+    Ok(found.cast::<TaskContext>().ok().map(|context| read(context.get())))
+}
+
+#[pyfunction]
+pub fn current_task(py: Python<'_>) -> PyResult<Option<TaskContext>> {
+    with_current(py, TaskContext::clone)
+}
+
+#[pyfunction]
+pub fn current_task_name(py: Python<'_>) -> PyResult<String> {
+    Ok(with_current(py, |context| context.callee.name.to_string())?.unwrap_or_default())
+}
+
+/// (id, instance); the instance is `None` while its constructor runs.
+#[pyfunction]
+pub fn current_actor(py: Python<'_>) -> Option<(PyActorId, Option<Py<PyAny>>)> {
+    let hosted = executor()?.hosted.get()?;
+    Some((
+        PyActorId(hosted.actor_id),
+        hosted.instance.get(py).map(|instance| instance.clone_ref(py)),
+    ))
+}
+
+/// A weak handle to the actor hosted here.
+#[pyfunction]
+pub fn own_actor_handle(py: Python<'_>) -> PyResult<Option<ActorHandle>> {
+    let Some((executor, hosted)) = executor().and_then(|executor| Some((executor, executor.hosted.get()?))) else {
+        return Ok(None);
+    };
+    ActorHandle::of_id(py, &executor.core, hosted.actor_id, None, &hosted.descriptor).map(Some)
+}

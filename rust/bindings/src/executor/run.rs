@@ -1,0 +1,240 @@
+//! One task: decode, call, encode, finish.
+
+use std::sync::atomic::Ordering;
+
+use pyo3::exceptions::{PySystemExit, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use ray_rs_core_worker::{ExecTask, ReadData, ReadValue, StoredValue, TaskStatus, ValueKind};
+use smallvec::SmallVec;
+
+use super::callee::Callable;
+use super::{Executor, Exit, context};
+use crate::args::{self, BadArgs, Call};
+use crate::{pickle, reftable};
+
+/// How the body ended.
+pub enum Ended<'py> {
+    Returned(Bound<'py, PyAny>),
+    Raised { error: PyErr, from_argument: bool },
+}
+
+impl<'py> From<PyResult<Bound<'py, PyAny>>> for Ended<'py> {
+    fn from(result: PyResult<Bound<'py, PyAny>>) -> Self {
+        match result {
+            Ok(value) => Self::Returned(value),
+            Err(error) => Self::Raised {
+                error,
+                from_argument: false,
+            },
+        }
+    }
+}
+
+/// Takes a value out of a task; what stays holds nothing.
+fn taken(value: &mut ReadValue) -> ReadValue {
+    std::mem::replace(
+        value,
+        ReadValue {
+            kind: ValueKind::None,
+            data: ReadData::Empty,
+            refs: Vec::new(),
+        },
+    )
+}
+
+impl Executor {
+    /// Runs a task to its end on this thread. Gives an exit when the process is to end.
+    pub fn run(&self, py: Python<'_>, mut task: Box<ExecTask>) -> Option<Exit> {
+        let running = context::enter(&task);
+        let ended = match self.prepare(py, &mut task) {
+            Ok((callable, (args, kwargs))) => callable.call(py, self, &args, kwargs.as_ref()).into(),
+            Err(ended) => ended,
+        };
+        let exit = self.complete(py, task, ended);
+        drop(running);
+        exit
+    }
+
+    /// What to call and with what. The references among the arguments live no longer than what is returned.
+    pub fn prepare<'py>(&self, py: Python<'py>, task: &mut ExecTask) -> Result<(Callable, Call<'py>), Ended<'py>> {
+        let own = |error| Ended::Raised {
+            error,
+            from_argument: false,
+        };
+        let values = taken(&mut task.args);
+        let deps = std::mem::take(&mut task.deps);
+        let call = args::decode(py, &self.core, values, &task.layout, &task.kwarg_names, deps);
+        let callable = self.callable(py, &task.callee).map_err(own)?;
+        if !task.gpu_ids.is_empty() {
+            self.callbacks
+                .set_gpus
+                .call1(py, (task.gpu_ids.clone(),))
+                .map_err(own)?;
+        }
+        match call {
+            Ok(call) => Ok((callable, call)),
+            Err(BadArgs::Own(error)) => Err(own(error)),
+            Err(BadArgs::Dependency(error)) => Err(Ended::Raised {
+                error,
+                from_argument: true,
+            }),
+        }
+    }
+
+    /// Encodes how a task ended and tells its caller.
+    pub fn complete(&self, py: Python<'_>, task: Box<ExecTask>, ended: Ended<'_>) -> Option<Exit> {
+        let value = match ended {
+            Ended::Returned(value) => value,
+            Ended::Raised { error, from_argument } => return self.fail(py, task, error, from_argument),
+        };
+        let returns = match self.encode_returns(&task, &value) {
+            Ok(returns) => returns,
+            Err(error) => return self.fail(py, task, error, false),
+        };
+        drop(value);
+        let exit = self.count_run(&task);
+        self.core.finish(*task, TaskStatus::Finished, returns, exit.is_some());
+        exit
+    }
+
+    /// `max_calls`.
+    fn count_run(&self, task: &ExecTask) -> Option<Exit> {
+        let limit = task.callee.max_calls;
+        if limit == 0 {
+            return None;
+        }
+        match self.callees.find(&task.callee) {
+            Some(Callable::Function(function)) if function.runs.fetch_add(1, Ordering::Relaxed) + 1 >= limit => Some(
+                Exit::graceful(0, format!("{} ran max_calls={limit} times", task.callee.name)),
+            ),
+            _ => None,
+        }
+    }
+
+    fn encode_returns(&self, task: &ExecTask, value: &Bound<'_, PyAny>) -> PyResult<Vec<StoredValue>> {
+        let name = &task.callee.name;
+        let what = || format!("the result of {name}");
+        match task.num_returns {
+            1 => Ok(vec![pickle::encode(&self.core, value, what)?]),
+            0 => {
+                if !value.is_none() {
+                    self.callbacks.warn_return_ignored.call1(value.py(), (&**name,))?;
+                }
+                Ok(Vec::new())
+            }
+            expected => {
+                let count = value.len()?;
+                if count != expected as usize {
+                    let text = format!("Task returned {count} objects, but num_returns={expected}.");
+                    return Err(PyValueError::new_err(text));
+                }
+                let mut returns = Vec::with_capacity(count);
+                for item in value.try_iter()? {
+                    match item.and_then(|item| pickle::encode(&self.core, &item, what)) {
+                        Ok(stored) => returns.push(stored),
+                        Err(error) => {
+                            returns.into_iter().for_each(|stored| self.core.abandon(stored));
+                            return Err(error);
+                        }
+                    }
+                }
+                Ok(returns)
+            }
+        }
+    }
+
+    fn fail(&self, py: Python<'_>, task: Box<ExecTask>, error: PyErr, from_argument: bool) -> Option<Exit> {
+        if let Some(exit) = self.exit_of_error(py, &error) {
+            if exit.code == 0 && self.hosted.get().is_some() {
+                py.detach(|| self.core.actor_exiting(exit.reason.clone()));
+                self.core.finish(*task, TaskStatus::ActorExited, Vec::new(), true);
+            }
+            // Else nobody is told: the caller learns of the process's end, as of any other.
+            return Some(exit);
+        }
+        let status = match !from_argument && self.is_retryable(py, &task, &error) {
+            true => TaskStatus::FailedRetryable,
+            false => TaskStatus::Failed,
+        };
+        let returns = self.encode_error(py, &task.callee.name, error, from_argument, task.num_returns);
+        let exit = self.count_run(&task);
+        self.core.finish(*task, status, returns, exit.is_some());
+        exit
+    }
+
+    fn is_retryable(&self, py: Python<'_>, task: &ExecTask, error: &PyErr) -> bool {
+        match &*task.callee.retry_exceptions {
+            [] => false,
+            [1] => error.is_instance_of::<pyo3::exceptions::PyException>(py),
+            classes => {
+                let answer = self
+                    .callbacks
+                    .should_retry
+                    .call1(py, (PyBytes::new(py, classes), error.value(py)));
+                answer.and_then(|answer| answer.is_truthy(py)).unwrap_or(false)
+            }
+        }
+    }
+
+    /// The end of the process that some errors stand for.
+    pub fn exit_of_error(&self, py: Python<'_>, error: &PyErr) -> Option<Exit> {
+        if self.hosted.get().is_some() && error.matches(py, self.callbacks.actor_exit.bind(py)).unwrap_or(false) {
+            return Some(Exit::graceful(0, "exit_actor() was called."));
+        }
+        if !error.is_instance_of::<PySystemExit>(py) {
+            return None;
+        }
+        let code = error.value(py).getattr("code").ok()?;
+        let number = if code.is_none() {
+            0
+        } else {
+            code.extract::<i32>().unwrap_or(1)
+        };
+        Some(Exit::graceful(number, format!("sys.exit({number}) was called.")))
+    }
+
+    /// The pickled error, once for each return.
+    pub fn encode_error(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        error: PyErr,
+        from_argument: bool,
+        count: u32,
+    ) -> Vec<StoredValue> {
+        let made = reftable::collecting(&self.core, || self.error_bytes(py, name, error, from_argument));
+        let (bytes, refs) = made.unwrap_or_else(|error| (unspeakable(py, &error), SmallVec::new()));
+        let copy = |_| {
+            refs.iter().for_each(|slot| self.core.add_ref(*slot));
+            pickle::store(py, &self.core, ValueKind::Error, &bytes, &[], refs.clone())
+        };
+        // An error too large for the store leaves a smaller one.
+        let small = |error: PyErr| StoredValue {
+            kind: ValueKind::Error,
+            data: ray_rs_core_worker::ValueData::Inline(unspeakable(py, &error).into()),
+            refs: SmallVec::new(),
+        };
+        let returns = (0..count).map(|index| copy(index).unwrap_or_else(small)).collect();
+        reftable::drop_all(&self.core, refs);
+        returns
+    }
+
+    pub fn error_bytes(&self, py: Python<'_>, name: &str, error: PyErr, from_argument: bool) -> PyResult<Vec<u8>> {
+        let exception = error.into_value(py);
+        self.callbacks
+            .make_error
+            .call1(py, (exception, name, from_argument))?
+            .extract(py)
+    }
+}
+
+/// A pickled `RuntimeError`, for errors that even `make_error` could not put into bytes.
+fn unspeakable(py: Python<'_>, error: &PyErr) -> Vec<u8> {
+    let text = format!("a task failed, and its error could not be pickled: {error}");
+    let exception = pyo3::exceptions::PyRuntimeError::new_err(text).into_value(py);
+    let stream = crate::imports::PICKLE_DUMPS
+        .get(py)
+        .and_then(|dumps| dumps.call1((exception, 5))?.extract());
+    stream.unwrap_or_default()
+}

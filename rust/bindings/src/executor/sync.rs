@@ -1,0 +1,134 @@
+//! Plain workers, and actors that run one call at a time: everything on the main thread.
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyDict;
+use ray_rs_core_worker::{ActorStart, Next};
+
+use super::{Executor, Exit, Hosted, asyncio, exit_of, threaded};
+use crate::args::{self, BadArgs};
+use crate::ids::{PyActorId, PyJobId};
+use crate::{control, gil, pickle, reftable};
+
+pub fn run(py: Python<'_>, executor: &Arc<Executor>) -> PyResult<Exit> {
+    let core = &executor.core;
+    loop {
+        let next = match core.try_next_task() {
+            Some(next) => next,
+            None => gil::wait(py, |interrupt| core.next_task(None, interrupt))?,
+        };
+        let exit = match next {
+            Next::Task(task) => executor.run(py, task),
+            Next::StartActor(start) => {
+                let (is_async, max_concurrency) = (start.is_async, start.max_concurrency as usize);
+                match executor.start_actor(py, *start) {
+                    Started::Failed => return wait_for_the_end(py, executor),
+                    Started::Running if is_async => return asyncio::run(py, executor, max_concurrency),
+                    Started::Running if max_concurrency > 1 => return threaded::run(py, executor, max_concurrency),
+                    Started::Running => None,
+                }
+            }
+            other => exit_of(other),
+        };
+        if let Some(exit) = exit {
+            return Ok(exit);
+        }
+    }
+}
+
+/// After a constructor has failed: the control store orders the end. Calls that are here already stay unanswered, so that
+/// their callers learn the reason from it too.
+fn wait_for_the_end(py: Python<'_>, executor: &Executor) -> PyResult<Exit> {
+    let mut unanswered = Vec::new();
+    loop {
+        match gil::wait(py, |interrupt| executor.core.next_task(None, interrupt))? {
+            Next::Task(task) => unanswered.push(task),
+            other => {
+                if let Some(exit) = exit_of(other) {
+                    return Ok(exit);
+                }
+            }
+        }
+    }
+}
+
+enum Started {
+    Running,
+    Failed,
+}
+
+impl Executor {
+    fn start_actor(&self, py: Python<'_>, start: ActorStart) -> Started {
+        let class_name = start.class_name.clone();
+        let error = match self.construct(py, start) {
+            Ok(()) => {
+                py.detach(|| self.core.actor_started(None, String::new()));
+                return Started::Running;
+            }
+            Err(error) => error,
+        };
+        let (error, from_argument) = match error {
+            BadArgs::Dependency(error) => (error, true),
+            BadArgs::Own(error) => (error, false),
+        };
+        let message = error.to_string();
+        let name = format!("{class_name}.__init__");
+        // Nobody counts references inside it: it goes to the control store.
+        let made = reftable::collecting(&self.core, || self.error_bytes(py, &name, error, from_argument));
+        let bytes = made.map(|(bytes, refs)| {
+            reftable::drop_all(&self.core, refs);
+            bytes
+        });
+        py.detach(|| self.core.actor_started(Some(bytes.unwrap_or_default()), message));
+        Started::Failed
+    }
+
+    fn construct(&self, py: Python<'_>, start: ActorStart) -> Result<(), BadArgs> {
+        let hosted = self.hosted.get_or_init(|| Hosted {
+            actor_id: start.actor_id,
+            descriptor: start.handle_descriptor.clone(),
+            resources: start.resources.clone(),
+            instance: PyOnceLock::new(),
+        });
+        let info = actor_info(py, &start).map_err(BadArgs::Own)?;
+        let call = args::decode(
+            py,
+            &self.core,
+            start.args,
+            &start.layout,
+            &start.kwarg_names,
+            start.deps,
+        );
+        let (args, kwargs) = call?;
+        let kwargs = kwargs.unwrap_or_else(|| PyDict::new(py));
+        let instance = || -> PyResult<Py<PyAny>> {
+            let blob = gil::wait_for(py, |interrupt| self.core.fetch_blob(start.class_id, interrupt))?;
+            let class = pickle::loads(py, &blob)?;
+            if !start.gpu_ids.is_empty() {
+                self.callbacks.set_gpus.call1(py, (start.gpu_ids,))?;
+            }
+            self.callbacks.start_actor.call1(py, (class, args, kwargs, info))
+        };
+        let instance = instance().map_err(BadArgs::Own)?;
+        let _ = hosted.instance.set(py, instance);
+        Ok(())
+    }
+}
+
+fn actor_info<'py>(py: Python<'py>, start: &ActorStart) -> PyResult<Bound<'py, PyDict>> {
+    let info = PyDict::new(py);
+    info.set_item("actor_id", PyActorId(start.actor_id))?;
+    info.set_item("class_name", &start.class_name)?;
+    info.set_item("name", &start.name)?;
+    info.set_item("namespace", &start.namespace)?;
+    info.set_item("incarnation", start.incarnation)?;
+    info.set_item("max_concurrency", start.max_concurrency)?;
+    info.set_item("is_async", start.is_async)?;
+    info.set_item("gpu_ids", start.gpu_ids.clone())?;
+    info.set_item("resources", control::resource_dict(py, &start.resources)?)?;
+    info.set_item("job_id", PyJobId(start.job_id))?;
+    info.set_item("extra", pyo3::types::PyBytes::new(py, &start.extra))?;
+    Ok(info)
+}

@@ -1,0 +1,155 @@
+//! Futures of references: each waits with a token, and the engine's thread for such things completes them in batches,
+//! one call into an event loop for all that became ready together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use ray_rs_core_worker::CoreWorker;
+use rustc_hash::FxHashMap;
+
+use crate::object_ref::Counted;
+use crate::{imports, objects};
+
+enum Waiter {
+    Asyncio { event_loop: Py<PyAny>, future: Py<PyAny> },
+    Concurrent { future: Py<PyAny> },
+    Callback { callback: Py<PyAny> },
+}
+
+static NEXT_TOKEN: AtomicU64 = AtomicU64::new(1);
+// Moved in and out only: no Python object is made or dropped under this lock.
+static WAITERS: Mutex<Option<FxHashMap<u64, (Counted, Waiter)>>> = Mutex::new(None);
+
+fn register(counted: &Counted, waiter: Waiter) {
+    let token = NEXT_TOKEN.fetch_add(1, Ordering::Relaxed);
+    let entry = (counted.clone(), waiter);
+    WAITERS.lock().get_or_insert_default().insert(token, entry);
+    counted.core.notify_when_ready(counted.slot, token);
+}
+
+fn take(token: u64) -> Option<(Counted, Waiter)> {
+    WAITERS.lock().as_mut()?.remove(&token)
+}
+
+/// The session has ended: nobody will complete these.
+pub fn forget_all(core: &Arc<CoreWorker>) {
+    let tokens: Vec<u64> = match WAITERS.lock().as_ref() {
+        Some(waiters) => {
+            let of_session = |(_, (counted, _)): &(&u64, &(Counted, Waiter))| Arc::ptr_eq(&counted.core, core);
+            waiters.iter().filter(of_session).map(|(token, _)| *token).collect()
+        }
+        None => return,
+    };
+    let forgotten: Vec<_> = tokens.into_iter().filter_map(take).collect();
+    drop(forgotten);
+}
+
+/// A `concurrent.futures.Future` of the value.
+pub fn concurrent<'py>(py: Python<'py>, counted: &Counted) -> PyResult<Bound<'py, PyAny>> {
+    let future = imports::CONCURRENT_FUTURE.get(py)?.call0()?;
+    register(
+        counted,
+        Waiter::Concurrent {
+            future: future.clone().unbind(),
+        },
+    );
+    Ok(future)
+}
+
+/// A future of the running event loop.
+pub fn asyncio<'py>(py: Python<'py>, counted: &Counted) -> PyResult<Bound<'py, PyAny>> {
+    let event_loop = imports::RUNNING_LOOP.get(py)?.call0()?;
+    let future = event_loop.call_method0("create_future")?;
+    let waiter = Waiter::Asyncio {
+        event_loop: event_loop.unbind(),
+        future: future.clone().unbind(),
+    };
+    register(counted, waiter);
+    Ok(future)
+}
+
+/// Calls back with the value or the exception, on the engine's thread.
+pub fn call_back(counted: &Counted, callback: Py<PyAny>) {
+    register(counted, Waiter::Callback { callback });
+}
+
+/// These are ready.
+pub fn complete(py: Python<'_>, tokens: &[u64]) {
+    type Batch = (Py<PyAny>, Vec<(Counted, Py<PyAny>)>);
+    let mut batches: Vec<Batch> = Vec::new();
+    for token in tokens {
+        let Some((counted, waiter)) = take(*token) else {
+            continue;
+        };
+        let result = match waiter {
+            Waiter::Asyncio { event_loop, future } => {
+                match batches.iter_mut().find(|(other, _)| other.is(&event_loop)) {
+                    Some((_, batch)) => batch.push((counted, future)),
+                    None => batches.push((event_loop, vec![(counted, future)])),
+                }
+                Ok(())
+            }
+            Waiter::Concurrent { future } => settle(py, &counted, future.bind(py)),
+            Waiter::Callback { callback } => {
+                let outcome = value_of(py, &counted).unwrap_or_else(|error| error.into_value(py).into_any());
+                callback.call1(py, (outcome,)).map(drop)
+            }
+        };
+        if let Err(error) = result {
+            error.write_unraisable(py, None);
+        }
+    }
+    for (event_loop, batch) in batches {
+        // A loop that was closed meanwhile refuses; then nobody awaits these any more.
+        let _ = Py::new(py, Batch(Mutex::new(batch)))
+            .and_then(|batch| event_loop.call_method1(py, "call_soon_threadsafe", (batch,)));
+    }
+}
+
+/// Completes futures on their own loop.
+#[pyclass(frozen, module = "ray_rs._core")]
+struct Batch(Mutex<Vec<(Counted, Py<PyAny>)>>);
+
+#[pymethods]
+impl Batch {
+    fn __call__(&self, py: Python<'_>) {
+        let batch = std::mem::take(&mut *self.0.lock());
+        for (counted, future) in batch {
+            if let Err(error) = settle(py, &counted, future.bind(py)) {
+                error.write_unraisable(py, Some(future.bind(py)));
+            }
+        }
+    }
+}
+
+fn value_of(py: Python<'_>, counted: &Counted) -> PyResult<Py<PyAny>> {
+    let read = counted.core.read(counted.slot);
+    Ok(objects::decode_read(py, &counted.core, counted.slot, read)?.unbind())
+}
+
+/// Gives a future of either kind its value or exception, unless it was cancelled.
+fn settle(py: Python<'_>, counted: &Counted, future: &Bound<'_, PyAny>) -> PyResult<()> {
+    if future.call_method0("done")?.is_truthy()? {
+        return Ok(());
+    }
+    match value_of(py, counted) {
+        Ok(value) => future.call_method1("set_result", (value,)).map(drop),
+        Err(error) => {
+            let exception = error.into_value(py);
+            match future.call_method1("set_exception", (&exception,)) {
+                // asyncio refuses StopIteration, which would end the awaiting coroutine unseen.
+                Err(refusal) if refusal.is_instance_of::<pyo3::exceptions::PyTypeError>(py) => {
+                    let wrapped = PyRuntimeError::new_err(exception.bind(py).str()?.to_string());
+                    wrapped.set_cause(py, Some(PyErr::from_value(exception.into_bound(py).into_any())));
+                    future
+                        .call_method1("set_exception", (wrapped.into_value(py),))
+                        .map(drop)
+                }
+                other => other.map(drop),
+            }
+        }
+    }
+}

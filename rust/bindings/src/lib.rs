@@ -1,0 +1,110 @@
+//! The Python extension `ray_rs._core`: where Python meets the engine, and nowhere else.
+//!
+//! It converts, calls, and converts back. What is called for every task is a native class here
+//! ([`remote_function`], [`actor`], [`object_ref`]); the rest is Python around it. `python/ray_rs/_core.pyi` is the list
+//! of everything, with what each means.
+//!
+//! * to and from bytes: [`pickle`], [`scalars`], [`reftable`], [`buffers`], [`args`]
+//! * for users: [`objects`] (`get`, `put`, `wait`), [`remote_function`], [`actor`], [`object_ref`], [`ids`]
+//! * a worker's loops: [`executor`]
+//! * the process: [`core`] (the connection), [`gil`] (waiting), [`errors`] (the one map to exceptions), [`daemons`]
+//!
+//! `unsafe` stands in [`buffers`] only. Rules: no Python object is made or dropped, and nothing of Python called, while
+//! a lock is held; nothing blocks with the GIL held; every wait of the main thread looks for signals.
+
+mod actor;
+mod args;
+mod buffers;
+mod control;
+mod core;
+mod create_actor;
+mod daemons;
+mod descriptor;
+mod errors;
+mod executor;
+mod futures;
+mod gil;
+mod ids;
+mod imports;
+mod object_ref;
+mod objects;
+mod pickle;
+mod reftable;
+mod remote_function;
+mod scalars;
+mod signature;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<ids::PyJobId>()?;
+    module.add_class::<ids::PyActorId>()?;
+    module.add_class::<ids::PyTaskId>()?;
+    module.add_class::<ids::PyNodeId>()?;
+    module.add_class::<ids::PyWorkerId>()?;
+    module.add_class::<ids::PyFunctionId>()?;
+    module.add_class::<ids::PyActorClassId>()?;
+    module.add_class::<ids::PyUniqueId>()?;
+    module.add_class::<ids::PyClusterId>()?;
+    module.add_class::<ids::PyPlacementGroupId>()?;
+    module.add_class::<object_ref::ObjectRef>()?;
+    module.add_class::<remote_function::RemoteFunction>()?;
+    module.add_class::<descriptor::ActorDescriptor>()?;
+    module.add_class::<actor::ActorHandle>()?;
+    module.add_class::<actor::ActorMethod>()?;
+    module.add_class::<buffers::SharedBuffer>()?;
+    module.add_class::<executor::context::TaskContext>()?;
+
+    macro_rules! functions {
+        ($($function:path),* $(,)?) => { $(module.add_function(wrap_pyfunction!($function, module)?)?;)* };
+    }
+    functions!(
+        objects::get,
+        objects::put,
+        objects::wait,
+        actor::kill,
+        create_actor::create_actor,
+        create_actor::get_actor_handle,
+        core::connect,
+        core::disconnect,
+        core::is_initialized,
+        core::flush_logs,
+        core::process_info,
+        control::cluster_view,
+        control::store_stats,
+        control::gcs_call,
+        control::kv_put,
+        control::kv_get,
+        control::kv_del,
+        control::kv_keys,
+        control::named_actors,
+        control::counters,
+        daemons::launch_head,
+        daemons::stop_head,
+        daemons::discover,
+        daemons::run_gcs,
+        daemons::run_raylet,
+        executor::run_worker_loop,
+        executor::context::current_task,
+        executor::context::current_task_name,
+        executor::context::current_actor,
+        executor::context::own_actor_handle,
+        object_ref::_reduce_ref,
+        object_ref::_load_ref,
+        object_ref::_load_out_of_band,
+        actor::_reduce_actor,
+        actor::_load_actor,
+        actor::_load_actor_out_of_band,
+    );
+    let py = module.py();
+    module.add(
+        "_object_getattribute",
+        py.import("builtins")?.getattr("object")?.getattr("__getattribute__")?,
+    )?;
+    // The C pickler asks copyreg's table by exact type, before anything of Python's runs.
+    let register = py.import("copyreg")?.getattr("pickle")?;
+    register.call1((py.get_type::<object_ref::ObjectRef>(), module.getattr("_reduce_ref")?))?;
+    register.call1((py.get_type::<actor::ActorHandle>(), module.getattr("_reduce_actor")?))?;
+    Ok(())
+}

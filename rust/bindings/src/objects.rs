@@ -1,0 +1,273 @@
+//! `get`, `put` and `wait`, as users call them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pyo3::exceptions::{PyKeyboardInterrupt, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyTuple};
+use ray_rs_core_worker::{CoreWorker, Read, RefSlot, WaitOutcome};
+
+use crate::executor::context;
+use crate::object_ref::ObjectRef;
+use crate::{core, errors, gil, pickle};
+
+/// The Python value of what was read of `slot`, or the error that it holds.
+pub fn decode_read<'py>(
+    py: Python<'py>,
+    core: &Arc<CoreWorker>,
+    slot: RefSlot,
+    read: Read,
+) -> PyResult<Bound<'py, PyAny>> {
+    match read {
+        Read::Value(value) => pickle::decode(py, core, value),
+        Read::Failed(failure) => Err(errors::from_failure(py, failure, Some(core.object_id(slot)))),
+    }
+}
+
+/// Ray's `get`.
+#[pyfunction]
+#[pyo3(signature = (object_refs, *, timeout=None, _use_object_store=false))]
+pub fn get<'py>(
+    py: Python<'py>,
+    object_refs: &Bound<'py, PyAny>,
+    timeout: Option<f64>,
+    _use_object_store: bool,
+) -> PyResult<Bound<'py, PyAny>> {
+    let timeout = get_timeout(timeout)?;
+    if let Ok(reference) = object_refs.cast_exact::<ObjectRef>() {
+        return get_one(py, reference, timeout);
+    }
+    let Ok(list) = object_refs.cast::<PyList>() else {
+        return Err(PyValueError::new_err(format!(
+            "Invalid type of object refs, {}, is given. 'object_refs' must either be an ObjectRef or a list of \
+             ObjectRefs.",
+            object_refs.get_type()
+        )));
+    };
+    let core = core::require(py)?;
+    let slots = slots_of(&core, list, |other| {
+        PyTypeError::new_err(format!(
+            "Attempting to call `get` on the value {}, which is not an ray.ObjectRef.",
+            other.repr().map(|text| text.to_string()).unwrap_or_default()
+        ))
+    })?;
+    // Holds the references while the list may change under us.
+    let held = list.as_sequence().to_tuple()?;
+    let values = get_all(py, &core, &slots, timeout)?;
+    drop(held);
+    Ok(values.into_any())
+}
+
+fn get_one<'py>(
+    py: Python<'py>,
+    reference: &Bound<'py, ObjectRef>,
+    timeout: Option<Duration>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let Some(counted) = reference.get().counted() else {
+        return Err(errors::old_reference(py));
+    };
+    let (core, slot) = (&counted.core, counted.slot);
+    if !core::is_current(core) {
+        return Err(errors::old_reference(py));
+    }
+    if let Some(read) = core.try_read(slot) {
+        return decode_read(py, core, slot, read);
+    }
+    context::warn_if_blocking_a_loop(py)?;
+    match gil::wait(py, |interrupt| core.wait(&[slot], 1, timeout, false, interrupt))? {
+        WaitOutcome::Satisfied => decode_read(py, core, slot, core.read(slot)),
+        WaitOutcome::TimedOut => Err(errors::get_timeout(py)),
+        WaitOutcome::Interrupted => Err(PyKeyboardInterrupt::new_err(())),
+    }
+}
+
+/// All values in order; or the first error among what is ready, as soon as there is one.
+fn get_all<'py>(
+    py: Python<'py>,
+    core: &Arc<CoreWorker>,
+    slots: &[RefSlot],
+    timeout: Option<Duration>,
+) -> PyResult<Bound<'py, PyList>> {
+    let mut mask = Vec::with_capacity(slots.len());
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    while core.ready_mask(slots, slots.len(), &mut mask) < slots.len() {
+        let ready = slots.iter().zip(&mask).filter(|(_, ready)| **ready);
+        if let Some((slot, _)) = ready.into_iter().find(|(slot, _)| core.is_error(**slot)) {
+            // Always an error: a ready object stays what it is.
+            decode_read(py, core, *slot, core.read(*slot))?;
+        }
+        context::warn_if_blocking_a_loop(py)?;
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        match gil::wait(py, |interrupt| core.wait(slots, slots.len(), left, true, interrupt))? {
+            WaitOutcome::Satisfied => {}
+            WaitOutcome::TimedOut => {
+                // What failed in the last moment comes before the time-out.
+                if let Some(slot) = slots.iter().find(|slot| core.is_ready(**slot) && core.is_error(**slot)) {
+                    decode_read(py, core, *slot, core.read(*slot))?;
+                }
+                return Err(errors::get_timeout(py));
+            }
+            WaitOutcome::Interrupted => return Err(PyKeyboardInterrupt::new_err(())),
+        }
+        mask.clear();
+    }
+    let values = PyList::empty(py);
+    for slot in slots {
+        values.append(decode_read(py, core, *slot, core.read(*slot))?)?;
+    }
+    Ok(values)
+}
+
+fn get_timeout(timeout: Option<f64>) -> PyResult<Option<Duration>> {
+    match timeout {
+        None => Ok(None),
+        Some(-1.0) => Ok(None),
+        Some(seconds) if seconds < 0.0 || seconds.is_nan() => Err(PyValueError::new_err(format!(
+            "The 'timeout' argument must be nonnegative or -1. Received {seconds}"
+        ))),
+        // Longer than anyone waits: for ever.
+        Some(seconds) => Ok(Duration::try_from_secs_f64(seconds).ok()),
+    }
+}
+
+fn slots_of(
+    core: &Arc<CoreWorker>,
+    list: &Bound<'_, PyList>,
+    not_a_ref: impl Fn(&Bound<'_, PyAny>) -> PyErr,
+) -> PyResult<Vec<RefSlot>> {
+    let mut slots = Vec::with_capacity(list.len());
+    for item in list.iter() {
+        let Ok(reference) = item.cast_exact::<ObjectRef>() else {
+            return Err(not_a_ref(&item));
+        };
+        slots.push(
+            reference
+                .get()
+                .slot_in(core)
+                .ok_or_else(|| errors::old_reference(list.py()))?,
+        );
+    }
+    Ok(slots)
+}
+
+/// Ray's `put`.
+#[pyfunction]
+#[pyo3(signature = (value, *, _owner=None, _tensor_transport=None))]
+pub fn put(
+    py: Python<'_>,
+    value: &Bound<'_, PyAny>,
+    _owner: Option<&Bound<'_, PyAny>>,
+    _tensor_transport: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Py<ObjectRef>> {
+    if value.is_exact_instance_of::<ObjectRef>() {
+        return Err(PyTypeError::new_err(
+            "Calling 'put' on an ray.ObjectRef is not allowed. If you really want to do this, you can wrap the \
+             ray.ObjectRef in a list and call 'put' on it.",
+        ));
+    }
+    if _owner.is_some() {
+        return Err(PyValueError::new_err(
+            "The '_owner' argument of put() is no longer supported.",
+        ));
+    }
+    if _tensor_transport.is_some() {
+        return Err(PyValueError::new_err(
+            "'_tensor_transport' of put() needs a one-sided transport, and none is there.",
+        ));
+    }
+    let core = core::require(py)?;
+    let stored = pickle::encode(&core, value, || "the put value".to_owned())?;
+    let slot = core.put(stored);
+    ObjectRef::wrap(py, &core, slot)
+}
+
+/// Ray's `wait`.
+#[pyfunction]
+#[pyo3(signature = (ray_waitables, *, num_returns=1, timeout=None, fetch_local=true))]
+pub fn wait<'py>(
+    py: Python<'py>,
+    ray_waitables: &Bound<'py, PyAny>,
+    num_returns: isize,
+    timeout: Option<f64>,
+    fetch_local: bool,
+) -> PyResult<(Bound<'py, PyList>, Bound<'py, PyList>)> {
+    // Everything ready is local on a single node.
+    let _ = fetch_local;
+    if ray_waitables.is_exact_instance_of::<ObjectRef>() {
+        return Err(PyTypeError::new_err(
+            "wait() expected a list of ray.ObjectRef, got a single ray.ObjectRef",
+        ));
+    }
+    let Ok(list) = ray_waitables.cast::<PyList>() else {
+        let text = format!(
+            "wait() expected a list of ray.ObjectRef, got {}",
+            ray_waitables.get_type()
+        );
+        return Err(PyTypeError::new_err(text));
+    };
+    let timeout = match timeout {
+        None => None,
+        Some(seconds) if seconds < 0.0 || seconds.is_nan() => {
+            let text = format!("The 'timeout' argument must be nonnegative. Received {seconds}");
+            return Err(PyValueError::new_err(text));
+        }
+        Some(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+    };
+    let core = core::require(py)?;
+    let slots = slots_of(&core, list, |other| {
+        PyTypeError::new_err(format!(
+            "wait() expected a list of ray.ObjectRef, got list containing {}",
+            other.get_type()
+        ))
+    })?;
+    if slots.is_empty() {
+        return Ok((PyList::empty(py), PyList::empty(py)));
+    }
+    if core.has_duplicates(&slots) {
+        return Err(PyValueError::new_err("Wait requires a list of unique ray_waitables."));
+    }
+    let wanted = wanted_count(num_returns, slots.len())?;
+    let refs = list.as_sequence().to_tuple()?;
+    let mut mask = Vec::with_capacity(slots.len());
+    if core.ready_mask(&slots, wanted, &mut mask) < wanted && timeout != Some(Duration::ZERO) {
+        context::warn_if_blocking_a_loop(py)?;
+        let outcome = gil::wait(py, |interrupt| core.wait(&slots, wanted, timeout, false, interrupt))?;
+        if outcome == WaitOutcome::Interrupted {
+            return Err(PyKeyboardInterrupt::new_err(()));
+        }
+        mask.clear();
+        core.ready_mask(&slots, wanted, &mut mask);
+    }
+    divide(&refs, &mask, wanted)
+}
+
+fn wanted_count(num_returns: isize, count: usize) -> PyResult<usize> {
+    match usize::try_from(num_returns) {
+        Ok(wanted) if wanted > count => Err(PyValueError::new_err(
+            "num_returns cannot be greater than the number of ray_waitables provided to ray.wait.",
+        )),
+        Ok(wanted) if wanted > 0 => Ok(wanted),
+        _ => Err(PyValueError::new_err(format!(
+            "Invalid number of objects to return {num_returns}."
+        ))),
+    }
+}
+
+/// The first `wanted` ready ones, and all others.
+fn divide<'py>(
+    refs: &Bound<'py, PyTuple>,
+    mask: &[bool],
+    wanted: usize,
+) -> PyResult<(Bound<'py, PyList>, Bound<'py, PyList>)> {
+    let mut ready = Vec::with_capacity(wanted);
+    let mut others = Vec::with_capacity(mask.len());
+    for (reference, is_ready) in refs.iter_borrowed().zip(mask) {
+        if *is_ready && ready.len() < wanted {
+            ready.push(reference);
+        } else {
+            others.push(reference);
+        }
+    }
+    Ok((PyList::new(refs.py(), ready)?, PyList::new(refs.py(), others)?))
+}

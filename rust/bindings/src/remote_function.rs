@@ -1,0 +1,251 @@
+//! `RemoteFunction`: what `@remote` makes of a function. After the first call in a session nothing of a call runs in
+//! Python but pickle itself.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use pyo3::exceptions::PyTypeError;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+use ray_rs_core_worker::{CoreWorker, FunctionIndex, FunctionSpec, Returns};
+use ray_rs_types::FunctionId;
+use sha2::{Digest, Sha256};
+
+use crate::object_ref::ObjectRef;
+use crate::signature::Signature;
+use crate::{args, control, core, gil, imports};
+
+#[pyclass(frozen, subclass, dict, weakref, module = "ray_rs._core")]
+pub struct RemoteFunction {
+    function: Py<PyAny>,
+    name: String,
+    signature: Signature,
+    options: Py<PyDict>,
+    shared: Py<PyAny>,
+    /// What is settled for one connection.
+    bound: Mutex<Option<Arc<Registered>>>,
+}
+
+struct Registered {
+    epoch: u64,
+    core: Arc<CoreWorker>,
+    index: FunctionIndex,
+    name: Arc<str>,
+    num_returns: u32,
+}
+
+impl RemoteFunction {
+    fn registered(slf: &Bound<'_, Self>) -> PyResult<Arc<Registered>> {
+        let known = slf.get().bound.lock().clone();
+        match known {
+            Some(known) if known.epoch == core::epoch() => Ok(known),
+            older => {
+                drop(older);
+                Self::register(slf)
+            }
+        }
+    }
+
+    #[cold]
+    fn register(slf: &Bound<'_, Self>) -> PyResult<Arc<Registered>> {
+        let py = slf.py();
+        let core = core::require(py)?;
+        let epoch = core::epoch();
+        let plan = imports::PREPARE.get(py)?.call1((slf,))?;
+        let blob = plan.get_item("blob")?.cast_into::<PyBytes>()?.as_bytes().to_vec();
+        let id = content_id(&blob);
+        let name: Arc<str> = plan.get_item("name")?.extract::<String>()?.into();
+        let spec = FunctionSpec {
+            id,
+            name: Arc::clone(&name),
+            resources: control::resources(&plan.get_item("resources")?)?,
+            max_retries: plan.get_item("max_retries")?.extract()?,
+            retry_exceptions: plan.get_item("retry_exceptions")?.extract()?,
+            max_calls: plan.get_item("max_calls")?.extract()?,
+        };
+        let num_returns = plan.get_item("num_returns")?.extract()?;
+        gil::wait_for(py, |interrupt| core.export_blob(id, blob, interrupt))?;
+        let index = core.register_function(spec);
+        let registered = Arc::new(Registered {
+            epoch,
+            core,
+            index,
+            name,
+            num_returns,
+        });
+        let older = slf.get().bound.lock().replace(Arc::clone(&registered));
+        drop(older);
+        Ok(registered)
+    }
+
+    fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.function)?;
+        visit.call(&self.options)?;
+        visit.call(&self.shared)
+    }
+}
+
+#[pymethods]
+impl RemoteFunction {
+    #[new]
+    #[pyo3(signature = (function, name, signature, options, shared=None))]
+    fn new(
+        py: Python<'_>,
+        function: Py<PyAny>,
+        name: String,
+        signature: &Bound<'_, PyAny>,
+        options: &Bound<'_, PyAny>,
+        shared: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        let copied = PyDict::new(py);
+        copied.update(options.cast()?)?;
+        Ok(Self {
+            function,
+            name,
+            signature: Signature::new(signature)?,
+            options: copied.unbind(),
+            shared: shared.unwrap_or_else(|| PyDict::new(py).into_any().unbind()),
+            bound: Mutex::new(None),
+        })
+    }
+
+    #[pyo3(signature = (*args, **kwargs))]
+    fn remote<'py>(
+        slf: &Bound<'py, Self>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        slf.get().signature.check(args, kwargs)?;
+        let to = Self::registered(slf)?;
+        let args = args::encode(&to.core, args, kwargs, &to.name)?;
+        let returns = to.core.submit(to.index, args, to.num_returns);
+        wrap_returns(slf.py(), &to.core, returns)
+    }
+
+    #[pyo3(signature = (args=None, kwargs=None, **options))]
+    fn _remote<'py>(
+        slf: &Bound<'py, Self>,
+        args: Option<&Bound<'py, PyAny>>,
+        kwargs: Option<&Bound<'py, PyAny>>,
+        options: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let target = match options {
+            Some(options) if !options.is_empty() => Self::options(slf, Some(options))?,
+            _ => slf.clone().into_any(),
+        };
+        call_remote(&target, args, kwargs)
+    }
+
+    #[pyo3(signature = (**options))]
+    fn options<'py>(slf: &Bound<'py, Self>, options: Option<&Bound<'py, PyDict>>) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let options = options.cloned().unwrap_or_else(|| PyDict::new(py));
+        imports::FUNCTION_OPTIONS.get(py)?.call1((slf, options))
+    }
+
+    /// Another one of the same function with these (complete) options.
+    fn _with_options<'py>(slf: &Bound<'py, Self>, options: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let (py, this) = (slf.py(), slf.get());
+        let made = slf.get_type().call1((
+            this.function.bind(py),
+            &this.name,
+            this.signature.python(py),
+            options,
+            this.shared.bind(py),
+        ))?;
+        let attributes = slf.getattr("__dict__")?;
+        made.getattr("__dict__")?.call_method1("update", (attributes,))?;
+        Ok(made)
+    }
+
+    #[getter]
+    fn _function(&self, py: Python<'_>) -> Py<PyAny> {
+        self.function.clone_ref(py)
+    }
+
+    #[getter]
+    fn _function_name(&self) -> &str {
+        &self.name
+    }
+
+    #[getter]
+    fn _default_options(&self, py: Python<'_>) -> Py<PyDict> {
+        self.options.clone_ref(py)
+    }
+
+    #[getter]
+    fn _signature(&self, py: Python<'_>) -> Py<PyAny> {
+        self.signature.python(py)
+    }
+
+    #[getter]
+    fn _shared(&self, py: Python<'_>) -> Py<PyAny> {
+        self.shared.clone_ref(py)
+    }
+
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn __call__(&self, _args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<()> {
+        let name = &self.name;
+        Err(PyTypeError::new_err(format!(
+            "Remote functions cannot be called directly. Instead of running '{name}()', try '{name}.remote()'."
+        )))
+    }
+
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>)> {
+        let state = (
+            self.function.bind(py),
+            &self.name,
+            self.signature.python(py),
+            self.options.bind(py),
+        );
+        Ok((imports::REBUILD.get(py)?.clone(), state.into_pyobject(py)?))
+    }
+
+    fn __repr__(&self) -> String {
+        format!("RemoteFunction({})", self.name)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.traverse(&visit)
+    }
+}
+
+/// The id of a pickled function or class: the hash of its content.
+pub fn content_id(blob: &[u8]) -> FunctionId {
+    let digest = Sha256::digest(blob);
+    FunctionId::from_bytes(&digest[..FunctionId::SIZE]).expect("a digest is longer than an id")
+}
+
+/// One reference, a list of them, or `None` for no returns.
+pub fn wrap_returns<'py>(py: Python<'py>, core: &Arc<CoreWorker>, returns: Returns) -> PyResult<Bound<'py, PyAny>> {
+    match returns.as_slice() {
+        [slot] => Ok(ObjectRef::wrap(py, core, *slot)?.into_bound(py).into_any()),
+        [] => Ok(py.None().into_bound(py)),
+        several => {
+            let refs = several
+                .iter()
+                .map(|slot| ObjectRef::wrap(py, core, *slot))
+                .collect::<PyResult<Vec<_>>>()?;
+            Ok(PyList::new(py, refs)?.into_any())
+        }
+    }
+}
+
+/// `target.remote(*args, **kwargs)`.
+pub fn call_remote<'py>(
+    target: &Bound<'py, PyAny>,
+    args: Option<&Bound<'py, PyAny>>,
+    kwargs: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = target.py();
+    let args = match args {
+        Some(args) if !args.is_none() => args.try_iter()?.collect::<PyResult<Vec<_>>>()?,
+        _ => Vec::new(),
+    };
+    let options = PyDict::new(py);
+    if let Some(kwargs) = kwargs.filter(|kwargs| !kwargs.is_none()) {
+        options.update(kwargs.cast()?)?;
+    }
+    target.getattr("remote")?.call(PyTuple::new(py, args)?, Some(&options))
+}

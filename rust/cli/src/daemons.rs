@@ -1,0 +1,101 @@
+//! What the daemons' processes run. Each gets its configuration as JSON, and its listening socket as standard input.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use ray_rs_gcs::GcsConfig;
+use ray_rs_raylet::RayletConfig;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
+
+use crate::session;
+
+/// Idle threads of the blocking pool end soon: an idle daemon should be one thread.
+const BLOCKING_KEEP_ALIVE: Duration = Duration::from_millis(200);
+const MAX_BLOCKING_THREADS: usize = 4;
+
+/// The gcs's part of the command line.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GcsArguments {
+    pub session_dir: PathBuf,
+    /// The driver whose end ends the session.
+    #[serde(default)]
+    pub driver_pid: Option<u32>,
+}
+
+/// Runs a gcs to the end of its session; returns the process's exit code.
+pub fn run_gcs(arguments: &str) -> i32 {
+    run("gcs", || {
+        let arguments: GcsArguments = serde_json::from_str(arguments).context("bad arguments")?;
+        let _lock = session::join(&arguments.session_dir)?;
+        let config = GcsConfig::new(arguments.session_dir.clone(), take_socket()?, arguments.driver_pid);
+        block_on(ray_rs_gcs::run(config))
+    })
+}
+
+/// Runs a raylet to the end of its session; returns the process's exit code.
+pub fn run_raylet(arguments: &str) -> i32 {
+    run("raylet", || {
+        let config: RayletConfig = serde_json::from_str(arguments).context("bad arguments")?;
+        let _lock = session::join(&config.session_dir)?;
+        let (session_dir, gcs_pid) = (config.session_dir.clone(), config.gcs_pid);
+        // Taken while it is surely the gcs that has the number.
+        let gcs = gcs_pid.and_then(watch);
+        let outcome = block_on(ray_rs_raylet::run(config, take_socket()?));
+        if gcs_pid.is_some() && gcs.as_ref().is_none_or(has_ended) {
+            clean_up(&session_dir);
+        }
+        outcome
+    })
+}
+
+fn run(daemon: &'static str, body: impl FnOnce() -> anyhow::Result<()>) -> i32 {
+    ray_rs_telemetry::init(daemon);
+    match body() {
+        Ok(()) => 0,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "{daemon} failed");
+            1
+        }
+    }
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .thread_keep_alive(BLOCKING_KEEP_ALIVE)
+        .build()?;
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Takes the socket from standard input and leaves nothing readable there.
+fn take_socket() -> io::Result<OwnedFd> {
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    let nothing = File::open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&nothing)?;
+    Ok(socket)
+}
+
+fn watch(pid: u32) -> Option<OwnedFd> {
+    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
+    pidfd_open(pid, PidfdFlags::NONBLOCK).ok()
+}
+
+fn has_ended(pidfd: &OwnedFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&at_once)).is_ok_and(|ready| ready > 0)
+}
+
+fn clean_up(session_dir: &Path) {
+    if let Err(error) = ray_rs_transport::session::clean_up(session_dir) {
+        tracing::warn!(%error, "could not remove the session's directory");
+    }
+}

@@ -1,0 +1,327 @@
+//! Starts a head node: a session directory, and in it a gcs and a raylet.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ray_rs_raylet::{DriverConfig, RayletConfig};
+use ray_rs_transport::Token;
+use ray_rs_transport::session::LATEST_LINK;
+use serde::{Deserialize, Serialize};
+
+use crate::daemons::GcsArguments;
+use crate::session::{self, SessionInfo};
+use crate::{resources, stop};
+
+/// Loads the extension module by its path and runs one of its daemons: nothing else is imported, not even `site`.
+/// Nor is anything torn down at the end: the kernel does that faster.
+const BOOT: &str = "\
+import posix, sys
+from importlib.machinery import ExtensionFileLoader, ModuleSpec
+path, daemon, config = sys.argv[1:4]
+loader = ExtensionFileLoader('ray_rs._core', path)
+module = loader.create_module(ModuleSpec('ray_rs._core', loader, origin=path))
+loader.exec_module(module)
+posix._exit(getattr(module, 'run_' + daemon)(config))
+";
+
+/// What the caller decides about a head node, as JSON from Python. Everything but the first two has a default.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HeadConfig {
+    /// Absolute path of the Python that runs the daemons.
+    pub python: PathBuf,
+    /// Absolute path of the extension module's file, inside the package `ray_rs`.
+    pub core_path: PathBuf,
+    pub num_cpus: Option<f64>,
+    pub num_gpus: Option<f64>,
+    /// Bytes of the `memory` resource.
+    pub memory: Option<f64>,
+    /// Bytes of the arena.
+    pub object_store_memory: Option<u64>,
+    /// Custom resources.
+    pub resources: BTreeMap<String, f64>,
+    pub labels: BTreeMap<String, String>,
+    pub node_name: String,
+    pub node_ip: String,
+    /// The session ends with this process; none: it lives until it is stopped.
+    pub driver_pid: Option<u32>,
+    /// What the launching driver will register with; its workers are prepared while it connects.
+    pub driver_config: Option<DriverConfig>,
+}
+
+impl Default for HeadConfig {
+    fn default() -> Self {
+        Self {
+            python: PathBuf::new(),
+            core_path: PathBuf::new(),
+            num_cpus: None,
+            num_gpus: None,
+            memory: None,
+            object_store_memory: None,
+            resources: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            node_name: String::new(),
+            node_ip: "127.0.0.1".to_owned(),
+            driver_pid: None,
+            driver_config: None,
+        }
+    }
+}
+
+/// Why no session could be launched.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    #[error("cannot make a session directory: {0}")]
+    Directory(io::Error),
+    #[error("cannot start {}: {source}", python.display())]
+    Spawn { python: PathBuf, source: io::Error },
+}
+
+/// A session that this process has launched. Dropping it stops nothing: [`stop`](crate::stop()) does.
+#[derive(Debug)]
+pub struct Session {
+    pub info: SessionInfo,
+    pub gcs: Child,
+    pub raylet: Child,
+    _lock: File,
+}
+
+impl Session {
+    /// Whether both daemons still run.
+    pub fn is_running(&mut self) -> bool {
+        [&mut self.gcs, &mut self.raylet]
+            .into_iter()
+            .all(|child| matches!(child.try_wait(), Ok(None)))
+    }
+}
+
+/// Starts a session. Clients may connect to `sockets/raylet` in its directory at once.
+///
+/// # Errors
+/// When the directory cannot be made or Python not be started; then nothing stays behind.
+pub fn launch_head(config: &HeadConfig) -> Result<Session, LaunchError> {
+    if let Err(error) = session::sweep() {
+        tracing::warn!(%error, "could not look for dead sessions");
+    }
+    let made = SessionDir::make().map_err(LaunchError::Directory)?;
+    let driver_pid = config.driver_pid;
+    match start_daemons(config, &made) {
+        Ok((gcs, raylet)) => {
+            let info = SessionInfo {
+                session: made.name.clone(),
+                gcs_pid: gcs.id(),
+                raylet_pid: raylet.id(),
+                driver_pid,
+                gcs_address: String::new(),
+                session_dir: made.dir.clone(),
+            };
+            let session = Session {
+                info,
+                gcs,
+                raylet,
+                _lock: made.lock,
+            };
+            match session.info.write().and_then(|()| point_latest_to(&session.info)) {
+                Ok(()) => Ok(session),
+                Err(error) => {
+                    stop::stop(session);
+                    Err(LaunchError::Directory(error))
+                }
+            }
+        }
+        Err(error) => {
+            let _ = ray_rs_transport::session::clean_up(&made.dir);
+            Err(error)
+        }
+    }
+}
+
+/// A new session directory, its sockets bound.
+struct SessionDir {
+    name: String,
+    dir: PathBuf,
+    lock: File,
+    gcs_socket: OwnedFd,
+    raylet_socket: OwnedFd,
+}
+
+impl SessionDir {
+    fn make() -> io::Result<Self> {
+        let root = session::root()?;
+        let pid = std::process::id();
+        let name = format!("session_{}_{pid}", stamp(SystemTime::now()));
+        let dir = root.join(&name);
+        let mut private = DirBuilder::new();
+        private.mode(0o700);
+        private.create(&dir)?;
+        let filled = Self::fill(&dir, &private);
+        if filled.is_err() {
+            let _ = fs::remove_dir_all(&dir);
+        }
+        let (lock, gcs_socket, raylet_socket) = filled?;
+        Ok(Self {
+            name,
+            dir,
+            lock,
+            gcs_socket,
+            raylet_socket,
+        })
+    }
+
+    fn fill(dir: &Path, private: &DirBuilder) -> io::Result<(File, OwnedFd, OwnedFd)> {
+        let lock = session::join(dir)?;
+        for inner in ["sockets", "gcs", "logs"] {
+            private.create(dir.join(inner))?;
+        }
+        Token::create(&dir.join("token"))?;
+        let bind = |name: &str| {
+            let path = dir.join("sockets").join(name);
+            UnixListener::bind(&path).map(OwnedFd::from).map_err(|error| {
+                io::Error::new(
+                    error.kind(),
+                    format!("{} (a socket's path may have 107 bytes): {error}", path.display()),
+                )
+            })
+        };
+        Ok((lock, bind("gcs")?, bind("raylet")?))
+    }
+}
+
+fn start_daemons(config: &HeadConfig, made: &SessionDir) -> Result<(Child, Child), LaunchError> {
+    let driver_pid = config.driver_pid;
+    let failed = |source| LaunchError::Spawn {
+        python: config.python.clone(),
+        source,
+    };
+    let gcs_arguments = GcsArguments {
+        session_dir: made.dir.clone(),
+        driver_pid,
+    };
+    let gcs_arguments = serde_json::to_string(&gcs_arguments).map_err(|error| failed(error.into()))?;
+    let mut gcs = spawn(config, made, "gcs", &gcs_arguments, &made.gcs_socket).map_err(failed)?;
+    let (object_store_bytes, resources) = resources::of_node(config);
+    let raylet_config = RayletConfig {
+        session_dir: made.dir.clone(),
+        python: config.python.to_string_lossy().into_owned(),
+        package_dir: package_dir(&config.core_path),
+        resources,
+        object_store_bytes,
+        driver_pid,
+        gcs_pid: Some(gcs.id()),
+        // The raylet inherits this environment, and a command line is no place for a second copy of it.
+        driver_config: config.driver_config.clone().map(DriverConfig::without_inherited),
+        is_head: true,
+        node_name: config.node_name.clone(),
+        node_ip: config.node_ip.clone(),
+        labels: config.labels.clone(),
+    };
+    let raylet = serde_json::to_string(&raylet_config)
+        .map_err(io::Error::from)
+        .and_then(|arguments| spawn(config, made, "raylet", &arguments, &made.raylet_socket));
+    match raylet {
+        Ok(raylet) => Ok((gcs, raylet)),
+        Err(source) => {
+            let _ = gcs.kill();
+            let _ = gcs.wait();
+            Err(failed(source))
+        }
+    }
+}
+
+fn spawn(config: &HeadConfig, made: &SessionDir, daemon: &str, arguments: &str, socket: &OwnedFd) -> io::Result<Child> {
+    let log_path = made.dir.join("logs").join(format!("{daemon}.log"));
+    let log = OpenOptions::new().create(true).append(true).open(log_path)?;
+    Command::new(&config.python)
+        .args(["-I", "-S", "-c", BOOT])
+        .arg(&config.core_path)
+        .args([daemon, arguments])
+        .stdin(Stdio::from(socket.try_clone()?))
+        .stdout(Stdio::from(log.try_clone()?))
+        .stderr(Stdio::from(log))
+        .current_dir("/")
+        // Ctrl-C at the driver's terminal is the driver's affair.
+        .process_group(0)
+        .spawn()
+}
+
+/// What has to be on the path for `import ray_rs`.
+fn package_dir(core_path: &Path) -> String {
+    core_path
+        .parent()
+        .and_then(Path::parent)
+        .unwrap_or(Path::new("/"))
+        .to_string_lossy()
+        .into_owned()
+}
+
+fn point_latest_to(info: &SessionInfo) -> io::Result<()> {
+    let root = info.session_dir.parent().expect("a session lies in the root");
+    let temporary = root.join(format!(".{LATEST_LINK}.{}", info.session));
+    symlink(&info.session, &temporary)?;
+    fs::rename(&temporary, root.join(LATEST_LINK))
+}
+
+/// `2025-01-31_12-59-59_123456`, in UTC: names sort by age.
+fn stamp(time: SystemTime) -> String {
+    let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let seconds = since_epoch.as_secs();
+    let (days, second_of_day) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = civil(days);
+    let (hour, minute, second) = (second_of_day / 3600, second_of_day / 60 % 60, second_of_day % 60);
+    let micros = since_epoch.subsec_micros();
+    format!("{year:04}-{month:02}-{day:02}_{hour:02}-{minute:02}-{second:02}_{micros:06}")
+}
+
+/// Year, month and day of a number of days since 1970-01-01.
+fn civil(mut days: u64) -> (u64, usize, u64) {
+    let is_leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let mut year = 1970;
+    while days >= 365 + u64::from(is_leap(year)) {
+        days -= 365 + u64::from(is_leap(year));
+        year += 1;
+    }
+    let lengths = [
+        31,
+        28 + u64::from(is_leap(year)),
+        31,
+        30,
+        31,
+        30,
+        31,
+        31,
+        30,
+        31,
+        30,
+        31,
+    ];
+    let mut month = 0;
+    while days >= lengths[month] {
+        days -= lengths[month];
+        month += 1;
+    }
+    (year, month + 1, days + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn stamps_are_dates() {
+        let at = |seconds| stamp(UNIX_EPOCH + Duration::from_secs(seconds));
+        assert_eq!(at(0), "1970-01-01_00-00-00_000000");
+        assert_eq!(at(951_827_696), "2000-02-29_12-34-56_000000");
+        assert_eq!(at(1_735_689_599), "2024-12-31_23-59-59_000000");
+        assert_eq!(at(1_735_689_600), "2025-01-01_00-00-00_000000");
+    }
+}

@@ -1,0 +1,24 @@
+//! Composition: what a node's processes are made of, how a session is launched, found, stopped and swept away.
+//!
+//! | module | does |
+//! | --- | --- |
+//! | [`mod@launch`] | makes a session's directory and starts its gcs and raylet |
+//! | [`session`] | finds sessions, tells living ones from dead ones, removes what dead ones left |
+//! | [`mod@stop`] | ends a session |
+//! | [`daemons`] | what those processes run |
+//! | [`resources`] | what a node has when nobody says otherwise |
+//!
+//! The launcher binds both Unix sockets itself and hands them over listening, so a client may connect at once and
+//! nobody polls for readiness. Each process receives its socket as standard input: that needs no code between fork and
+//! exec, so a large driver is not copied to start a small daemon.
+
+pub mod daemons;
+pub mod launch;
+pub mod resources;
+pub mod session;
+pub mod stop;
+
+pub use daemons::{run_gcs, run_raylet};
+pub use launch::{HeadConfig, LaunchError, Session, launch_head};
+pub use session::{SessionInfo, discover, sweep};
+pub use stop::{stop, stop_session};

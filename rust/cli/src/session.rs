@@ -1,0 +1,159 @@
+//! Sessions on this machine: where they are, which of them live, and what dead ones leave.
+//!
+//! Every process of a session holds a shared lock on the file `lock` in its directory. Whoever can lock it for itself
+//! alone knows that the session is dead, whatever process numbers were used again meanwhile.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ray_rs_transport::session::{self as layout, GCS_ADDRESS_FILE, LATEST_LINK, SESSION_PREFIX};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+/// Overrides the directory that holds all sessions.
+pub const ROOT_VARIABLE: &str = "RAY_RS_TMPDIR";
+const INFO_FILE: &str = "session.json";
+const LOCK_FILE: &str = "lock";
+/// A directory without a lock may be one that is being made.
+const BEING_MADE: Duration = Duration::from_secs(10);
+
+/// What others need to join or stop a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionInfo {
+    /// Name of the session and of its directory.
+    pub session: String,
+    pub session_dir: PathBuf,
+    pub gcs_pid: u32,
+    pub raylet_pid: u32,
+    /// The driver whose end ends the session.
+    pub driver_pid: Option<u32>,
+    /// Where the gcs listens for other nodes; empty until it does.
+    #[serde(default)]
+    pub gcs_address: String,
+}
+
+impl SessionInfo {
+    pub(crate) fn write(&self) -> io::Result<()> {
+        let text = serde_json::to_string(self).map_err(io::Error::other)?;
+        layout::write_atomically(&self.session_dir.join(INFO_FILE), &text)
+    }
+
+    /// Reads what the session in `dir` says of itself; `None` when it is no living session.
+    pub fn read(dir: &Path) -> Option<Self> {
+        let dir = dir.canonicalize().ok()?;
+        if !is_alive(&dir) {
+            return None;
+        }
+        let mut info: Self = serde_json::from_str(&fs::read_to_string(dir.join(INFO_FILE)).ok()?).ok()?;
+        if let Ok(address) = fs::read_to_string(dir.join(GCS_ADDRESS_FILE)) {
+            info.gcs_address = address.trim().to_owned();
+        }
+        info.session_dir = dir;
+        Some(info)
+    }
+}
+
+/// The directory that holds all sessions of this user; made, with mode 0700, if need be.
+///
+/// # Errors
+/// When it cannot be made, or belongs to somebody else.
+pub fn root() -> io::Result<PathBuf> {
+    let own = rustix::process::geteuid().as_raw();
+    let root = match std::env::var_os(ROOT_VARIABLE) {
+        Some(path) if !path.is_empty() => PathBuf::from(path),
+        _ => PathBuf::from(format!("/tmp/ray_rs_{own}")),
+    };
+    match DirBuilder::new().recursive(true).mode(0o700).create(&root) {
+        Ok(()) => {}
+        Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", root.display()))),
+    }
+    let meta = fs::symlink_metadata(&root)?;
+    // A directory of the user's own choice may be open to others and may be a link; the default one in /tmp may not.
+    let chosen = std::env::var_os(ROOT_VARIABLE).is_some_and(|path| !path.is_empty());
+    if !chosen && (!meta.is_dir() || meta.uid() != own || meta.mode() & 0o077 != 0) {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!(
+                "{} must be a directory of yours with mode 0700; set {ROOT_VARIABLE} to use another",
+                root.display()
+            ),
+        ));
+    }
+    root.canonicalize()
+}
+
+/// Finds a living session: `auto` (the newest), a session's directory, or the address of its gcs.
+pub fn discover(address: &str) -> Option<SessionInfo> {
+    if address.contains('/') {
+        return SessionInfo::read(Path::new(address));
+    }
+    let root = root().ok()?;
+    if address == "auto" {
+        let latest = SessionInfo::read(&root.join(LATEST_LINK));
+        return latest.or_else(|| session_dirs(&root).iter().rev().find_map(|dir| SessionInfo::read(dir)));
+    }
+    session_dirs(&root)
+        .iter()
+        .filter_map(|dir| SessionInfo::read(dir))
+        .find(|info| info.gcs_address == address)
+}
+
+/// Removes what sessions left that were killed whole. Living ones are not touched.
+pub fn sweep() -> io::Result<()> {
+    let root = root()?;
+    for dir in session_dirs(&root) {
+        let only_logs = fs::read_dir(&dir)?.flatten().all(|entry| entry.file_name() == "logs");
+        if !only_logs
+            && !is_alive(&dir)
+            && !is_being_made(&dir)
+            && let Err(error) = layout::clean_up(&dir)
+        {
+            tracing::warn!(%error, dir = %dir.display(), "could not remove a dead session");
+        }
+    }
+    Ok(())
+}
+
+/// Oldest first: names begin with the time.
+fn session_dirs(root: &Path) -> Vec<PathBuf> {
+    let mut dirs: Vec<PathBuf> = fs::read_dir(root)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(SESSION_PREFIX))
+        .map(|entry| entry.path())
+        .collect();
+    dirs.sort();
+    dirs
+}
+
+/// Holds the session's lock as one of its processes, until dropped.
+pub fn join(dir: &Path) -> io::Result<File> {
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(dir.join(LOCK_FILE))?;
+    flock(&file, FlockOperation::NonBlockingLockShared)?;
+    Ok(file)
+}
+
+fn is_alive(dir: &Path) -> bool {
+    let Ok(file) = File::open(dir.join(LOCK_FILE)) else {
+        return false;
+    };
+    // The lock, if this gets it, ends with `file`.
+    flock(&file, FlockOperation::NonBlockingLockExclusive).is_err()
+}
+
+fn is_being_made(dir: &Path) -> bool {
+    let age = fs::metadata(dir)
+        .and_then(|meta| meta.modified())
+        .ok()
+        .and_then(|when| when.elapsed().ok());
+    !dir.join(LOCK_FILE).exists() && age.is_none_or(|age| age < BEING_MADE)
+}

@@ -1,0 +1,460 @@
+//! The caller's side of actors: creation through the GCS, calls over a lane, news of restarts and deaths.
+
+use std::sync::Arc;
+
+use ray_rs_actors::call_order::{self, CallKey, CallOrder, Why};
+use ray_rs_ownership::{Effect, RefSlot, TaskKey};
+use ray_rs_proto::lane::Kind;
+use ray_rs_proto::v1;
+use ray_rs_types::{ActorId, ObjectId, TaskId, WorkerAddress};
+use smallvec::SmallVec;
+
+use crate::model::{
+    ActorDeathCause, ActorIndex, ActorRequest, CoreError, Failure, MethodIndex, Returns, StoredValue, TaskArgs,
+};
+use crate::peers::{CALL_SEQ, PeerIndex};
+use crate::state::{Question, State};
+use crate::submit::{Work, split};
+
+/// One actor as seen from this process.
+pub(crate) struct ActorTarget {
+    pub id: ActorId,
+    pub order: CallOrder,
+    pub max_pending: Option<usize>,
+    pub lane: Option<PeerIndex>,
+    pub death: Option<v1::ActorDeath>,
+    /// Set by its creator, until it is registered.
+    pub request: Option<Box<ActorRequest>>,
+    /// The creation task, which holds the constructor's references for the actor's life.
+    pub creation: Option<TaskKey>,
+    pub handle: Option<RefSlot>,
+    pub handle_id: Option<ObjectId>,
+    /// The handles went before the actor was registered.
+    pub gone_early: bool,
+    pub registered: bool,
+    next_seq: u64,
+}
+
+impl State {
+    pub fn actor_index(&mut self, id: ActorId, max_pending: Option<usize>) -> ActorIndex {
+        if let Some(index) = self.actor_by_id.get(&id) {
+            return ActorIndex(*index);
+        }
+        let index = self.new_actor(id, max_pending);
+        self.tell_raylet(v1::to_raylet::Body::SubscribeActor(v1::SubscribeActor {
+            actor_id: id.0.to_vec(),
+        }));
+        index
+    }
+
+    fn new_actor(&mut self, id: ActorId, max_pending: Option<usize>) -> ActorIndex {
+        let config = call_order::Config {
+            max_pending,
+            max_task_retries: 0,
+            out_of_order: false,
+        };
+        let index = self.actors.len() as u32;
+        self.actors.push(ActorTarget {
+            id,
+            order: CallOrder::new(config),
+            max_pending,
+            lane: None,
+            death: None,
+            request: None,
+            creation: None,
+            handle: None,
+            handle_id: None,
+            gone_early: false,
+            registered: false,
+            next_seq: 1,
+        });
+        self.actor_by_id.insert(id, index);
+        ActorIndex(index)
+    }
+
+    fn actor(&mut self, index: ActorIndex) -> &mut ActorTarget {
+        &mut self.actors[index.0 as usize]
+    }
+
+    pub fn create_actor(&mut self, mut request: ActorRequest) -> (ActorId, ActorIndex, RefSlot) {
+        let unique = self.fresh_unique();
+        let mut bytes = [0; 12];
+        bytes[..8].copy_from_slice(&unique.to_le_bytes());
+        let id = ActorId::new(bytes, self.job);
+        let handle_id = ObjectId::new(TaskId::new(unique, id), 0);
+        let handle = self.owner.actor_handle_created(handle_id);
+        let index = self.new_actor(id, request.max_pending_calls);
+        let empty = TaskArgs {
+            values: StoredValue::none(),
+            layout: Vec::new(),
+            kwarg_names: Vec::new(),
+            deps: SmallVec::new(),
+        };
+        let args = std::mem::replace(&mut request.args, empty);
+        let target = self.actor(index);
+        target.handle = Some(handle);
+        target.handle_id = Some(handle_id);
+        target.request = Some(Box::new(request));
+        let (spec, deps, held) = split(Work::Creation(index), unique, args, None);
+        let task_id = TaskId::new(unique, id);
+        let (key, _) = self
+            .owner
+            .task_submitted(task_id, 0, spec, deps, held, 0, &mut self.owner_effects);
+        self.actor(index).creation = Some(key);
+        self.run_effects();
+        (id, index, handle)
+    }
+
+    /// The constructor's arguments are there: the GCS takes over.
+    pub fn register_actor(&mut self, index: ActorIndex, key: TaskKey) {
+        let deps = self.resolved_deps(key);
+        let Some(spec) = self.owner.spec(key) else { return };
+        let mut args = spec.args.clone();
+        args.refs = spec.nested.clone();
+        let (layout, kwarg_names) = (spec.layout.clone(), spec.kwarg_names.clone());
+        let args = self.value_to_wire(&args, ray_rs_ownership::OwnerIndex::ME, false);
+        let me = self.me;
+        let job = self.job;
+        let target = self.actor(index);
+        let id = target.id;
+        let Some(request) = target.request.take() else { return };
+        target.registered = true;
+        let gone_early = target.gone_early;
+        let spec = v1::ActorSpec {
+            actor_id: id.0.to_vec(),
+            job_id: job.0.to_vec(),
+            class_id: request.class_id.0.to_vec(),
+            class_name: request.class_name,
+            args: Some(args),
+            layout,
+            kwarg_names,
+            deps,
+            placement_resources: Some((&request.placement_resources).into()),
+            running_resources: Some((&request.running_resources).into()),
+            max_restarts: request.max_restarts,
+            max_concurrency: request.max_concurrency,
+            is_async: request.is_async,
+            detached: request.detached,
+            name: request.name,
+            namespace: request.namespace,
+            owner: Some((&me).into()),
+            handle_descriptor: request.handle_descriptor,
+            max_task_retries: request.max_task_retries,
+            handle_id: target.handle_id.map(|id| id.0.to_vec()).unwrap_or_default(),
+            extra: request.extra,
+        };
+        let message = v1::RegisterActorRequest {
+            spec: Some(spec),
+            get_if_exists: request.get_if_exists,
+        };
+        self.ask_gcs(
+            "RegisterActor",
+            prost::Message::encode_to_vec(&message),
+            Question::RegisterActor(id),
+        );
+        if gone_early {
+            self.tell_gcs(
+                "ActorOutOfScope",
+                &v1::ActorOutOfScopeRequest {
+                    actor_id: id.0.to_vec(),
+                },
+            );
+        }
+    }
+
+    /// The GCS refused, or found the actor that has the name.
+    pub fn actor_registration_answered(&mut self, id: ActorId, answer: &Result<bytes::Bytes, String>) {
+        match answer {
+            Ok(_) => {
+                let message = v1::SubscribeActor {
+                    actor_id: id.0.to_vec(),
+                };
+                self.tell_raylet(v1::to_raylet::Body::SubscribeActor(message));
+            }
+            Err(message) => self.actor_died_locally(id, 7, message.clone(), Vec::new()),
+        }
+    }
+
+    pub fn creation_argument_failed(&mut self, index: ActorIndex, _key: TaskKey, error: StoredValue) {
+        let id = self.actor(index).id;
+        let creation_error = match &error.data {
+            crate::model::ValueData::Inline(bytes) => bytes.to_vec(),
+            _ => Vec::new(),
+        };
+        let message = "an argument of its constructor could not be computed".to_owned();
+        let cause = if creation_error.is_empty() { 7 } else { 3 };
+        self.actor_died_locally(id, cause, message, creation_error);
+    }
+
+    fn actor_died_locally(&mut self, id: ActorId, cause: u32, message: String, creation_error: Vec<u8>) {
+        self.actor_updated(v1::ActorUpdate {
+            actor_id: id.0.to_vec(),
+            state: 4,
+            worker: None,
+            incarnation: 0,
+            death: Some(v1::ActorDeath {
+                cause,
+                message,
+                creation_error,
+            }),
+        });
+    }
+
+    /// No handle is left anywhere.
+    pub fn actor_handles_gone(&mut self, handle_id: ObjectId) {
+        let id = handle_id.task_id().actor_id();
+        let Some(index) = self.actor_by_id.get(&id).copied() else {
+            return;
+        };
+        let target = self.actor(ActorIndex(index));
+        target.handle = None;
+        if target.registered {
+            self.tell_gcs(
+                "ActorOutOfScope",
+                &v1::ActorOutOfScopeRequest {
+                    actor_id: id.0.to_vec(),
+                },
+            );
+        } else {
+            target.gone_early = true;
+        }
+    }
+
+    // ---- calls -------------------------------------------------------------------------------------------------
+
+    pub fn actor_call(
+        &mut self,
+        actor: ActorIndex,
+        handle: Option<RefSlot>,
+        method: MethodIndex,
+        args: TaskArgs,
+        num_returns: u32,
+    ) -> Result<Returns, CoreError> {
+        let target = self.actor(actor);
+        if target.order.would_overflow() {
+            let limit = target.max_pending.unwrap_or(0);
+            return Err(CoreError::PendingCallsLimit { limit });
+        }
+        let id = target.id;
+        if let Some(handle) = handle {
+            self.owner.local_added(handle);
+        }
+        let task_id = self.fresh_task_id(id);
+        let retries = self.methods[method.0 as usize].max_task_retries;
+        let (spec, deps, held) = split(Work::Call { actor, method }, task_id.unique(), args, handle);
+        let before = self.owner_effects.len();
+        let (key, returns) =
+            self.owner
+                .task_submitted(task_id, num_returns, spec, deps, held, retries, &mut self.owner_effects);
+        // The call joins the order before anything else is decided about it.
+        let mut ready = false;
+        let mut failed = false;
+        self.owner_effects.retain(|effect| match effect {
+            Effect::TaskReady(other) if *other == key => {
+                ready = true;
+                false
+            }
+            Effect::ArgumentFailed { task, .. } if *task == key => {
+                failed = true;
+                true
+            }
+            _ => true,
+        });
+        debug_assert!(before <= self.owner_effects.len() + 1);
+        if !failed {
+            self.order_event(
+                actor,
+                call_order::Event::CallSubmitted {
+                    call: CallKey(key.0),
+                    ready,
+                    retries,
+                },
+            );
+        }
+        self.run_effects();
+        Ok(returns)
+    }
+
+    fn order_event(&mut self, actor: ActorIndex, event: call_order::Event) {
+        let mut effects = Vec::new();
+        self.actor(actor).order.on_event(event, &mut effects);
+        for effect in effects {
+            match effect {
+                call_order::Effect::Send { call } => self.send_call(actor, TaskKey(call.0)),
+                call_order::Effect::Fail { call, why } => self.fail_call(actor, TaskKey(call.0), why),
+            }
+        }
+    }
+
+    pub fn call_ready(&mut self, actor: ActorIndex, key: TaskKey) {
+        self.order_event(actor, call_order::Event::CallReady { call: CallKey(key.0) });
+    }
+
+    pub fn call_dropped(&mut self, actor: ActorIndex, key: TaskKey) {
+        self.order_event(actor, call_order::Event::CallDropped { call: CallKey(key.0) });
+    }
+
+    pub fn call_replied(&mut self, actor: ActorIndex, key: TaskKey) {
+        self.order_event(actor, call_order::Event::CallReplied { call: CallKey(key.0) });
+    }
+
+    pub fn call_not_run(&mut self, actor: ActorIndex, key: TaskKey) {
+        self.order_event(actor, call_order::Event::CallNotRun { call: CallKey(key.0) });
+    }
+
+    /// The method raised an error that its retry rule covers.
+    pub fn call_again(&mut self, actor: ActorIndex, key: TaskKey) {
+        self.call_replied(actor, key);
+        let retries = self.owner.retries_left(key);
+        self.order_event(
+            actor,
+            call_order::Event::CallSubmitted {
+                call: CallKey(key.0),
+                ready: true,
+                retries,
+            },
+        );
+    }
+
+    /// `exit_actor`: the call itself fails as all later ones do.
+    pub fn call_ended_its_actor(&mut self, actor: ActorIndex, key: TaskKey) {
+        let id = self.actor(actor).id;
+        let error = StoredValue::failed(Failure::ActorDied {
+            actor_id: id,
+            cause: ActorDeathCause::ExitedItself,
+            message: "exit_actor() was called".to_owned(),
+            creation_error: Vec::new(),
+        });
+        self.finish_with(key, &error);
+    }
+
+    fn send_call(&mut self, actor: ActorIndex, key: TaskKey) {
+        let Some(lane) = self.actor(actor).lane else { return };
+        let Some(Work::Call { method, .. }) = self.owner.spec(key).map(|spec| spec.work) else {
+            return;
+        };
+        if self.peers.get(lane).is_none() {
+            return;
+        }
+        let index = self.define_method(lane, method);
+        let deps = self.resolved_deps(key);
+        let num_returns = self.owner.num_returns(key) as u32;
+        let attempt = self.owner.attempt(key);
+        let target = self.actor(actor);
+        let seq = CALL_SEQ | target.next_seq;
+        target.next_seq += 1;
+        let id = target.id;
+        // Sequence numbers of several actors never meet on one lane: a process hosts one actor.
+        let peer = self.peers.get_mut(lane).expect("looked at above");
+        peer.calls.insert(seq, key);
+        self.peers.in_flight += 1;
+        self.write_push(lane, key, seq, index, deps, num_returns, attempt, id.0.to_vec());
+    }
+
+    fn define_method(&mut self, lane: PeerIndex, method: MethodIndex) -> u32 {
+        // Methods and functions share the lane's numbers; ours are told apart by the high bit.
+        let ours = method.0 | 1 << 31;
+        let peer = self.peers.get_mut(lane).expect("the caller looked");
+        if let Some(index) = peer.defined.get(&ours) {
+            return *index;
+        }
+        let index = peer.defined.len() as u32;
+        peer.defined.insert(ours, index);
+        let spec = Arc::clone(&self.methods[method.0 as usize]);
+        let message = v1::DefineFunction {
+            index,
+            function_id: Vec::new(),
+            name: spec.name.to_string(),
+            method: spec.method.to_string(),
+            job_id: self.job.0.to_vec(),
+            retry_exceptions: spec.retry_exceptions.clone(),
+            max_calls: 0,
+        };
+        self.send_on(lane, Kind::DefineFunction, &message, 0);
+        index
+    }
+
+    fn fail_call(&mut self, actor: ActorIndex, key: TaskKey, why: Why) {
+        if let Some((lane, seq)) = self.owner.spec_mut(key).and_then(|spec| spec.sent.take()) {
+            self.take_in_flight(lane, seq);
+        }
+        let target = self.actor(actor);
+        let actor_id = target.id;
+        let failure = match why {
+            Why::Unavailable => Failure::ActorUnavailable {
+                actor_id,
+                message: "the actor is restarting; the call may or may not have been executed".to_owned(),
+            },
+            Why::Died => {
+                let death = target.death.clone().unwrap_or_default();
+                Failure::ActorDied {
+                    actor_id,
+                    cause: cause_of(death.cause),
+                    message: death.message,
+                    creation_error: death.creation_error,
+                }
+            }
+        };
+        self.finish_with(key, &StoredValue::failed(failure));
+    }
+
+    // ---- news --------------------------------------------------------------------------------------------------
+
+    pub fn actor_updated(&mut self, update: v1::ActorUpdate) {
+        let Ok(id) = ActorId::from_bytes(&update.actor_id) else {
+            return;
+        };
+        let Some(index) = self.actor_by_id.get(&id).copied().map(ActorIndex) else {
+            return;
+        };
+        match update.state {
+            1 | 2 => {
+                let worker = update
+                    .worker
+                    .as_ref()
+                    .and_then(|worker| WorkerAddress::try_from(worker).ok());
+                let Some(worker) = worker else { return };
+                let who = self.owner_index(&worker);
+                let Some(lane) = self.open_lane(who) else { return };
+                self.actor(index).lane = Some(lane);
+                self.order_event(
+                    index,
+                    call_order::Event::Placed {
+                        incarnation: update.incarnation,
+                    },
+                );
+            }
+            3 => {
+                self.actor(index).lane = None;
+                self.order_event(index, call_order::Event::Restarting);
+            }
+            4 => {
+                let target = self.actor(index);
+                target.lane = None;
+                if target.death.is_none() {
+                    target.death = Some(update.death.unwrap_or_default());
+                }
+                let creation = target.creation.take();
+                self.order_event(index, call_order::Event::Dead);
+                if let Some(key) = creation {
+                    self.finish_with(key, &StoredValue::none());
+                }
+            }
+            _ => {}
+        }
+        self.run_effects();
+    }
+}
+
+pub(crate) fn cause_of(number: u32) -> ActorDeathCause {
+    match number {
+        1 => ActorDeathCause::WorkerDied,
+        2 => ActorDeathCause::Killed,
+        3 => ActorDeathCause::CreationFailed,
+        4 => ActorDeathCause::OutOfScope,
+        5 => ActorDeathCause::ExitedItself,
+        6 => ActorDeathCause::OwnerDied,
+        7 => ActorDeathCause::Unschedulable,
+        _ => ActorDeathCause::Unknown,
+    }
+}

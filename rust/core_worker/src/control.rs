@@ -1,0 +1,242 @@
+//! Questions to the raylet, and through it to the GCS, and its news.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use ray_rs_dispatch::{Event, LeaseKey, RequestKey};
+use ray_rs_proto::v1;
+use ray_rs_types::WorkerId;
+
+use crate::core::{CoreWorker, Interrupt};
+use crate::model::{CoreError, HostEvent, Next};
+use crate::state::{Answer, Question, State};
+
+/// Ray's `gcs_server_request_timeout_seconds`.
+const GCS_TIMEOUT: Duration = Duration::from_secs(60);
+
+impl CoreWorker {
+    /// Asks the raylet and waits.
+    pub(crate) fn ask(
+        &self,
+        body: impl FnOnce(u64) -> v1::to_raylet::Body,
+        what: &str,
+        timeout: Duration,
+        interrupt: Interrupt<'_>,
+    ) -> Result<Answer, CoreError> {
+        if self.is_forked() {
+            return Err(CoreError::RayletDied);
+        }
+        let request = self.with(|state| {
+            let request = state.fresh_request();
+            let thread = std::thread::current();
+            state
+                .questions
+                .insert(request, Question::Thread { thread, answer: None });
+            state.tell_raylet(body(request));
+            request
+        });
+        let began = Instant::now();
+        loop {
+            let answer = self.with(|state| {
+                if state.raylet_dead {
+                    state.questions.remove(&request);
+                    return Some(Err(CoreError::RayletDied));
+                }
+                match state.questions.get_mut(&request) {
+                    Some(Question::Thread { answer, .. }) => answer.take().map(|answer| {
+                        state.questions.remove(&request);
+                        Ok(answer)
+                    }),
+                    _ => Some(Err(CoreError::RayletDied)),
+                }
+            });
+            if let Some(answer) = answer {
+                return answer;
+            }
+            let give_up = if interrupt() {
+                Some(CoreError::Interrupted)
+            } else if began.elapsed() >= timeout {
+                Some(CoreError::TimedOut {
+                    what: what.to_owned(),
+                    after: timeout,
+                })
+            } else {
+                None
+            };
+            if let Some(error) = give_up {
+                self.with(|state| state.questions.insert(request, Question::Forget));
+                return Err(error);
+            }
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+    }
+
+    /// A unary call to the GCS.
+    pub fn gcs_call(&self, method: &str, payload: Vec<u8>, interrupt: Interrupt<'_>) -> Result<Bytes, CoreError> {
+        let method_name = method.to_owned();
+        let answer = self.ask(
+            |request_id| {
+                v1::to_raylet::Body::GcsCall(v1::GcsCall {
+                    request_id,
+                    method: method_name,
+                    payload,
+                })
+            },
+            method,
+            GCS_TIMEOUT,
+            interrupt,
+        )?;
+        match answer {
+            Answer::Gcs(Ok(bytes)) => Ok(bytes),
+            Answer::Gcs(Err(message)) => Err(CoreError::Gcs(message)),
+            _ => Err(CoreError::Gcs("the raylet answered something else".to_owned())),
+        }
+    }
+
+    pub fn cluster_view(&self, interrupt: Interrupt<'_>) -> Result<v1::ClusterViewReply, CoreError> {
+        let body = |request_id| v1::to_raylet::Body::ClusterView(v1::ClusterView { request_id });
+        match self.ask(body, "ClusterView", GCS_TIMEOUT, interrupt)? {
+            Answer::Cluster(reply) => Ok(reply),
+            _ => Err(CoreError::Gcs("the raylet answered something else".to_owned())),
+        }
+    }
+
+    pub fn store_stats(&self, interrupt: Interrupt<'_>) -> Result<v1::StoreStatsReply, CoreError> {
+        let body = |request_id| v1::to_raylet::Body::StoreStats(v1::StoreStats { request_id });
+        match self.ask(body, "StoreStats", GCS_TIMEOUT, interrupt)? {
+            Answer::Store(reply) => Ok(reply),
+            _ => Err(CoreError::Gcs("the raylet answered something else".to_owned())),
+        }
+    }
+
+    /// Room in the arena for `min_bytes`.
+    pub(crate) fn request_extent(&self, min_bytes: u64, interrupt: Interrupt<'_>) -> Result<(u64, u64), CoreError> {
+        let body = |request_id| v1::to_raylet::Body::RequestExtent(v1::RequestExtent { request_id, min_bytes });
+        match self.ask(body, "RequestExtent", GCS_TIMEOUT, interrupt)? {
+            Answer::Extent(Ok(extent)) => Ok(extent),
+            Answer::Extent(Err(message)) => Err(CoreError::StoreFull(message)),
+            _ => Err(CoreError::Gcs("the raylet answered something else".to_owned())),
+        }
+    }
+}
+
+impl State {
+    fn answered(&mut self, request: u64, answer: Answer) {
+        match self.questions.get_mut(&request) {
+            Some(Question::Thread { thread, answer: slot }) => {
+                self.after.wake.push(thread.clone());
+                *slot = Some(answer);
+            }
+            Some(Question::RegisterActor(id)) => {
+                let id = *id;
+                self.questions.remove(&request);
+                if let Answer::Gcs(answer) = answer {
+                    self.actor_registration_answered(id, &answer);
+                }
+            }
+            Some(Question::Forget) => {
+                self.questions.remove(&request);
+                // Room that nobody waits for any more goes into use all the same.
+                if let Answer::Extent(Ok((offset, length))) = answer {
+                    self.arena.add_extent(offset, length);
+                }
+            }
+            None => {}
+        }
+    }
+
+    pub fn raylet_says(&mut self, message: v1::FromRaylet) {
+        use v1::from_raylet::Body;
+        let Some(body) = message.body else { return };
+        match body {
+            Body::Registered(_) => {}
+            Body::LeaseGranted(granted) => self.lease_granted(granted),
+            Body::LeaseRejected(rejected) => {
+                self.dispatch_event(Event::LeaseRejected {
+                    request: RequestKey(rejected.request_id),
+                });
+            }
+            Body::LeaseRevoked(revoked) => {
+                self.dispatch_event(Event::LeaseRevoked {
+                    lease: LeaseKey(revoked.lease_id),
+                });
+            }
+            Body::ExtentGranted(granted) => {
+                let answer = if granted.error.is_empty() {
+                    Ok((granted.offset, granted.length))
+                } else {
+                    Err(granted.error)
+                };
+                self.answered(granted.request_id, Answer::Extent(answer));
+            }
+            Body::ExtentsWanted(wanted) => {
+                for (offset, length) in self.arena.unused_extents(wanted.bytes) {
+                    self.tell_raylet(v1::to_raylet::Body::ReturnExtent(v1::ReturnExtent { offset, length }));
+                }
+            }
+            Body::GcsReply(reply) => {
+                let answer = if reply.error.is_empty() {
+                    Ok(reply.payload.into())
+                } else {
+                    Err(reply.error)
+                };
+                self.answered(reply.request_id, Answer::Gcs(answer));
+            }
+            Body::ActorUpdate(update) => self.actor_updated(update),
+            Body::WorkerDied(died) => {
+                if let Some(mut report) = died.report {
+                    report.worker_id = died.worker_id;
+                    self.death_reported(&report);
+                } else if let Ok(worker) = WorkerId::from_bytes(&died.worker_id)
+                    && let Some(who) = self.peers.find(&worker)
+                {
+                    self.process_died(who);
+                }
+            }
+            Body::DeathReport(report) => self.death_reported(&report),
+            Body::LogLines(lines) => {
+                let event = HostEvent::Log {
+                    name: lines.name,
+                    pid: lines.pid,
+                    is_stderr: lines.is_stderr,
+                    lines: lines.lines,
+                };
+                self.after.host.push(event);
+            }
+            Body::LogsFlushed(flushed) => self.answered(flushed.request_id, Answer::LogsFlushed),
+            Body::StartActor(start) => self.start_actor(start),
+            Body::Exit(exit) => self.order_given(Next::Exit {
+                graceful: exit.graceful,
+                reason: exit.reason,
+            }),
+            Body::Notice(notice) => {
+                self.after.host.push(HostEvent::Notice {
+                    level: notice.level,
+                    text: notice.text,
+                });
+            }
+            Body::ClusterViewReply(reply) => self.answered(reply.request_id, Answer::Cluster(reply)),
+            Body::StoreStatsReply(reply) => self.answered(reply.request_id, Answer::Store(reply)),
+        }
+    }
+
+    /// The raylet's socket has ended: nothing will be answered any more.
+    pub fn raylet_died(&mut self) {
+        if std::mem::replace(&mut self.raylet_dead, true) {
+            return;
+        }
+        let threads: Vec<_> = self
+            .questions
+            .values()
+            .filter_map(|question| match question {
+                Question::Thread { thread, .. } => Some(thread.clone()),
+                Question::RegisterActor(_) | Question::Forget => None,
+            })
+            .chain(self.waiters.iter().flatten().map(|waiter| waiter.thread.clone()))
+            .collect();
+        self.after.wake.extend(threads);
+        if !self.closed {
+            self.after.host.push(HostEvent::RayletDied);
+        }
+    }
+}

@@ -1,0 +1,728 @@
+//! The facade: joining a session, the lock, and the calls of the binding.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
+use ray_rs_lanes::{Doorbell, EXEC, PROGRESS, SpinPolicy, SpinTable, Spinner};
+use ray_rs_object_store::ArenaClient;
+use ray_rs_ownership::RefKind;
+use ray_rs_proto::v1;
+use ray_rs_types::{ActorId, FunctionId, JobId, NodeId, ObjectId, ResourceSet, WorkerAddress, WorkerId};
+use rustc_hash::FxHashSet;
+use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::frames::{self, Filled, FrameReader};
+use crate::host::HostThread;
+use crate::model::*;
+use crate::state::{Answer, State};
+
+/// What happened so far, for benchmarks and tests.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counters {
+    pub references: u64,
+    pub tasks: u64,
+    pub spin_hits: u64,
+    pub spin_misses: u64,
+    pub sleeps: u64,
+}
+
+/// One process's membership in a session.
+pub struct CoreWorker {
+    pub(crate) state: Mutex<State>,
+    pub(crate) bell: Arc<Doorbell>,
+    pub(crate) spinner: Mutex<Spinner>,
+    pub(crate) host: HostThread,
+    pub(crate) raylet: OwnedFd,
+    raylet_writer: Mutex<Vec<u8>>,
+    /// Local counts dropped while the lock was taken.
+    dropped: Mutex<Vec<RefSlot>>,
+    has_dropped: AtomicBool,
+    info: ProcessInfo,
+    forked: AtomicBool,
+    pub(crate) closed: AtomicBool,
+    pub(crate) is_driver: bool,
+    exported: Mutex<FxHashSet<FunctionId>>,
+    /// Wakes the loop of an async actor.
+    exec_event: OwnedFd,
+    pub(crate) socket_path: PathBuf,
+    progress: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl CoreWorker {
+    /// Joins the session: registers with the raylet, maps the arena, starts the progress thread.
+    ///
+    /// # Errors
+    /// [`CoreError::ConnectionFailed`] with what could not be reached, or why the raylet refused.
+    pub fn connect(config: ConnectConfig) -> Result<Arc<Self>, CoreError> {
+        let sockets = config.session_dir.join("sockets");
+        let failed = |what: &str, error: std::io::Error| {
+            CoreError::ConnectionFailed(format!("{what} in {}: {error}", config.session_dir.display()))
+        };
+        let raylet = connect_raylet(&sockets.join("raylet")).map_err(|e| failed("cannot reach the raylet", e))?;
+        let mut random = [0u8; 28];
+        getrandom::fill(&mut random).map_err(|e| CoreError::ConnectionFailed(format!("no random numbers: {e}")))?;
+        let worker_id = WorkerId(random);
+        let pid = std::process::id();
+        let is_driver = matches!(config.role, Role::Driver { .. });
+        let register = match config.role {
+            Role::Driver { config } => v1::Register {
+                role: 0,
+                worker_id: random.to_vec(),
+                pid,
+                driver_config: config,
+                fork_token: 0,
+            },
+            Role::Worker { fork_token } => v1::Register {
+                role: 1,
+                worker_id: random.to_vec(),
+                pid,
+                driver_config: Vec::new(),
+                fork_token,
+            },
+        };
+        // Listening before anybody can know of us.
+        let socket_path = sockets.join(ray_rs_types::address::socket_name(&worker_id));
+        let listener = listen(&socket_path).map_err(|e| failed("cannot listen", e))?;
+        let mut bytes = Vec::new();
+        frames::append(
+            &mut bytes,
+            &v1::ToRaylet {
+                body: Some(v1::to_raylet::Body::Register(register)),
+            },
+        );
+        frames::write_all(raylet.as_fd(), &bytes).map_err(|e| failed("cannot register with the raylet", e))?;
+        let mut reader = FrameReader::default();
+        let registered = loop {
+            let frame = reader.next::<v1::FromRaylet>();
+            match frame.map_err(|e| CoreError::ConnectionFailed(format!("the raylet speaks nonsense: {e}")))? {
+                Some(v1::FromRaylet {
+                    body: Some(v1::from_raylet::Body::Registered(registered)),
+                }) => break registered,
+                Some(_) => continue,
+                None => {}
+            }
+            if reader.fill(&raylet, RecvFlags::empty()) == Filled::Closed {
+                return Err(CoreError::ConnectionFailed(
+                    "the raylet closed the connection; see its log".to_owned(),
+                ));
+            }
+        };
+        if !registered.error.is_empty() {
+            return Err(CoreError::ConnectionFailed(registered.error));
+        }
+        let mut fds = reader.take_fds().into_iter();
+        let (Some(arena_fd), Some(spin_fd)) = (fds.next(), fds.next()) else {
+            return Err(CoreError::ConnectionFailed(
+                "the raylet passed no shared memory".to_owned(),
+            ));
+        };
+        let arena =
+            ArenaClient::attach(arena_fd, registered.arena_client).map_err(|e| failed("cannot map the arena", e))?;
+        let table = SpinTable::attach(spin_fd).ok().map(Arc::new);
+        let bell = Arc::new(Doorbell::create().map_err(|e| failed("cannot make a doorbell", e))?);
+        let node_id = NodeId::from_bytes(&registered.node_id).unwrap_or(NodeId::NIL);
+        let job_id = JobId::from_bytes(&registered.job_id).unwrap_or(JobId::NIL);
+        let me = WorkerAddress {
+            node_id,
+            worker_id,
+            pid,
+        };
+        let node_resources: ResourceSet = registered.node_resources.as_ref().map(Into::into).unwrap_or_default();
+        let info = ProcessInfo {
+            address: me,
+            job_id,
+            node_id,
+            session: registered.session.clone(),
+            session_dir: registered.session_dir,
+            gcs_address: registered.gcs_address,
+            node_ip: registered.node_ip,
+            namespace: registered.namespace,
+            node_resources: node_resources.clone(),
+            arena_bytes: registered.arena_bytes,
+        };
+        let cpus = node_resources.get(ray_rs_types::resources::CPU).to_f64().ceil() as u32;
+        let state = State::new(
+            me,
+            job_id,
+            registered.session,
+            sockets,
+            registered.process_number,
+            cpus,
+            Arc::new(arena),
+            Arc::clone(&bell),
+        );
+        let exec_event = rustix::event::eventfd(
+            0,
+            rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK,
+        )
+        .map_err(|e| failed("cannot make an eventfd", e.into()))?;
+        let core = Arc::new(Self {
+            state: Mutex::new(state),
+            bell,
+            spinner: Mutex::new(Spinner::new(table, SpinPolicy::detect())),
+            host: HostThread::new(config.on_event),
+            raylet,
+            raylet_writer: Mutex::new(Vec::new()),
+            dropped: Mutex::new(Vec::new()),
+            has_dropped: AtomicBool::new(false),
+            info,
+            forked: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            is_driver,
+            exported: Mutex::new(FxHashSet::default()),
+            exec_event,
+            socket_path,
+            progress: Mutex::new(None),
+        });
+        let handle = std::thread::Builder::new()
+            .name("ray_rs-progress".into())
+            .stack_size(512 * 1024)
+            .spawn({
+                let core = Arc::clone(&core);
+                move || crate::progress::run(&core, listener, reader)
+            })
+            .map_err(|e| failed("cannot start a thread", e))?;
+        *core.progress.lock() = Some(handle);
+        Ok(core)
+    }
+
+    pub fn info(&self) -> &ProcessInfo {
+        &self.info
+    }
+
+    // ---- the lock ----------------------------------------------------------------------------------------------
+
+    /// Runs `f` under the lock, then does what it left to be done without it.
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.state.lock();
+        self.take_dropped(&mut state);
+        let result = f(&mut state);
+        self.leave(state);
+        result
+    }
+
+    fn take_dropped(&self, state: &mut State) {
+        if self.has_dropped.load(Ordering::Acquire) {
+            self.has_dropped.store(false, Ordering::Release);
+            for slot in std::mem::take(&mut *self.dropped.lock()) {
+                state.drop_local(slot);
+            }
+            state.run_effects();
+        }
+    }
+
+    fn leave(&self, mut state: MutexGuard<'_, State>) {
+        if state.execution.loop_asleep && state.execution.has_work() {
+            state.execution.loop_asleep = false;
+            let _ = rustix::io::write(&self.exec_event, &1u64.to_ne_bytes());
+        }
+        // The progress thread must not sleep past the next deadline.
+        if state.progress_sleeping
+            && let Some(deadline) = state.next_deadline()
+            && state
+                .progress_wakes_at
+                .is_none_or(|wakes| deadline + Duration::from_millis(1) < wakes)
+        {
+            state.progress_wakes_at = Some(deadline);
+            state.after.kick = true;
+        }
+        if state.after.is_empty() {
+            return;
+        }
+        let after = std::mem::take(&mut state.after);
+        drop(state);
+        for (bell, what) in &after.bells {
+            bell.ring(*what);
+        }
+        for thread in &after.wake {
+            thread.unpark();
+        }
+        for event in after.host {
+            self.host.send(event);
+        }
+        if after.raylet {
+            self.write_to_raylet();
+        }
+        if after.kick {
+            self.kick_progress();
+        }
+    }
+
+    pub(crate) fn kick_progress(&self) {
+        let _ = rustix::io::write(self.bell.eventfd(), &1u64.to_ne_bytes());
+    }
+
+    fn write_to_raylet(&self) {
+        // This order of locks keeps the frames of several threads in the order in which they were decided.
+        let mut buffer = self.raylet_writer.lock();
+        {
+            let mut state = self.state.lock();
+            std::mem::swap(&mut *buffer, &mut state.raylet_out);
+        }
+        if !buffer.is_empty() && frames::write_all(self.raylet.as_fd(), &buffer).is_err() {
+            tracing::debug!("the raylet no longer reads; the progress thread will see its end");
+        }
+        buffer.clear();
+        if buffer.capacity() > 1 << 20 {
+            *buffer = Vec::new();
+        }
+    }
+
+    // ---- functions ---------------------------------------------------------------------------------------------
+
+    /// Stores a pickled function or class in the GCS under the hash of its content, once for each process.
+    pub fn export_blob(&self, id: FunctionId, blob: Vec<u8>, interrupt: Interrupt<'_>) -> Result<(), CoreError> {
+        if self.exported.lock().contains(&id) {
+            return Ok(());
+        }
+        let message = v1::KvPutRequest {
+            namespace: "fun".to_owned(),
+            key: id.0.to_vec(),
+            value: blob,
+            overwrite: false,
+        };
+        self.gcs_call("KvPut", prost::Message::encode_to_vec(&message), interrupt)?;
+        self.exported.lock().insert(id);
+        Ok(())
+    }
+
+    pub fn fetch_blob(&self, id: FunctionId, interrupt: Interrupt<'_>) -> Result<Bytes, CoreError> {
+        let message = v1::KvGetRequest {
+            namespace: "fun".to_owned(),
+            key: id.0.to_vec(),
+        };
+        let reply = self.gcs_call("KvGet", prost::Message::encode_to_vec(&message), interrupt)?;
+        let reply: v1::KvGetReply =
+            prost::Message::decode(reply).map_err(|e| CoreError::Gcs(format!("an unreadable answer: {e}")))?;
+        if reply.found {
+            Ok(reply.value.into())
+        } else {
+            Err(CoreError::NotFound(format!(
+                "function {id} is not in the control store"
+            )))
+        }
+    }
+
+    pub fn register_function(&self, spec: FunctionSpec) -> FunctionIndex {
+        self.with(|state| state.register_function(spec))
+    }
+
+    pub fn register_method(&self, spec: MethodSpec) -> MethodIndex {
+        self.with(|state| {
+            state.methods.push(Arc::new(spec));
+            MethodIndex(state.methods.len() as u32 - 1)
+        })
+    }
+
+    // ---- tasks -------------------------------------------------------------------------------------------------
+
+    pub fn submit(&self, function: FunctionIndex, args: TaskArgs, num_returns: u32) -> Returns {
+        self.with(|state| {
+            let returns = state.submit_normal(function, args, num_returns);
+            state.submits = state.submits.wrapping_add(1);
+            if state.submits.is_multiple_of(16) && !state.holder {
+                state.drain_lanes(64);
+            }
+            returns
+        })
+    }
+
+    pub fn create_actor(&self, request: ActorRequest, interrupt: Interrupt<'_>) -> Result<ActorCreated, CoreError> {
+        if request.name.is_empty() {
+            let (actor_id, actor, handle) = self.with(|state| state.create_actor(request));
+            return Ok(ActorCreated::New {
+                actor_id,
+                actor,
+                handle,
+            });
+        }
+        let (name, namespace) = (request.name.clone(), request.namespace.clone());
+        let get_if_exists = request.get_if_exists;
+        if let Some(found) = self.get_named_actor(&name, &namespace, interrupt)? {
+            if get_if_exists {
+                self.with(|state| crate::execute::drop_value(state, request.args.values));
+                return Ok(ActorCreated::Existing(found));
+            }
+            self.with(|state| crate::execute::drop_value(state, request.args.values));
+            return Err(CoreError::AlreadyExists(name));
+        }
+        let (actor_id, actor, handle) = self.with(|state| state.create_actor(request));
+        // The name is ours once the control store says so.
+        loop {
+            if self.with(|state| state.actors[actor.0 as usize].death.is_some()) {
+                self.drop_ref(handle);
+                return match self.get_named_actor(&name, &namespace, interrupt)? {
+                    Some(found) if get_if_exists => Ok(ActorCreated::Existing(found)),
+                    _ => Err(CoreError::AlreadyExists(name)),
+                };
+            }
+            match self.get_named_actor(&name, &namespace, interrupt)? {
+                Some(found) if found.actor_id == actor_id => break,
+                Some(found) => {
+                    self.drop_ref(handle);
+                    return if get_if_exists {
+                        Ok(ActorCreated::Existing(found))
+                    } else {
+                        Err(CoreError::AlreadyExists(name))
+                    };
+                }
+                // Its constructor's arguments are not there yet.
+                None => std::thread::park_timeout(Duration::from_millis(1)),
+            }
+        }
+        Ok(ActorCreated::New {
+            actor_id,
+            actor,
+            handle,
+        })
+    }
+
+    pub fn get_named_actor(
+        &self,
+        name: &str,
+        namespace: &str,
+        interrupt: Interrupt<'_>,
+    ) -> Result<Option<NamedActor>, CoreError> {
+        let message = v1::GetActorRequest {
+            actor_id: Vec::new(),
+            name: name.to_owned(),
+            namespace: namespace.to_owned(),
+        };
+        let reply = self.gcs_call("GetActor", prost::Message::encode_to_vec(&message), interrupt)?;
+        let reply: v1::GetActorReply =
+            prost::Message::decode(reply).map_err(|e| CoreError::Gcs(format!("an unreadable answer: {e}")))?;
+        let Some(v1::ActorInfo {
+            spec: Some(spec),
+            status,
+        }) = reply.actor
+        else {
+            return Ok(None);
+        };
+        if status.is_some_and(|status| status.state == 4) {
+            return Ok(None);
+        }
+        let Ok(actor_id) = ActorId::from_bytes(&spec.actor_id) else {
+            return Ok(None);
+        };
+        let actor = self.actor_index(actor_id, None);
+        Ok(Some(NamedActor {
+            actor_id,
+            actor,
+            handle_descriptor: spec.handle_descriptor,
+        }))
+    }
+
+    pub fn actor_index(&self, actor_id: ActorId, max_pending_calls: Option<usize>) -> ActorIndex {
+        self.with(|state| state.actor_index(actor_id, max_pending_calls))
+    }
+
+    pub fn actor_call(
+        &self,
+        actor: ActorIndex,
+        handle: Option<RefSlot>,
+        method: MethodIndex,
+        args: TaskArgs,
+        num_returns: u32,
+    ) -> Result<Returns, CoreError> {
+        self.with(|state| {
+            let returns = state.actor_call(actor, handle, method, args, num_returns);
+            state.submits = state.submits.wrapping_add(1);
+            if state.submits.is_multiple_of(16) && !state.holder {
+                state.drain_lanes(64);
+            }
+            returns
+        })
+    }
+
+    pub fn kill_actor(&self, actor_id: ActorId, no_restart: bool, interrupt: Interrupt<'_>) -> Result<(), CoreError> {
+        let message = v1::KillActorRequest {
+            actor_id: actor_id.0.to_vec(),
+            no_restart,
+        };
+        self.gcs_call("KillActor", prost::Message::encode_to_vec(&message), interrupt)
+            .map(drop)
+    }
+
+    // ---- references --------------------------------------------------------------------------------------------
+
+    pub fn object_id(&self, slot: RefSlot) -> ObjectId {
+        self.state.lock().owner.id(slot)
+    }
+
+    pub fn add_ref(&self, slot: RefSlot) {
+        self.state.lock().owner.local_added(slot);
+    }
+
+    /// Never waits for a lock: a destructor may run anywhere.
+    pub fn drop_ref(&self, slot: RefSlot) {
+        if self.forked.load(Ordering::Relaxed) || self.closed.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Some(mut state) = self.state.try_lock() {
+            state.drop_local(slot);
+            state.run_effects();
+            return self.leave(state);
+        }
+        self.dropped.lock().push(slot);
+        self.has_dropped.store(true, Ordering::Release);
+        if let Some(mut state) = self.state.try_lock() {
+            self.take_dropped(&mut state);
+            self.leave(state);
+        }
+    }
+
+    pub fn owner_address(&self, slot: RefSlot) -> WorkerAddress {
+        let state = self.state.lock();
+        state.peers.address(state.owner.owner(slot))
+    }
+
+    /// For a reference that leaves by a way the engine does not see: it is kept for the life of the process.
+    pub fn export_out_of_band(&self, slot: RefSlot) -> (ObjectId, WorkerAddress) {
+        self.with(|state| {
+            state.owner.local_added(slot);
+            state.owner.index(slot);
+            state.pins_for_life.push(slot);
+            (state.owner.id(slot), state.peers.address(state.owner.owner(slot)))
+        })
+    }
+
+    pub fn import_out_of_band(&self, id: ObjectId, owner: WorkerAddress) -> RefSlot {
+        self.with(|state| {
+            let owner = state.owner_index(&owner);
+            state.owner.imported(id, owner, RefKind::Value)
+        })
+    }
+
+    // ---- worker side -------------------------------------------------------------------------------------------
+
+    /// What to do next, without waiting.
+    pub fn try_next_task(&self) -> Option<Next> {
+        let next = self.with(|state| {
+            if !state.execution.has_work() {
+                state.drain_lanes(64);
+            }
+            state.pop_next()
+        });
+        note_executing(&next);
+        next
+    }
+
+    /// Waits for what to do next. Any number of threads may.
+    pub fn next_task(&self, max_wait: Option<Duration>, interrupt: Interrupt<'_>) -> Next {
+        let began = std::time::Instant::now();
+        loop {
+            if let Some(next) = self.try_next_task() {
+                return next;
+            }
+            if self.closed.load(Ordering::Relaxed) {
+                return Next::Exit {
+                    graceful: false,
+                    reason: "the session ended".to_owned(),
+                };
+            }
+            let mut slice = Duration::from_secs(3600);
+            if let Some(limit) = max_wait {
+                let left = limit.saturating_sub(began.elapsed());
+                if left.is_zero() {
+                    return Next::Nothing;
+                }
+                slice = slice.min(left);
+            }
+            let woke = self.hold_or_park(EXEC | PROGRESS, slice, true);
+            if woke == crate::objects::Rested::Interrupted && interrupt() {
+                return Next::Nothing;
+            }
+        }
+    }
+
+    pub fn finish(&self, task: ExecTask, status: TaskStatus, returns: Vec<StoredValue>, exiting: bool) {
+        EXECUTING_NORMAL.set(false);
+        self.with(|state| state.finish(task, status, returns, exiting));
+        if exiting {
+            // The process is about to end: the answer must be out of our own memory.
+            while self.with(|state| {
+                state.drain_lanes(16);
+                state.peers.backlog > 0
+            }) {
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+        }
+    }
+
+    /// For the loop of an async actor that is about to sleep in epoll. True when there is work already.
+    pub fn arm_exec(&self) -> bool {
+        self.with(|state| {
+            state.drain_lanes(64);
+            state.ring_callers();
+            if state.execution.has_work() {
+                return true;
+            }
+            state.execution.loop_asleep = true;
+            if !state.holder {
+                self.bell.arm_eventfd(EXEC | PROGRESS);
+            }
+            state.drain_lanes(64);
+            let has_work = state.execution.has_work();
+            if has_work {
+                state.execution.loop_asleep = false;
+            }
+            has_work
+        })
+    }
+
+    pub fn exec_eventfd(&self) -> RawFd {
+        self.exec_event.as_raw_fd()
+    }
+
+    pub fn disarm_exec(&self) {
+        self.state.lock().execution.loop_asleep = false;
+        let mut count = [0u8; 8];
+        let _ = rustix::io::read(&self.exec_event, &mut count);
+    }
+
+    /// Spins, as far as policy allows, until there is something to run.
+    pub fn spin_for_exec(&self) -> bool {
+        let probes = self.with(|state| {
+            state.ring_callers();
+            Arc::clone(&state.peers.probes)
+        });
+        let mut spinner = self.spinner.lock();
+        if !spinner.is_on() {
+            return false;
+        }
+        spinner.spin_until(|| probes.iter().any(|probe| probe.has_data()))
+    }
+
+    pub fn task_count_waiting(&self) -> usize {
+        self.state.lock().execution.waiting()
+    }
+
+    pub fn actor_started(&self, error: Option<Vec<u8>>, message: String) {
+        self.with(|state| state.actor_started(error, message));
+    }
+
+    /// `exit_actor`: the control store knows before any caller can see the process end.
+    pub fn actor_exiting(&self, message: String) {
+        let actor = self.state.lock().execution.actor;
+        if let Some((actor_id, _)) = actor {
+            let message = v1::ReportActorExitRequest {
+                actor_id: actor_id.0.to_vec(),
+                message,
+            };
+            let _ = self.gcs_call("ReportActorExit", prost::Message::encode_to_vec(&message), &mut || {
+                false
+            });
+        }
+    }
+
+    // ---- end ---------------------------------------------------------------------------------------------------
+
+    /// Returns when everything that workers printed so far was handed to `on_event`.
+    pub fn flush_logs(&self, timeout: Duration) {
+        let asked = self.ask(
+            |request_id| v1::to_raylet::Body::FlushLogs(v1::FlushLogs { request_id }),
+            "FlushLogs",
+            timeout,
+            &mut || false,
+        );
+        if matches!(asked, Ok(Answer::LogsFlushed)) {
+            self.host.flush(timeout);
+        }
+    }
+
+    /// Leaves the session. Idempotent.
+    pub fn shutdown(&self) {
+        if self.closed.swap(true, Ordering::SeqCst) || self.forked.load(Ordering::Relaxed) {
+            return;
+        }
+        self.with(|state| {
+            state.closed = true;
+            let now = state.now();
+            if let Some(batch) = state.events.take(now) {
+                state.tell_gcs("AddTaskEvents", &batch);
+            }
+            let threads: Vec<_> = state
+                .waiters
+                .iter()
+                .flatten()
+                .map(|waiter| waiter.thread.clone())
+                .collect();
+            state.after.wake.extend(threads);
+        });
+        self.bell.wake_all();
+        self.kick_progress();
+        if let Some(handle) = self.progress.lock().take()
+            && handle.thread().id() != std::thread::current().id()
+        {
+            drop(handle.join());
+        }
+        self.host.stop();
+        drop(std::fs::remove_file(&self.socket_path));
+        let _ = rustix::net::shutdown(&self.raylet, rustix::net::Shutdown::Both);
+    }
+
+    /// In the child of a fork of user code: the engine is dead here, and never touches what it shares with the parent.
+    pub fn after_fork_in_child(&self) {
+        self.forked.store(true, Ordering::SeqCst);
+    }
+
+    pub fn is_forked(&self) -> bool {
+        self.forked.load(Ordering::Relaxed)
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    pub fn counters(&self) -> Counters {
+        let (references, tasks) = {
+            let state = self.state.lock();
+            (state.owner.reference_count() as u64, state.owner.task_count() as u64)
+        };
+        let stats = self
+            .spinner
+            .try_lock()
+            .map(|spinner| spinner.stats())
+            .unwrap_or_default();
+        Counters {
+            references,
+            tasks,
+            spin_hits: stats.hits,
+            spin_misses: stats.misses,
+            sleeps: stats.sleeps,
+        }
+    }
+}
+
+/// Polled at least every 50 ms during a wait; true stops it.
+pub type Interrupt<'a> = &'a mut dyn FnMut() -> bool;
+
+std::thread_local! {
+    /// This thread runs a normal task, whose CPU is given back while it blocks.
+    pub(crate) static EXECUTING_NORMAL: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+fn note_executing(next: &Option<Next>) {
+    if let Some(Next::Task(task)) = next {
+        EXECUTING_NORMAL.set(task.callee.function_id.is_some());
+    }
+}
+
+fn connect_raylet(path: &std::path::Path) -> std::io::Result<OwnedFd> {
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
+}
+
+fn listen(path: &std::path::Path) -> std::io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::net::listen(&socket, 4096)?;
+    Ok(socket)
+}

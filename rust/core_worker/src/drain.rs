@@ -1,0 +1,245 @@
+//! Reading the lanes: every message of another core worker arrives here.
+
+use std::sync::Arc;
+
+use prost::Message;
+use ray_rs_lanes::PROGRESS;
+use ray_rs_ownership::{OwnerIndex, RefSlot, Watcher};
+use ray_rs_proto::lane::Kind;
+use ray_rs_proto::v1;
+use ray_rs_types::{ObjectId, WorkerAddress};
+
+use crate::model::{Callee, Failure, StoredValue};
+use crate::peers::PeerIndex;
+use crate::state::State;
+use crate::wire::Coverage;
+
+/// A message, decoded in place in the ring.
+enum Incoming {
+    Define(v1::DefineFunction),
+    Lease(v1::LeaseContext),
+    Push(v1::PushTask),
+    Reply(v1::TaskReply),
+    Returned(v1::EntriesReturned),
+    Get(v1::GetObject),
+    Object(v1::ObjectValue),
+    BorrowAdd(v1::BorrowAdd),
+    BorrowRemove(v1::BorrowRemove),
+    FreeBlock(v1::FreeBlock),
+    Ping,
+}
+
+fn decode(bytes: &[u8]) -> Result<Incoming, prost::DecodeError> {
+    let (kind, body) = bytes.split_first().map_or((0, bytes), |(kind, body)| (*kind, body));
+    Ok(match Kind::from_byte(kind) {
+        Some(Kind::DefineFunction) => Incoming::Define(Message::decode(body)?),
+        Some(Kind::LeaseContext) => Incoming::Lease(Message::decode(body)?),
+        Some(Kind::PushTask) => Incoming::Push(Message::decode(body)?),
+        Some(Kind::TaskReply) => Incoming::Reply(Message::decode(body)?),
+        Some(Kind::EntriesReturned) => Incoming::Returned(Message::decode(body)?),
+        Some(Kind::GetObject) => Incoming::Get(Message::decode(body)?),
+        Some(Kind::ObjectValue) => Incoming::Object(Message::decode(body)?),
+        Some(Kind::BorrowAdd) => Incoming::BorrowAdd(Message::decode(body)?),
+        Some(Kind::BorrowRemove) => Incoming::BorrowRemove(Message::decode(body)?),
+        Some(Kind::FreeBlock) => Incoming::FreeBlock(Message::decode(body)?),
+        // An unknown kind is a broken peer, as is a message that cannot be decoded.
+        Some(Kind::Ping) => Incoming::Ping,
+        None => return v1::Ping::decode(&[0xff_u8][..]).map(|_| Incoming::Ping),
+    })
+}
+
+impl State {
+    /// Reads up to `limit` messages of each lane, and sends what had to wait for room. True when anything moved.
+    pub fn drain_lanes(&mut self, limit: usize) -> bool {
+        let mut moved = false;
+        for index in 0..self.peers.lanes.len() as u32 {
+            moved |= self.drain_lane(PeerIndex(index), limit);
+        }
+        if self.peers.backlog > 0 {
+            moved |= self.flush_backlogs();
+        }
+        moved
+    }
+
+    pub fn drain_lane(&mut self, lane: PeerIndex, limit: usize) -> bool {
+        let mut count = 0;
+        let had_data = self.peers.get(lane).is_some_and(|peer| !peer.receiver.is_empty());
+        while count < limit {
+            let Some(peer) = self.peers.get_mut(lane) else { break };
+            match peer.receiver.receive(decode) {
+                Ok(None) => break,
+                Ok(Some(Ok(message))) => {
+                    count += 1;
+                    self.message_arrived(lane, message);
+                }
+                Ok(Some(Err(_))) | Err(_) => {
+                    tracing::warn!("a lane carries nonsense; its peer counts as dead");
+                    let who = peer.who;
+                    let _ = rustix::net::shutdown(&*peer.socket, rustix::net::Shutdown::Both);
+                    self.peers.remove(lane);
+                    self.process_died(who);
+                    break;
+                }
+            }
+        }
+        if had_data
+            && let Some(peer) = self.peers.get_mut(lane)
+            && peer.receiver.peer_waits_for_room()
+        {
+            self.ring(lane, PROGRESS);
+        }
+        count > 0
+    }
+
+    fn flush_backlogs(&mut self) -> bool {
+        let mut moved = false;
+        for index in 0..self.peers.lanes.len() as u32 {
+            let lane = PeerIndex(index);
+            let Some(peer) = self.peers.get_mut(lane) else { continue };
+            if !peer.had_backlog {
+                continue;
+            }
+            let flushed = peer.sender.flush();
+            if !peer.sender.has_backlog() {
+                peer.had_backlog = false;
+                self.peers.backlog -= 1;
+            }
+            if flushed {
+                moved = true;
+                self.ring(lane, PROGRESS | ray_rs_lanes::EXEC);
+            }
+        }
+        moved
+    }
+
+    fn message_arrived(&mut self, lane: PeerIndex, message: Incoming) {
+        match message {
+            Incoming::Push(task) => self.task_pushed(lane, task),
+            Incoming::Reply(reply) => self.reply_arrived(lane, reply),
+            Incoming::Define(definition) => {
+                let job = self.job;
+                let Some(peer) = self.peers.get_mut(lane) else { return };
+                if definition.index as usize == peer.callees.len() {
+                    peer.callees.push(Arc::new(Callee::new(definition, job)));
+                }
+            }
+            Incoming::Lease(context) => {
+                if let Some(peer) = self.peers.get_mut(lane) {
+                    peer.lease_gpus = context.gpu_ids;
+                }
+            }
+            Incoming::Returned(returned) => self.entries_returned(lane, &returned.seqs),
+            Incoming::Get(get) => self.object_asked_for(lane, get),
+            Incoming::Object(object) => self.object_came(object),
+            Incoming::BorrowAdd(add) => {
+                let Some(Ok(borrower)) = add.borrower.as_ref().map(WorkerAddress::try_from) else {
+                    return;
+                };
+                let borrower = self.owner_index(&borrower);
+                for id in add.object_ids.chunks_exact(ObjectId::SIZE) {
+                    let id = ObjectId::from_bytes(id).expect("chunks are of the size of an id");
+                    self.owner.borrow_granted(&id, borrower, &mut self.owner_effects);
+                }
+                self.run_effects();
+            }
+            Incoming::BorrowRemove(remove) => {
+                let Some(who) = self.peers.get(lane).map(|peer| peer.who) else {
+                    return;
+                };
+                if let Ok(id) = ObjectId::from_bytes(&remove.object_id) {
+                    self.owner
+                        .borrow_returned(&id, who, remove.count, &mut self.owner_effects);
+                    self.run_effects();
+                }
+            }
+            Incoming::FreeBlock(block) => {
+                self.arena.free(block.offset, block.generation);
+            }
+            Incoming::Ping => {}
+        }
+    }
+
+    // ---- values on request -------------------------------------------------------------------------------------
+
+    pub fn fetch(&mut self, slot: RefSlot, id: ObjectId, owner: OwnerIndex) {
+        let request = self.fresh_request();
+        match self.open_lane(owner) {
+            Some(lane) => {
+                self.fetches.insert(request, slot);
+                let message = v1::GetObject {
+                    request,
+                    object_id: id.0.to_vec(),
+                };
+                self.send_on(lane, Kind::GetObject, &message, PROGRESS);
+            }
+            None => {
+                let message = "the process that owned it has ended".to_owned();
+                let value = StoredValue::failed(Failure::ObjectLost {
+                    owner_died: true,
+                    message,
+                });
+                self.owner.fetched(slot, value, true, &mut self.owner_effects);
+            }
+        }
+    }
+
+    fn object_asked_for(&mut self, lane: PeerIndex, get: v1::GetObject) {
+        let slot = ObjectId::from_bytes(&get.object_id)
+            .ok()
+            .and_then(|id| self.owner.find(&id));
+        let Some(slot) = slot else {
+            let message = v1::ObjectValue {
+                request: get.request,
+                value: None,
+                lost: true,
+            };
+            return self.send_on(lane, Kind::ObjectValue, &message, PROGRESS);
+        };
+        let watcher = Watcher::Peer {
+            lane: lane.0,
+            request: get.request,
+        };
+        if self.owner.watch(slot, watcher, &mut self.owner_effects) {
+            self.run_effects();
+        } else {
+            self.answer_peer(lane.0, get.request, slot);
+        }
+    }
+
+    pub fn answer_peer(&mut self, lane: u32, request: u64, slot: RefSlot) {
+        let lane = PeerIndex(lane);
+        let Some(who) = self.peers.get(lane).map(|peer| peer.who) else {
+            return;
+        };
+        let Some(value) = self.owner.value(slot).map(|(value, _)| value.clone()) else {
+            return;
+        };
+        let value = self.value_to_wire(&value, who, true);
+        let message = v1::ObjectValue {
+            request,
+            value: Some(value),
+            lost: false,
+        };
+        self.send_on(lane, Kind::ObjectValue, &message, PROGRESS);
+        self.run_effects();
+    }
+
+    fn object_came(&mut self, object: v1::ObjectValue) {
+        let Some(slot) = self.fetches.remove(&object.request) else {
+            return;
+        };
+        let value = match object.value {
+            Some(wire) if !object.lost => self.value_from_wire(wire, Coverage::Granted),
+            _ => {
+                let message = "its owner does not know it any more".to_owned();
+                StoredValue::failed(Failure::ObjectLost {
+                    owner_died: false,
+                    message,
+                })
+            }
+        };
+        let is_error = value.is_error();
+        self.owner.fetched(slot, value, is_error, &mut self.owner_effects);
+        self.run_effects();
+    }
+}

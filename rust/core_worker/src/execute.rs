@@ -1,0 +1,350 @@
+//! The worker's side: what is to be run, in order, and the answers.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use ray_rs_lanes::PROGRESS;
+use ray_rs_ownership::RefSlot;
+use ray_rs_proto::lane::Kind;
+use ray_rs_proto::v1;
+use ray_rs_types::config::REPLIES_PER_RING;
+use ray_rs_types::{ActorId, FunctionId, JobId, TaskId};
+use smallvec::SmallVec;
+
+use crate::model::{ActorStart, Callee, ExecTask, Next, ReadValue, StoredValue, TaskStatus, ValueData};
+use crate::peers::{CALL_SEQ, PeerIndex};
+use crate::state::State;
+use crate::wire::{Coverage, lost_argument};
+
+/// Where the answer of a task goes.
+pub struct ReplyTo {
+    lane: PeerIndex,
+    seq: u64,
+    started: Instant,
+    /// References that came with the arguments; one local count each.
+    arg_refs: SmallVec<[RefSlot; 0]>,
+}
+
+struct Queued {
+    lane: PeerIndex,
+    task: v1::PushTask,
+}
+
+#[derive(Default)]
+pub(crate) struct Execution {
+    queue: VecDeque<Queued>,
+    orders: VecDeque<Next>,
+    /// Threads of the executor that sleep in-process.
+    pub parked: Vec<Thread>,
+    /// The actor that this process hosts, and which life of it.
+    pub actor: Option<(ActorId, u32)>,
+    creation_refs: Vec<RefSlot>,
+    /// The loop of an async actor sleeps in epoll and is to be woken through its own eventfd.
+    pub loop_asleep: bool,
+}
+
+impl Execution {
+    pub fn forget_lane(&mut self, lane: PeerIndex) {
+        self.queue.retain(|queued| queued.lane != lane);
+    }
+
+    pub fn has_work(&self) -> bool {
+        let runnable = self
+            .queue
+            .front()
+            .is_some_and(|first| first.task.seq & CALL_SEQ == 0 || self.actor.is_some());
+        runnable || !self.orders.is_empty()
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+}
+
+impl State {
+    pub fn task_pushed(&mut self, lane: PeerIndex, task: v1::PushTask) {
+        self.execution.queue.push_back(Queued { lane, task });
+        self.wake_executor();
+    }
+
+    pub fn order_given(&mut self, order: Next) {
+        self.execution.orders.push_back(order);
+        self.wake_executor();
+        self.nudge();
+    }
+
+    fn wake_executor(&mut self) {
+        if let Some(thread) = self.execution.parked.pop() {
+            self.after.wake.push(thread);
+        }
+    }
+
+    pub fn start_actor(&mut self, start: v1::StartActor) {
+        let Some(spec) = start.spec else { return };
+        let Ok(actor_id) = ActorId::from_bytes(&start.actor_id) else {
+            return;
+        };
+        let mut refs = SmallVec::new();
+        let args = self.read_argument(spec.args.unwrap_or_default(), &mut refs);
+        let deps = spec
+            .deps
+            .into_iter()
+            .map(|dep| self.read_argument(dep, &mut refs))
+            .collect();
+        self.execution.creation_refs = refs.into_vec();
+        self.execution.actor = Some((actor_id, start.incarnation));
+        let order = ActorStart {
+            actor_id,
+            class_id: FunctionId::from_bytes(&spec.class_id).unwrap_or(FunctionId::NIL),
+            class_name: spec.class_name,
+            args,
+            layout: spec.layout,
+            kwarg_names: spec.kwarg_names,
+            deps,
+            incarnation: start.incarnation,
+            max_concurrency: spec.max_concurrency,
+            is_async: spec.is_async,
+            name: spec.name,
+            namespace: spec.namespace,
+            resources: spec.running_resources.as_ref().map(Into::into).unwrap_or_default(),
+            gpu_ids: start.gpu_ids,
+            handle_descriptor: spec.handle_descriptor,
+            extra: spec.extra,
+            job_id: JobId::from_bytes(&spec.job_id).unwrap_or(self.job),
+        };
+        self.order_given(Next::StartActor(Box::new(order)));
+    }
+
+    fn read_argument(&mut self, wire: v1::Value, refs: &mut SmallVec<[RefSlot; 0]>) -> ReadValue {
+        let value = self.value_from_wire(wire, Coverage::ByTask);
+        refs.extend(value.refs.iter().copied());
+        match self.read_value(&value) {
+            Ok(value) => value,
+            Err(failure) => lost_argument(&failure),
+        }
+    }
+
+    /// The next thing to run, if one is here.
+    pub fn pop_next(&mut self) -> Option<Next> {
+        // Actor methods wait until the constructor has been ordered; orders come first in any case.
+        if let Some(order) = self.execution.orders.pop_front() {
+            self.ring_callers();
+            return Some(order);
+        }
+        while let Some(Queued { lane, task }) = self.execution.queue.pop_front() {
+            if task.seq & CALL_SEQ != 0 && self.execution.actor.is_none() {
+                // A caller was faster than the raylet's order to become the actor.
+                self.execution.queue.push_front(Queued { lane, task });
+                break;
+            }
+            let Some(peer) = self.peers.get(lane) else { continue };
+            if task.seq & CALL_SEQ == 0 && !peer.in_claims.claim(task.seq) {
+                continue;
+            }
+            let Some(callee) = peer.callees.get(task.function as usize).cloned() else {
+                continue;
+            };
+            let caller = self.peers.address(peer.who);
+            let gpu_ids = peer.lease_gpus.clone();
+            // The caller must not wait for results that are there while a task that may take long runs.
+            if callee.average_us.load(Ordering::Relaxed) > SHORT_US {
+                self.ring_callers();
+            }
+            let mut arg_refs = SmallVec::new();
+            let args = match task.args {
+                Some(args) => self.read_argument(args, &mut arg_refs),
+                None => ReadValue::empty(),
+            };
+            let deps = task
+                .deps
+                .into_iter()
+                .map(|dep| self.read_argument(dep, &mut arg_refs))
+                .collect();
+            let actor = match ActorId::from_bytes(&task.actor_id) {
+                Ok(actor) => actor,
+                Err(_) => ActorId::nil_of(callee.job_id),
+            };
+            return Some(Next::Task(Box::new(ExecTask {
+                task_id: TaskId::new(task.task_unique, actor),
+                callee,
+                args,
+                layout: task.layout,
+                kwarg_names: task.kwarg_names,
+                deps,
+                num_returns: task.num_returns,
+                attempt: task.attempt,
+                caller,
+                gpu_ids,
+                reply: ReplyTo {
+                    lane,
+                    seq: task.seq,
+                    started: Instant::now(),
+                    arg_refs,
+                },
+            })));
+        }
+        self.ring_callers();
+        None
+    }
+
+    /// Rings for all replies that were written quietly.
+    pub fn ring_callers(&mut self) {
+        for index in 0..self.peers.lanes.len() as u32 {
+            let lane = PeerIndex(index);
+            if let Some(peer) = self.peers.get_mut(lane)
+                && peer.quiet_replies > 0
+            {
+                peer.quiet_replies = 0;
+                self.ring(lane, PROGRESS);
+            }
+        }
+    }
+
+    pub fn finish(&mut self, task: ExecTask, status: TaskStatus, returns: Vec<StoredValue>, exiting: bool) {
+        let run = task.reply.started.elapsed();
+        task.callee.ran(run);
+        let ReplyTo {
+            lane, seq, arg_refs, ..
+        } = task.reply;
+        let who = self.peers.get(lane).map(|peer| peer.who);
+        let Some(who) = who else {
+            for value in returns {
+                self.owner.value_abandoned(value, &mut self.owner_effects);
+            }
+            for slot in arg_refs {
+                self.drop_local(slot);
+            }
+            return self.run_effects();
+        };
+        let mut wire = Vec::with_capacity(returns.len());
+        for value in &returns {
+            wire.push(self.value_to_wire(value, who, true));
+        }
+        let borrowed: SmallVec<[RefSlot; 0]> = arg_refs
+            .iter()
+            .copied()
+            .filter(|slot| self.owner.reported_as_borrowed(*slot, 1))
+            .collect();
+        let borrowed = (!borrowed.is_empty()).then(|| self.refs_to_wire(&borrowed));
+        let reply = v1::TaskReply {
+            seq,
+            status: status as u32,
+            returns: wire,
+            run_ns: run.as_nanos() as u64,
+            borrowed,
+            exiting,
+        };
+        self.send_on(lane, Kind::TaskReply, &reply, 0);
+        for slot in returns.iter().flat_map(|value| value.refs.iter()) {
+            self.drop_local(*slot);
+        }
+        for slot in arg_refs {
+            self.drop_local(slot);
+        }
+        let peer = self.peers.get_mut(lane).expect("looked at above");
+        peer.quiet_replies += 1;
+        if peer.quiet_replies >= REPLIES_PER_RING || exiting {
+            peer.quiet_replies = 0;
+            self.ring(lane, PROGRESS);
+        }
+        self.run_effects();
+    }
+
+    /// The task of this thread is about to sleep: its unclaimed neighbours go back to their owners, its CPU to the node.
+    pub fn task_blocks(&mut self) {
+        self.ring_callers();
+        self.blocked_threads += 1;
+        if self.blocked_threads > 1 {
+            return;
+        }
+        let mut returned: Vec<(PeerIndex, Vec<u64>)> = Vec::new();
+        let mut kept = VecDeque::new();
+        for queued in std::mem::take(&mut self.execution.queue) {
+            if queued.task.seq & CALL_SEQ != 0 {
+                kept.push_back(queued);
+                continue;
+            }
+            let Some(peer) = self.peers.get(queued.lane) else {
+                continue;
+            };
+            // Claimed, so that the owner's withdrawal and this return cannot both count.
+            if !peer.in_claims.claim(queued.task.seq) {
+                continue;
+            }
+            match returned.iter_mut().find(|(lane, _)| *lane == queued.lane) {
+                Some((_, seqs)) => seqs.push(queued.task.seq),
+                None => returned.push((queued.lane, vec![queued.task.seq])),
+            }
+        }
+        self.execution.queue = kept;
+        for (lane, seqs) in returned {
+            self.send_on(lane, Kind::EntriesReturned, &v1::EntriesReturned { seqs }, PROGRESS);
+        }
+        self.tell_raylet(v1::to_raylet::Body::Blocked(v1::Blocked {}));
+    }
+
+    pub fn task_unblocks(&mut self) {
+        self.blocked_threads -= 1;
+        if self.blocked_threads == 0 {
+            self.tell_raylet(v1::to_raylet::Body::Unblocked(v1::Unblocked {}));
+        }
+    }
+
+    pub fn actor_started(&mut self, error: Option<Vec<u8>>, message: String) {
+        let Some((actor_id, incarnation)) = self.execution.actor else {
+            return;
+        };
+        for slot in std::mem::take(&mut self.execution.creation_refs) {
+            self.drop_local(slot);
+        }
+        let report = v1::ReportActorStartedRequest {
+            actor_id: actor_id.0.to_vec(),
+            incarnation,
+            creation_error: error.unwrap_or_default(),
+            message,
+        };
+        self.tell_gcs("ReportActorStarted", &report);
+        self.run_effects();
+    }
+}
+
+/// Functions that take longer on average are worth a ring before they start.
+const SHORT_US: u32 = 100;
+
+impl Callee {
+    pub fn new(definition: v1::DefineFunction, job: JobId) -> Self {
+        Self {
+            function_id: FunctionId::from_bytes(&definition.function_id).ok(),
+            name: definition.name.into(),
+            method: definition.method.into(),
+            job_id: JobId::from_bytes(&definition.job_id).unwrap_or(job),
+            retry_exceptions: definition.retry_exceptions,
+            max_calls: definition.max_calls,
+            binding_slot: AtomicU32::new(0),
+            average_us: AtomicU32::new(u32::MAX),
+        }
+    }
+
+    fn ran(&self, run: Duration) {
+        let us = u32::try_from(run.as_micros()).unwrap_or(u32::MAX / 2);
+        let before = self.average_us.load(Ordering::Relaxed);
+        let average = if before == u32::MAX {
+            us
+        } else {
+            before - before / 4 + us / 4
+        };
+        self.average_us.store(average, Ordering::Relaxed);
+    }
+}
+
+/// Frees what a value of no use occupies.
+pub(crate) fn drop_value(state: &mut State, value: StoredValue) {
+    let data: ValueData = value.data.clone();
+    for slot in value.refs {
+        state.drop_local(slot);
+    }
+    state.free_data(&data);
+    state.run_effects();
+}

@@ -1,0 +1,34 @@
+//! The core worker: what every driver, worker and actor process carries.
+//!
+//! It submits tasks and actor calls, owns their results, keeps small values and maps the arena for large ones, and in a
+//! worker hands out what is to be run. The language binding above calls [`CoreWorker`]; below are the pure cores that
+//! decide (`ray-rs-ownership`, `ray-rs-dispatch`, `ray-rs-actors`) and the memory shared with other processes
+//! (`ray-rs-lanes`, `ray-rs-object-store`).
+//!
+//! * **CORE-1** One lock guards all state; nobody holds it across a system call of the task path.
+//! * **CORE-2** Lanes are drained by whoever holds the lock; one thread at a time (the holder) sleeps on the doorbell: a
+//!   thread inside `get` or `wait`, or the executor, or else the progress thread.
+//! * **CORE-3** Every wait ends: by its condition, its time limit, an interrupt, or the death of what it waits for.
+//!
+//! Deliberately absent: Python, gRPC, and any async runtime (a worker process stays small).
+
+mod actors;
+mod control;
+mod core;
+mod drain;
+mod events;
+mod execute;
+mod frames;
+mod host;
+mod model;
+mod objects;
+mod peers;
+mod progress;
+mod state;
+mod submit;
+mod wire;
+
+pub use crate::core::{CoreWorker, Counters};
+pub use execute::ReplyTo;
+pub use model::*;
+pub use ray_rs_proto::v1;

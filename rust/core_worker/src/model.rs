@@ -1,0 +1,388 @@
+//! The words between the core worker and the language binding above it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ray_rs_object_store::Pin;
+use ray_rs_types::{ActorId, FunctionId, JobId, NodeId, ResourceSet, TaskId, WorkerAddress, WorkerId};
+use smallvec::SmallVec;
+
+pub use ray_rs_ownership::RefSlot;
+
+/// How the data of a value is to be read. The numbers are those of `Value.kind` on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ValueKind {
+    /// Python's `None`; no data.
+    None = 0,
+    /// The content of a `bytes` object.
+    Raw = 1,
+    /// One pickle stream.
+    Pickle = 2,
+    /// A pickle stream and its out-of-band buffers, as laid out by `ray_rs_object_store::layout`.
+    Laid = 3,
+    /// A pickled error that `get` raises.
+    Error = 4,
+}
+
+/// A value about to be stored: the bytes stay where they are until [`crate::CoreWorker::store`] copies them once.
+pub struct ValueParts<'a> {
+    pub kind: ValueKind,
+    /// The raw bytes, or the pickle stream.
+    pub data: &'a [u8],
+    /// Out-of-band buffers; only with [`ValueKind::Laid`].
+    pub buffers: &'a [&'a [u8]],
+}
+
+/// A block of the arena, as it travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Location {
+    pub offset: u64,
+    pub length: u64,
+    pub generation: u64,
+    /// The client whose extent holds it; `None`: the raylet.
+    pub holder: Option<WorkerId>,
+}
+
+/// Where the data of a value is.
+#[derive(Debug, Clone)]
+pub enum ValueData {
+    Empty,
+    Inline(Bytes),
+    Arena(Location),
+    /// There is no value: the engine failed to make it. Always of kind [`ValueKind::Error`].
+    Failed(Arc<Failure>),
+}
+
+/// A value at rest, and the references inside it.
+#[derive(Debug, Clone)]
+pub struct StoredValue {
+    pub kind: ValueKind,
+    pub data: ValueData,
+    /// In the order of the pickle's reference table. Whoever holds the value holds one count of each.
+    pub refs: SmallVec<[RefSlot; 0]>,
+}
+
+/// The data of a value in this process's address space.
+pub enum ReadData {
+    Empty,
+    Inline(Bytes),
+    /// Stays valid, and its block in place, until dropped.
+    Arena(Pin),
+}
+
+/// A value to be decoded.
+pub struct ReadValue {
+    pub kind: ValueKind,
+    pub data: ReadData,
+    /// One local count each, which the reader takes over (wraps in an `ObjectRef`, or drops with `drop_ref`).
+    pub refs: Vec<RefSlot>,
+}
+
+/// What does not change from call to call of one remote function with one set of options.
+#[derive(Debug, Clone)]
+pub struct FunctionSpec {
+    pub id: FunctionId,
+    /// Display name.
+    pub name: Arc<str>,
+    pub resources: ResourceSet,
+    /// -1: for ever.
+    pub max_retries: i32,
+    /// Empty: application errors are final; `[1]`: all are retried; else a pickled tuple of classes.
+    pub retry_exceptions: Vec<u8>,
+    pub max_calls: u32,
+}
+
+/// The same for an actor's method.
+#[derive(Debug, Clone)]
+pub struct MethodSpec {
+    /// "Counter.inc".
+    pub name: Arc<str>,
+    pub method: Arc<str>,
+    /// -1: for ever.
+    pub max_task_retries: i32,
+    pub retry_exceptions: Vec<u8>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FunctionIndex(pub u32);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MethodIndex(pub u32);
+/// This process's view of one actor it can call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ActorIndex(pub u32);
+
+/// The arguments of one call.
+pub struct TaskArgs {
+    /// The pickled tuple of all by-value arguments; [`ValueKind::None`] when there are none. Its `refs` are the nested
+    /// references (one count each, taken over from the caller).
+    pub values: StoredValue,
+    /// Empty when no argument is a reference; else 0 (next by-value item) or 1 (next of `deps`) for each argument.
+    pub layout: Vec<u8>,
+    pub kwarg_names: Vec<String>,
+    /// Top-level references, one count each, taken over from the caller.
+    pub deps: SmallVec<[RefSlot; 2]>,
+}
+
+pub type Returns = SmallVec<[RefSlot; 1]>;
+
+/// A new actor.
+pub struct ActorRequest {
+    pub class_id: FunctionId,
+    pub class_name: String,
+    pub args: TaskArgs,
+    pub placement_resources: ResourceSet,
+    pub running_resources: ResourceSet,
+    pub max_restarts: i32,
+    pub max_task_retries: i32,
+    pub max_concurrency: u32,
+    pub max_pending_calls: Option<usize>,
+    pub is_async: bool,
+    pub detached: bool,
+    /// Empty: none.
+    pub name: String,
+    pub namespace: String,
+    pub get_if_exists: bool,
+    /// Opaque to the engine; handed to whoever looks the actor up by name.
+    pub handle_descriptor: Vec<u8>,
+    /// Opaque pickled dict for the worker that hosts the actor.
+    pub extra: Vec<u8>,
+}
+
+/// What `create_actor` gives.
+pub enum ActorCreated {
+    /// `handle` counts the handles of the actor; one local count is the caller's.
+    New {
+        actor_id: ActorId,
+        actor: ActorIndex,
+        handle: RefSlot,
+    },
+    /// `get_if_exists` found it.
+    Existing(NamedActor),
+}
+
+/// An actor found by name.
+pub struct NamedActor {
+    pub actor_id: ActorId,
+    pub actor: ActorIndex,
+    pub handle_descriptor: Vec<u8>,
+}
+
+/// Who a process is.
+#[derive(Debug, Clone)]
+pub enum Role {
+    /// `config`: pickled dict of plain values, see `Register.driver_config` in raylet.proto.
+    Driver {
+        config: Vec<u8>,
+    },
+    Worker {
+        fork_token: u64,
+    },
+}
+
+pub struct ConnectConfig {
+    pub session_dir: PathBuf,
+    pub role: Role,
+    /// Called on a thread of the engine that holds no lock; may take the GIL. Only for drivers and for processes that
+    /// use [`crate::CoreWorker::notify_when_ready`].
+    pub on_event: Box<dyn Fn(HostEvent) + Send + Sync>,
+}
+
+/// What the engine tells the language above it.
+pub enum HostEvent {
+    /// Lines printed by a worker.
+    Log {
+        name: String,
+        pid: u32,
+        is_stderr: bool,
+        lines: Vec<String>,
+    },
+    /// A message for the person at the driver. 0 info, 1 warning, 2 error.
+    Notice { level: u32, text: String },
+    /// The references registered with these tokens are ready.
+    Ready(Vec<u64>),
+    /// The raylet is gone; everything fails from here on.
+    RayletDied,
+}
+
+/// Facts given at registration.
+#[derive(Debug, Clone)]
+pub struct ProcessInfo {
+    pub address: WorkerAddress,
+    pub job_id: JobId,
+    pub node_id: NodeId,
+    pub session: String,
+    pub session_dir: String,
+    pub gcs_address: String,
+    pub node_ip: String,
+    pub namespace: String,
+    pub node_resources: ResourceSet,
+    pub arena_bytes: u64,
+}
+
+/// How a wait ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitOutcome {
+    Satisfied,
+    TimedOut,
+    /// `interrupt` returned true.
+    Interrupted,
+}
+
+/// What a worker does next.
+pub enum Next {
+    Task(Box<ExecTask>),
+    StartActor(Box<ActorStart>),
+    /// End the process; when graceful, run atexit handlers.
+    Exit {
+        graceful: bool,
+        reason: String,
+    },
+    /// Nothing came within the time given, or `interrupt` returned true.
+    Nothing,
+}
+
+/// What a definition on a lane says of a function or method.
+#[derive(Debug)]
+pub struct Callee {
+    /// `None` for an actor method.
+    pub function_id: Option<FunctionId>,
+    pub name: Arc<str>,
+    pub method: Arc<str>,
+    pub job_id: JobId,
+    pub retry_exceptions: Vec<u8>,
+    pub max_calls: u32,
+    /// Free for the binding: the unpickled function's index in its own cache, 0 when none yet.
+    pub binding_slot: std::sync::atomic::AtomicU32,
+    /// Moving average of its run time here, in microseconds; `u32::MAX` before the first run.
+    pub(crate) average_us: std::sync::atomic::AtomicU32,
+}
+
+/// One task or actor call to run.
+pub struct ExecTask {
+    pub task_id: TaskId,
+    pub callee: Arc<Callee>,
+    pub args: ReadValue,
+    pub layout: Vec<u8>,
+    pub kwarg_names: Vec<String>,
+    pub deps: Vec<ReadValue>,
+    pub num_returns: u32,
+    pub attempt: u32,
+    pub caller: WorkerAddress,
+    pub gpu_ids: Vec<u32>,
+    pub(crate) reply: crate::execute::ReplyTo,
+}
+
+/// The order to become an actor.
+pub struct ActorStart {
+    pub actor_id: ActorId,
+    pub class_id: FunctionId,
+    pub class_name: String,
+    pub args: ReadValue,
+    pub layout: Vec<u8>,
+    pub kwarg_names: Vec<String>,
+    pub deps: Vec<ReadValue>,
+    pub incarnation: u32,
+    pub max_concurrency: u32,
+    pub is_async: bool,
+    pub name: String,
+    pub namespace: String,
+    pub resources: ResourceSet,
+    pub gpu_ids: Vec<u32>,
+    pub handle_descriptor: Vec<u8>,
+    pub extra: Vec<u8>,
+    pub job_id: JobId,
+}
+
+/// How a task ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum TaskStatus {
+    Finished = 0,
+    /// Each return holds the error.
+    Failed = 1,
+    /// The same, and the retry rule of the call covers the error.
+    FailedRetryable = 2,
+    /// The actor left by its own will in this call (`exit_actor`).
+    ActorExited = 4,
+}
+
+/// What became of a call's process; the binding makes the Python exception of it.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub enum Failure {
+    WorkerCrashed {
+        task_name: String,
+        pid: u32,
+        exit_code: i32,
+        signal: i32,
+        last_stderr: String,
+        detail: String,
+    },
+    ActorDied {
+        actor_id: ActorId,
+        cause: ActorDeathCause,
+        message: String,
+        creation_error: Vec<u8>,
+    },
+    ActorUnavailable {
+        actor_id: ActorId,
+        message: String,
+    },
+    /// The owner of the object died or no longer knows it.
+    ObjectLost {
+        owner_died: bool,
+        message: String,
+    },
+    /// The store could not hold the value.
+    StoreFull {
+        message: String,
+    },
+    /// The engine itself failed the task.
+    System {
+        message: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[repr(u32)]
+pub enum ActorDeathCause {
+    Unknown = 0,
+    WorkerDied = 1,
+    Killed = 2,
+    CreationFailed = 3,
+    OutOfScope = 4,
+    ExitedItself = 5,
+    OwnerDied = 6,
+    Unschedulable = 7,
+}
+
+/// What `read` gives.
+pub enum Read {
+    Value(ReadValue),
+    Failed(Failure),
+}
+
+/// Why the engine refused or could not do something.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CoreError {
+    #[error("{0}")]
+    ConnectionFailed(String),
+    #[error("{0}")]
+    StoreFull(String),
+    #[error("the raylet of this node is gone; start again with ray_rs.shutdown() and ray_rs.init()")]
+    RayletDied,
+    #[error("no answer to {what} within {after:?}")]
+    TimedOut { what: String, after: Duration },
+    #[error("interrupted")]
+    Interrupted,
+    #[error("{0}")]
+    NotFound(String),
+    #[error("{0}")]
+    AlreadyExists(String),
+    #[error("more than {limit} calls are pending on this actor handle")]
+    PendingCallsLimit { limit: usize },
+    #[error("{0}")]
+    Gcs(String),
+}

@@ -1,0 +1,396 @@
+//! Storing, getting and waiting.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use ray_rs_lanes::{PROGRESS, Woke};
+use ray_rs_object_store::{NeedExtent, copy_bytes, layout};
+use ray_rs_ownership::Watcher;
+use ray_rs_types::config::{MAX_INLINE_BYTES, SPIN};
+use smallvec::SmallVec;
+
+use crate::core::{CoreWorker, EXECUTING_NORMAL, Interrupt};
+use crate::model::*;
+use crate::state::{State, Waiter};
+
+/// Signals are looked for at least so often.
+const SLICE: Duration = Duration::from_millis(50);
+
+/// Why a rest ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rested {
+    Something,
+    TimedOut,
+    Interrupted,
+}
+
+impl CoreWorker {
+    // ---- storing -----------------------------------------------------------------------------------------------
+
+    /// Copies a value once, to where it will stay. Takes over one local count of each of `refs`.
+    ///
+    /// # Errors
+    /// [`CoreError::StoreFull`], [`CoreError::Interrupted`], [`CoreError::RayletDied`].
+    pub fn store(
+        &self,
+        parts: ValueParts<'_>,
+        refs: SmallVec<[RefSlot; 0]>,
+        interrupt: Interrupt<'_>,
+    ) -> Result<StoredValue, CoreError> {
+        let kind = parts.kind;
+        let lens: SmallVec<[u64; 4]> = parts.buffers.iter().map(|buffer| buffer.len() as u64).collect();
+        let plan = (kind == ValueKind::Laid).then(|| layout::plan(parts.data.len() as u64, &lens));
+        let total = plan.as_ref().map_or(parts.data.len() as u64, |plan| plan.total);
+        let fill = |bytes: &mut [u8]| match &plan {
+            None => copy_bytes(bytes, parts.data),
+            Some(plan) => {
+                layout::write_header(plan, bytes);
+                copy_bytes(&mut bytes[plan.pickle.clone()], parts.data);
+                for (offset, buffer) in plan.offsets.iter().zip(parts.buffers) {
+                    let start = *offset as usize;
+                    copy_bytes(&mut bytes[start..start + buffer.len()], buffer);
+                }
+            }
+        };
+        if kind == ValueKind::None {
+            return Ok(StoredValue {
+                kind,
+                data: ValueData::Empty,
+                refs,
+            });
+        }
+        // Errors stay inline: they are cloned to everything that depends on them.
+        if total <= MAX_INLINE_BYTES as u64 || kind == ValueKind::Error {
+            let data = match &plan {
+                None => Bytes::copy_from_slice(parts.data),
+                Some(_) => {
+                    let mut bytes = vec![0; total as usize];
+                    fill(&mut bytes);
+                    Bytes::from(bytes)
+                }
+            };
+            return Ok(StoredValue {
+                kind,
+                data: ValueData::Inline(data),
+                refs,
+            });
+        }
+        let (arena, me) = {
+            let state = self.state.lock();
+            (Arc::clone(&state.arena), state.me.worker_id)
+        };
+        let block = loop {
+            match arena.allocate(total) {
+                Ok(block) => break block,
+                Err(NeedExtent { min_bytes }) => {
+                    let (offset, length) = self.request_extent(min_bytes, interrupt)?;
+                    arena.add_extent(offset, length);
+                }
+            }
+        };
+        let location = Location {
+            offset: block.offset,
+            length: block.len,
+            generation: block.generation,
+            holder: Some(me),
+        };
+        fill(&mut arena.writer(&block));
+        arena.seal(block);
+        Ok(StoredValue {
+            kind,
+            data: ValueData::Arena(location),
+            refs,
+        })
+    }
+
+    pub fn put(&self, value: StoredValue) -> RefSlot {
+        self.with(|state| {
+            let id = state.fresh_put_id();
+            state.owner.value_put(id, value)
+        })
+    }
+
+    /// A stored value that nobody will own after all.
+    pub fn abandon(&self, value: StoredValue) {
+        self.with(|state| {
+            state.owner.value_abandoned(value, &mut state.owner_effects);
+            state.run_effects();
+        });
+    }
+
+    // ---- questions ---------------------------------------------------------------------------------------------
+
+    pub fn is_ready(&self, slot: RefSlot) -> bool {
+        self.state.lock().owner.is_ready(slot)
+    }
+
+    pub fn is_error(&self, slot: RefSlot) -> bool {
+        self.state
+            .lock()
+            .owner
+            .value(slot)
+            .is_some_and(|(_, is_error)| is_error)
+    }
+
+    pub fn has_duplicates(&self, slots: &[RefSlot]) -> bool {
+        self.state.lock().owner.has_duplicates(slots)
+    }
+
+    /// Which of `slots` are ready; looks at the lanes first when fewer than `num_wanted` are.
+    pub fn ready_mask(&self, slots: &[RefSlot], num_wanted: usize, out: &mut Vec<bool>) -> usize {
+        let look = |state: &State, out: &mut Vec<bool>| {
+            out.clear();
+            out.extend(slots.iter().map(|slot| state.owner.is_ready(*slot)));
+            out.iter().filter(|ready| **ready).count()
+        };
+        self.with(|state| {
+            let count = look(state, out);
+            if count >= num_wanted || !state.drain_lanes(1024) {
+                return count;
+            }
+            look(state, out)
+        })
+    }
+
+    /// # Panics
+    /// When the slot is not ready.
+    pub fn read(&self, slot: RefSlot) -> Read {
+        self.with(|state| read_ready(state, slot))
+            .expect("the caller made sure that the object is ready")
+    }
+
+    pub fn try_read(&self, slot: RefSlot) -> Option<Read> {
+        self.with(|state| {
+            if !state.owner.is_ready(slot) {
+                state.drain_lanes(64);
+            }
+            read_ready(state, slot)
+        })
+    }
+
+    /// [`HostEvent::Ready`] with `token` once the object is ready, at once if it is.
+    pub fn notify_when_ready(&self, slot: RefSlot, token: u64) {
+        self.with(|state| {
+            state.owner.local_added(slot);
+            if state
+                .owner
+                .watch(slot, Watcher::Notify(token), &mut state.owner_effects)
+            {
+                state.run_effects();
+            } else {
+                state.drop_local(slot);
+                state.after.host.push(HostEvent::Ready(vec![token]));
+            }
+        });
+    }
+
+    // ---- waiting -----------------------------------------------------------------------------------------------
+
+    /// Waits until `num_wanted` of `slots` are ready (or one of them is an error, if `stop_at_error`).
+    pub fn wait(
+        &self,
+        slots: &[RefSlot],
+        num_wanted: usize,
+        timeout: Option<Duration>,
+        stop_at_error: bool,
+        interrupt: Interrupt<'_>,
+    ) -> WaitOutcome {
+        if self.is_forked() {
+            return WaitOutcome::Interrupted;
+        }
+        let began = timeout.map(|_| Instant::now());
+        let Some(me) = self.with(|state| register(state, slots, num_wanted, stop_at_error)) else {
+            return WaitOutcome::Satisfied;
+        };
+        let mut blocked = false;
+        let mut spun = false;
+        let outcome = loop {
+            let satisfied = self.with(|state| {
+                if !is_satisfied(state, me) {
+                    state.drain_lanes(256);
+                }
+                is_satisfied(state, me)
+            });
+            if satisfied {
+                break WaitOutcome::Satisfied;
+            }
+            let mut slice = SLICE;
+            if let (Some(limit), Some(began)) = (timeout, began) {
+                let left = limit.saturating_sub(began.elapsed());
+                if left.is_zero() {
+                    break WaitOutcome::TimedOut;
+                }
+                slice = slice.min(left);
+            }
+            if self.is_closed() || self.state.lock().raylet_dead {
+                break WaitOutcome::Interrupted;
+            }
+            if !blocked && EXECUTING_NORMAL.get() {
+                if spun {
+                    self.with(State::task_blocks);
+                    blocked = true;
+                } else {
+                    slice = slice.min(SPIN);
+                    spun = true;
+                }
+            }
+            let rested = self.hold_or_park(PROGRESS, slice, false);
+            if rested != Rested::Something && interrupt() {
+                break WaitOutcome::Interrupted;
+            }
+        };
+        self.with(|state| {
+            unregister(state, me, slots);
+            if blocked {
+                state.task_unblocks();
+            }
+        });
+        outcome
+    }
+
+    /// Sleeps until something may have changed: as the holder on the doorbell, or in-process behind the holder.
+    pub(crate) fn hold_or_park(&self, wants: u32, slice: Duration, is_executor: bool) -> Rested {
+        enum Place {
+            Hold(Arc<Vec<ray_rs_lanes::LaneProbe>>, Arc<AtomicBool>),
+            Park,
+            Again,
+        }
+        let mut slice = slice;
+        let place = self.with(|state| {
+            // From here on a nudge is for this thread; what came before it is looked at now.
+            if !state.holder {
+                state.nudged.store(false, Ordering::SeqCst);
+            }
+            if is_executor && state.execution.has_work() {
+                return Place::Again;
+            }
+            if state.holder {
+                let thread = std::thread::current();
+                if is_executor {
+                    state.execution.parked.push(thread);
+                } else if let Some(waiter) = state
+                    .waiters
+                    .iter_mut()
+                    .flatten()
+                    .find(|waiter| waiter.thread.id() == thread.id())
+                {
+                    if waiter.satisfied {
+                        return Place::Again;
+                    }
+                    waiter.parked = true;
+                }
+                return Place::Park;
+            }
+            state.holder = true;
+            self.bell.disarm_eventfd();
+            if let Some(at) = state.next_deadline() {
+                slice = slice.min(at.saturating_sub(state.now()).max(Duration::from_micros(100)));
+            }
+            if state.peers.in_flight > 1 && !is_executor {
+                // Replies may be there whose ring is still held back.
+                slice = slice.min(Duration::from_millis(1));
+            }
+            Place::Hold(Arc::clone(&state.peers.probes), Arc::clone(&state.nudged))
+        });
+        match place {
+            Place::Again => Rested::Something,
+            Place::Park => {
+                std::thread::park_timeout(slice.min(SLICE));
+                if is_executor {
+                    let id = std::thread::current().id();
+                    self.state.lock().execution.parked.retain(|thread| thread.id() != id);
+                }
+                Rested::TimedOut
+            }
+            Place::Hold(probes, nudged) => {
+                let woke = {
+                    let mut spinner = self.spinner.lock();
+                    self.bell.wait(wants, &mut spinner, slice, || {
+                        nudged.load(Ordering::SeqCst) || probes.iter().any(|probe| probe.has_data())
+                    })
+                };
+                self.with(|state| {
+                    state.drain_lanes(256);
+                    state.on_deadline();
+                    state.pass_holder_on();
+                    if !state.holder && state.progress_sleeping {
+                        self.bell
+                            .arm_eventfd(PROGRESS | if state.execution.loop_asleep { wants } else { 0 });
+                        state.drain_lanes(64);
+                    }
+                });
+                match woke {
+                    Woke::Ready | Woke::Rung => Rested::Something,
+                    Woke::TimedOut => Rested::TimedOut,
+                    Woke::Interrupted => Rested::Interrupted,
+                }
+            }
+        }
+    }
+}
+
+fn read_ready(state: &mut State, slot: RefSlot) -> Option<Read> {
+    let value = state.owner.value(slot)?.0.clone();
+    Some(match state.read_value(&value) {
+        Ok(value) => Read::Value(value),
+        Err(failure) => Read::Failed(failure),
+    })
+}
+
+fn is_satisfied(state: &State, me: u32) -> bool {
+    state
+        .waiters
+        .get(me as usize)
+        .and_then(Option::as_ref)
+        .is_none_or(|waiter| waiter.satisfied)
+}
+
+/// `None` when there is nothing to wait for.
+fn register(state: &mut State, slots: &[RefSlot], num_wanted: usize, stop_at_error: bool) -> Option<u32> {
+    state.drain_lanes(256);
+    let mut ready = 0;
+    for slot in slots {
+        if let Some((_, is_error)) = state.owner.value(*slot) {
+            if is_error && stop_at_error {
+                return None;
+            }
+            ready += 1;
+        }
+    }
+    if ready >= num_wanted {
+        return None;
+    }
+    let waiter = Waiter {
+        remaining: num_wanted - ready,
+        stop_at_error,
+        satisfied: false,
+        thread: std::thread::current(),
+        parked: false,
+    };
+    let me = match state.waiters.iter().position(Option::is_none) {
+        Some(free) => {
+            state.waiters[free] = Some(waiter);
+            free as u32
+        }
+        None => {
+            state.waiters.push(Some(waiter));
+            state.waiters.len() as u32 - 1
+        }
+    };
+    for slot in slots {
+        state.owner.watch(*slot, Watcher::Waiter(me), &mut state.owner_effects);
+    }
+    state.run_effects();
+    Some(me)
+}
+
+fn unregister(state: &mut State, me: u32, slots: &[RefSlot]) {
+    state.waiters[me as usize] = None;
+    for slot in slots {
+        if !state.owner.is_ready(*slot) {
+            state.owner.unwatch(*slot, Watcher::Waiter(me));
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! The other processes: their numbers, and the lanes to those on this node.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use ray_rs_dispatch::LeaseKey;
+use ray_rs_lanes::{IncomingClaims, Lane, LaneProbe, LaneReceiver, LaneSender, OutgoingClaims, RemoteBell, Sent};
+use ray_rs_ownership::{OwnerIndex, TaskKey};
+use ray_rs_proto::lane::Kind;
+use ray_rs_proto::v1;
+use ray_rs_types::{WorkerAddress, WorkerId};
+use rustc_hash::FxHashMap;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::frames;
+use crate::model::Callee;
+use crate::state::State;
+
+/// Number of a lane in this process; not used twice while anything may name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct PeerIndex(pub u32);
+
+/// What is known of one process, whether or not a lane leads to it.
+struct Known {
+    address: WorkerAddress,
+    /// The lane that messages to it take: one only, so that they stay in order.
+    lane: Option<PeerIndex>,
+    dead: bool,
+}
+
+/// One lane.
+pub(crate) struct Peer {
+    pub who: OwnerIndex,
+    pub sender: LaneSender,
+    pub receiver: LaneReceiver,
+    pub out_claims: OutgoingClaims,
+    pub in_claims: IncomingClaims,
+    /// Unknown until the other side has answered the hand-shake.
+    pub bell: Option<Arc<RemoteBell>>,
+    /// What is to be rung for, once the bell is known or the lock is free.
+    pub unrung: u32,
+    /// Replies written since the last ring.
+    pub quiet_replies: u32,
+    pub socket: Arc<OwnedFd>,
+    /// Sequence number of the next normal task, and of the first in `in_flight`.
+    pub next_seq: u64,
+    pub first_seq: u64,
+    /// Normal tasks pushed and not answered, by sequence number; answers come nearly in order.
+    pub in_flight: VecDeque<Option<TaskKey>>,
+    /// Actor calls pushed and not answered, by sequence number (these have the high bit set).
+    pub calls: FxHashMap<u64, TaskKey>,
+    /// Functions and methods defined on this lane so far, by our number; the value is the lane's.
+    pub defined: FxHashMap<u32, u32>,
+    /// What the other side defined.
+    pub callees: Vec<Arc<Callee>>,
+    /// GPU indices of the lease under which it pushes.
+    pub lease_gpus: Vec<u32>,
+    pub had_backlog: bool,
+    /// The lease under which this process pushes to it.
+    pub lease: Option<LeaseKey>,
+}
+
+/// Set on sequence numbers of actor calls: they are not withdrawn, so they need no claim words and may finish in any order.
+pub(crate) const CALL_SEQ: u64 = 1 << 63;
+
+pub(crate) struct Peers {
+    known: Vec<Known>,
+    by_worker: FxHashMap<WorkerId, OwnerIndex>,
+    pub lanes: Vec<Option<Peer>>,
+    /// Tasks and calls in flight on all lanes.
+    pub in_flight: usize,
+    /// Lanes with messages queued in this process.
+    pub backlog: usize,
+    /// For looking at all lanes without the lock.
+    pub probes: Arc<Vec<LaneProbe>>,
+    /// Sockets opened since the progress thread last looked.
+    pub new_sockets: Vec<(PeerIndex, Arc<OwnedFd>)>,
+}
+
+impl Peers {
+    pub fn new(me: WorkerAddress) -> Self {
+        let mut peers = Self {
+            known: Vec::new(),
+            by_worker: FxHashMap::default(),
+            lanes: Vec::new(),
+            in_flight: 0,
+            backlog: 0,
+            probes: Arc::new(Vec::new()),
+            new_sockets: Vec::new(),
+        };
+        let index = peers.index_of(&me);
+        debug_assert_eq!(index, OwnerIndex::ME);
+        peers
+    }
+
+    pub fn index_of(&mut self, address: &WorkerAddress) -> OwnerIndex {
+        if let Some(index) = self.by_worker.get(&address.worker_id) {
+            return *index;
+        }
+        let index = OwnerIndex(self.known.len() as u32);
+        self.known.push(Known {
+            address: *address,
+            lane: None,
+            dead: false,
+        });
+        self.by_worker.insert(address.worker_id, index);
+        index
+    }
+
+    pub fn address(&self, index: OwnerIndex) -> WorkerAddress {
+        self.known[index.0 as usize].address
+    }
+
+    pub fn find(&self, worker: &WorkerId) -> Option<OwnerIndex> {
+        self.by_worker.get(worker).copied()
+    }
+
+    pub fn is_alive(&self, worker: &WorkerId) -> bool {
+        self.find(worker)
+            .is_some_and(|index| !self.known[index.0 as usize].dead)
+    }
+
+    pub fn is_dead(&self, index: OwnerIndex) -> bool {
+        self.known[index.0 as usize].dead
+    }
+
+    /// True the first time.
+    pub fn mark_dead(&mut self, index: OwnerIndex) -> bool {
+        let known = &mut self.known[index.0 as usize];
+        known.lane = None;
+        !std::mem::replace(&mut known.dead, true)
+    }
+
+    pub fn lane_to(&self, index: OwnerIndex) -> Option<PeerIndex> {
+        self.known[index.0 as usize].lane
+    }
+
+    pub fn get(&self, lane: PeerIndex) -> Option<&Peer> {
+        self.lanes.get(lane.0 as usize)?.as_ref()
+    }
+
+    pub fn get_mut(&mut self, lane: PeerIndex) -> Option<&mut Peer> {
+        self.lanes.get_mut(lane.0 as usize)?.as_mut()
+    }
+
+    pub fn add(&mut self, who: OwnerIndex, lane: Lane, bell: Option<RemoteBell>, socket: Arc<OwnedFd>) -> PeerIndex {
+        let (sender, receiver, out_claims, in_claims) = lane.split();
+        let peer = Peer {
+            who,
+            sender,
+            receiver,
+            out_claims,
+            in_claims,
+            bell: bell.map(Arc::new),
+            unrung: 0,
+            quiet_replies: 0,
+            socket,
+            next_seq: 1,
+            first_seq: 1,
+            in_flight: VecDeque::new(),
+            calls: FxHashMap::default(),
+            defined: FxHashMap::default(),
+            callees: Vec::new(),
+            lease_gpus: Vec::new(),
+            had_backlog: false,
+            lease: None,
+        };
+        let index = match self.lanes.iter().position(Option::is_none) {
+            Some(free) => {
+                self.lanes[free] = Some(peer);
+                PeerIndex(free as u32)
+            }
+            None => {
+                self.lanes.push(Some(peer));
+                PeerIndex(self.lanes.len() as u32 - 1)
+            }
+        };
+        let known = &mut self.known[who.0 as usize];
+        known.lane.get_or_insert(index);
+        self.renew_probes();
+        index
+    }
+
+    pub fn remove(&mut self, lane: PeerIndex) -> Option<Peer> {
+        let peer = self.lanes.get_mut(lane.0 as usize)?.take()?;
+        self.in_flight -= peer.in_flight.iter().flatten().count() + peer.calls.len();
+        self.backlog -= usize::from(peer.had_backlog);
+        let known = &mut self.known[peer.who.0 as usize];
+        if known.lane == Some(lane) {
+            known.lane = None;
+        }
+        self.renew_probes();
+        Some(peer)
+    }
+
+    fn renew_probes(&mut self) {
+        self.probes = Arc::new(self.lanes.iter().flatten().map(|peer| peer.receiver.probe()).collect());
+    }
+}
+
+impl Peer {
+    /// Writes one message; the bell is rung for `what` after the lock is free.
+    pub fn write(&mut self, kind: Kind, message: &impl prost::Message) -> Sent {
+        let len = message.encoded_len() + 1;
+        self.sender.send_with(len, |mut bytes| {
+            bytes[0] = kind as u8;
+            let mut body = &mut bytes[1..];
+            message.encode(&mut body).expect("encoded_len is exact");
+            bytes = &mut [];
+            let _ = bytes;
+        })
+    }
+}
+
+impl State {
+    /// Sends to a process, over its lane, which is opened if need be. Nothing is sent to the dead.
+    pub fn send_to(&mut self, who: OwnerIndex, kind: Kind, message: &impl prost::Message) {
+        if let Some(lane) = self.open_lane(who) {
+            self.send_on(lane, kind, message, ray_rs_lanes::PROGRESS);
+        }
+    }
+
+    pub fn send_to_worker(&mut self, worker: &WorkerId, kind: Kind, message: &impl prost::Message) {
+        if let Some(who) = self.peers.find(worker) {
+            self.send_to(who, kind, message);
+        }
+    }
+
+    /// Sends on a lane and rings for `what` once the lock is free; 0 rings nobody.
+    pub fn send_on(&mut self, lane: PeerIndex, kind: Kind, message: &impl prost::Message, what: u32) {
+        let Some(peer) = self.peers.get_mut(lane) else { return };
+        if peer.write(kind, message) == Sent::Queued && !peer.had_backlog {
+            peer.had_backlog = true;
+            self.peers.backlog += 1;
+        }
+        self.ring(lane, what);
+    }
+
+    pub fn ring(&mut self, lane: PeerIndex, what: u32) {
+        let Some(peer) = self.peers.get_mut(lane) else { return };
+        if what == 0 {
+            return;
+        }
+        match &peer.bell {
+            Some(bell) => match self.after.bells.iter_mut().find(|(other, _)| Arc::ptr_eq(other, bell)) {
+                Some((_, already)) => *already |= what,
+                None => self.after.bells.push((Arc::clone(bell), what)),
+            },
+            None => peer.unrung |= what,
+        }
+    }
+
+    /// The lane to a process of this node.
+    pub fn open_lane(&mut self, who: OwnerIndex) -> Option<PeerIndex> {
+        if let Some(lane) = self.peers.lane_to(who) {
+            return Some(lane);
+        }
+        if self.peers.is_dead(who) || who == OwnerIndex::ME || self.closed {
+            return None;
+        }
+        match self.connect(who) {
+            Ok(lane) => Some(lane),
+            Err(error) => {
+                tracing::debug!(%error, worker = %self.peers.address(who).worker_id, "no lane to a worker: it is gone");
+                self.process_died(who);
+                None
+            }
+        }
+    }
+
+    // Done under the lock: once in the life of a pair of processes, and the accepting side is not waited for.
+    fn connect(&mut self, who: OwnerIndex) -> io::Result<PeerIndex> {
+        let address = self.peers.address(who);
+        let socket = connect_socket(&self.socket_dir.join(address.socket_name()))?;
+        let (lane, memory) = Lane::create()?;
+        let (bell_memory, bell_eventfd) = self.bell.share()?;
+        let mut hello = Vec::new();
+        frames::append(
+            &mut hello,
+            &v1::Hello {
+                from: Some((&self.me).into()),
+                session: self.session.clone(),
+            },
+        );
+        frames::write_with_fds(
+            socket.as_fd(),
+            &hello,
+            &[memory.as_fd(), bell_memory.as_fd(), bell_eventfd.as_fd()],
+        )?;
+        let socket = Arc::new(socket);
+        let index = self.peers.add(who, lane, None, Arc::clone(&socket));
+        self.peers.new_sockets.push((index, socket));
+        self.after.kick = true;
+        Ok(index)
+    }
+}
+
+fn connect_socket(path: &Path) -> io::Result<OwnedFd> {
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let peer = rustix::net::sockopt::socket_peercred(&socket)?;
+    if peer.uid != rustix::process::getuid() {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "the socket belongs to another user",
+        ));
+    }
+    Ok(socket)
+}

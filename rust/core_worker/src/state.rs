@@ -1,0 +1,410 @@
+//! Everything one process knows, behind one lock that is never held across a system call of the task path.
+//!
+//! What must happen after the lock is let go (doorbells, frames to the raylet, threads to wake) is collected in
+//! [`After`]; `CoreWorker::with` carries it out.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use ray_rs_dispatch::{Dispatcher, LeaseKey};
+use ray_rs_lanes::{Doorbell, RemoteBell};
+use ray_rs_object_store::ArenaClient;
+use ray_rs_ownership::{Effect, OwnerIndex, OwnerTable, RefSlot, TaskKey, Watcher};
+use ray_rs_proto::v1;
+use ray_rs_types::{ActorId, JobId, ObjectId, ResourceSet, TaskId, WorkerAddress, WorkerId};
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+
+use crate::actors::ActorTarget;
+use crate::events::TaskEvents;
+use crate::execute::Execution;
+use crate::frames;
+use crate::model::{FunctionSpec, HostEvent, Location, MethodSpec, StoredValue, ValueData};
+use crate::peers::Peers;
+use crate::submit::{Lease, Spec};
+
+impl ray_rs_ownership::Contains for StoredValue {
+    fn references(&self) -> &[RefSlot] {
+        &self.refs
+    }
+}
+
+/// What to do once the lock is free.
+#[derive(Default)]
+pub(crate) struct After {
+    pub bells: SmallVec<[(Arc<RemoteBell>, u32); 4]>,
+    pub wake: SmallVec<[Thread; 2]>,
+    pub host: Vec<HostEvent>,
+    /// The progress thread sleeps past the next deadline.
+    pub kick: bool,
+    pub raylet: bool,
+}
+
+impl After {
+    pub fn is_empty(&self) -> bool {
+        self.bells.is_empty() && self.wake.is_empty() && self.host.is_empty() && !self.kick && !self.raylet
+    }
+}
+
+/// One thread inside `get` or `wait`.
+pub(crate) struct Waiter {
+    pub remaining: usize,
+    pub stop_at_error: bool,
+    pub satisfied: bool,
+    pub thread: Thread,
+    /// Sleeping in-process, because another thread drains the lanes.
+    pub parked: bool,
+}
+
+/// A blocking question to the raylet, such as a call to the GCS.
+pub(crate) enum Answer {
+    Gcs(Result<Bytes, String>),
+    Extent(Result<(u64, u64), String>),
+    Cluster(v1::ClusterViewReply),
+    Store(v1::StoreStatsReply),
+    LogsFlushed,
+}
+
+pub(crate) enum Question {
+    /// A thread waits for it.
+    Thread { thread: Thread, answer: Option<Answer> },
+    /// The registration of an actor: the answer matters only when it is a refusal.
+    RegisterActor(ActorId),
+    /// Nobody waits.
+    Forget,
+}
+
+/// A task that lost its worker and waits for the raylet's report of why.
+pub(crate) struct AwaitingReport {
+    pub worker: WorkerId,
+    pub tasks: Vec<TaskKey>,
+}
+
+pub(crate) struct State {
+    pub owner: OwnerTable<StoredValue, Spec>,
+    pub owner_effects: Vec<Effect<StoredValue>>,
+    pub dispatch: Dispatcher,
+    pub dispatch_effects: Vec<ray_rs_dispatch::Effect>,
+    pub leases: FxHashMap<LeaseKey, Lease>,
+    /// Resource shapes in use; their index is the dispatcher's class.
+    pub classes: Vec<ResourceSet>,
+    pub functions: Vec<(Arc<FunctionSpec>, u32)>,
+    pub methods: Vec<Arc<MethodSpec>>,
+    pub peers: Peers,
+    pub actors: Vec<ActorTarget>,
+    pub actor_by_id: FxHashMap<ActorId, u32>,
+    pub execution: Execution,
+    pub waiters: Vec<Option<Waiter>>,
+    /// A thread of this process drains the lanes and sleeps on the doorbell.
+    pub holder: bool,
+    pub questions: FxHashMap<u64, Question>,
+    pub next_request: u64,
+    /// Values asked for from their owners, by request.
+    pub fetches: FxHashMap<u64, RefSlot>,
+    pub awaiting_reports: Vec<AwaitingReport>,
+    pub raylet_out: Vec<u8>,
+    pub raylet_dead: bool,
+    pub closed: bool,
+    pub after: After,
+    /// Until when the progress thread sleeps; `None`: until something wakes it.
+    pub progress_wakes_at: Option<Duration>,
+    pub progress_sleeping: bool,
+    pub next_unique: u64,
+    pub put_task: TaskId,
+    pub next_put: u32,
+    pub events: TaskEvents,
+    pub blocked_threads: u32,
+    pub submits: u32,
+    pub started: Instant,
+    pub arena: Arc<ArenaClient>,
+    pub bell: Arc<Doorbell>,
+    /// There is something for the thread that sleeps on the bell which no ring of a lane it knows tells.
+    pub nudged: Arc<AtomicBool>,
+    pub me: WorkerAddress,
+    pub job: JobId,
+    pub session: String,
+    pub socket_dir: PathBuf,
+    pub pins_for_life: Vec<RefSlot>,
+}
+
+impl State {
+    #[allow(clippy::too_many_arguments)]
+    pub fn new(
+        me: WorkerAddress,
+        job: JobId,
+        session: String,
+        socket_dir: PathBuf,
+        process_number: u32,
+        cpus: u32,
+        arena: Arc<ArenaClient>,
+        bell: Arc<Doorbell>,
+    ) -> Self {
+        let first_unique = u64::from(process_number) << 36;
+        let mut state = Self {
+            owner: OwnerTable::default(),
+            owner_effects: Vec::new(),
+            dispatch: Dispatcher::new(cpus.max(1)),
+            dispatch_effects: Vec::new(),
+            leases: FxHashMap::default(),
+            classes: Vec::new(),
+            functions: Vec::new(),
+            methods: Vec::new(),
+            peers: Peers::new(me),
+            actors: Vec::new(),
+            actor_by_id: FxHashMap::default(),
+            execution: Execution::default(),
+            waiters: Vec::new(),
+            holder: false,
+            questions: FxHashMap::default(),
+            next_request: 1,
+            fetches: FxHashMap::default(),
+            awaiting_reports: Vec::new(),
+            raylet_out: Vec::new(),
+            raylet_dead: false,
+            closed: false,
+            after: After::default(),
+            progress_wakes_at: None,
+            progress_sleeping: false,
+            next_unique: first_unique + 1,
+            put_task: TaskId::NIL,
+            next_put: 0,
+            events: TaskEvents::new(job),
+            blocked_threads: 0,
+            submits: 0,
+            started: Instant::now(),
+            arena,
+            bell,
+            nudged: Arc::new(AtomicBool::new(false)),
+            me,
+            job,
+            session,
+            socket_dir,
+            pins_for_life: Vec::new(),
+        };
+        state.put_task = state.fresh_task_id(ActorId::nil_of(job));
+        state
+    }
+
+    pub fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub fn fresh_unique(&mut self) -> u64 {
+        let unique = self.next_unique;
+        self.next_unique += 1;
+        unique
+    }
+
+    pub fn fresh_task_id(&mut self, actor: ActorId) -> TaskId {
+        TaskId::new(self.fresh_unique(), actor)
+    }
+
+    pub fn fresh_put_id(&mut self) -> ObjectId {
+        if self.next_put == u32::MAX - ObjectId::FIRST_PUT_INDEX {
+            self.next_put = 0;
+            self.put_task = self.fresh_task_id(ActorId::nil_of(self.job));
+        }
+        self.next_put += 1;
+        ObjectId::new(self.put_task, ObjectId::FIRST_PUT_INDEX + self.next_put)
+    }
+
+    pub fn fresh_request(&mut self) -> u64 {
+        let request = self.next_request;
+        self.next_request += 1;
+        request
+    }
+
+    /// The number of the process at `address`.
+    pub fn owner_index(&mut self, address: &WorkerAddress) -> OwnerIndex {
+        self.peers.index_of(address)
+    }
+
+    // ---- raylet ------------------------------------------------------------------------------------------------
+
+    pub fn tell_raylet(&mut self, body: v1::to_raylet::Body) {
+        frames::append(&mut self.raylet_out, &v1::ToRaylet { body: Some(body) });
+        self.after.raylet = true;
+    }
+
+    /// A call to the GCS that nobody waits for.
+    pub fn tell_gcs(&mut self, method: &str, message: &impl prost::Message) {
+        self.ask_gcs(method, message.encode_to_vec(), Question::Forget);
+    }
+
+    pub fn ask_gcs(&mut self, method: &str, payload: Vec<u8>, question: Question) -> u64 {
+        let request_id = self.fresh_request();
+        self.questions.insert(request_id, question);
+        self.tell_raylet(v1::to_raylet::Body::GcsCall(v1::GcsCall {
+            request_id,
+            method: method.to_owned(),
+            payload,
+        }));
+        request_id
+    }
+
+    // ---- memory ------------------------------------------------------------------------------------------------
+
+    /// Gives the memory of a value back (its references are not touched).
+    pub fn free_data(&mut self, data: &ValueData) {
+        if let ValueData::Arena(location) = data {
+            self.free_block(*location);
+        }
+    }
+
+    fn free_block(&mut self, location: Location) {
+        let Location { offset, generation, .. } = location;
+        match location.holder {
+            Some(holder) if holder == self.me.worker_id => {
+                self.arena.free(offset, generation);
+            }
+            Some(holder) if self.peers.is_alive(&holder) => {
+                let message = v1::FreeBlock { offset, generation };
+                self.send_to_worker(&holder, ray_rs_proto::lane::Kind::FreeBlock, &message);
+            }
+            Some(_) | None => {
+                self.tell_raylet(v1::to_raylet::Body::FreeObject(v1::FreeObject { offset, generation }));
+            }
+        }
+    }
+
+    // ---- effects -----------------------------------------------------------------------------------------------
+
+    /// Carries out what the pure cores ordered, until they order no more.
+    pub fn run_effects(&mut self) {
+        while !self.owner_effects.is_empty() || !self.dispatch_effects.is_empty() {
+            if !self.owner_effects.is_empty() {
+                let mut batch = std::mem::take(&mut self.owner_effects);
+                for effect in batch.drain(..) {
+                    self.run_owner_effect(effect);
+                }
+                if self.owner_effects.is_empty() {
+                    // Keeps the buffer.
+                    self.owner_effects = batch;
+                }
+            }
+            if !self.dispatch_effects.is_empty() {
+                let mut batch = std::mem::take(&mut self.dispatch_effects);
+                for effect in batch.drain(..) {
+                    self.run_dispatch_effect(effect);
+                }
+                if self.dispatch_effects.is_empty() {
+                    self.dispatch_effects = batch;
+                }
+            }
+        }
+    }
+
+    fn run_owner_effect(&mut self, effect: Effect<StoredValue>) {
+        match effect {
+            Effect::TaskReady(key) => self.task_ready(key),
+            Effect::ArgumentFailed { task, argument } => self.argument_failed(task, argument),
+            Effect::Tell { watcher, slot } => self.tell_watcher(watcher, slot),
+            Effect::Free { value } => self.free_data(&value.data),
+            Effect::Fetch { slot, id, owner } => self.fetch(slot, id, owner),
+            Effect::GrantBorrow { owner, id, borrower } => {
+                let borrower = self.peers.address(borrower);
+                let message = v1::BorrowAdd {
+                    object_ids: id.0.to_vec(),
+                    borrower: Some((&borrower).into()),
+                };
+                self.send_to(owner, ray_rs_proto::lane::Kind::BorrowAdd, &message);
+            }
+            Effect::ReturnBorrow { owner, id, count } => {
+                let message = v1::BorrowRemove {
+                    object_id: id.0.to_vec(),
+                    count,
+                };
+                self.send_to(owner, ray_rs_proto::lane::Kind::BorrowRemove, &message);
+            }
+            Effect::ActorHandlesGone { id } => self.actor_handles_gone(id),
+        }
+    }
+
+    fn tell_watcher(&mut self, watcher: Watcher, slot: RefSlot) {
+        match watcher {
+            Watcher::Waiter(index) => {
+                let is_error = self.owner.value(slot).is_some_and(|(_, is_error)| is_error);
+                let Some(waiter) = self.waiters.get_mut(index as usize).and_then(Option::as_mut) else {
+                    return;
+                };
+                waiter.remaining = waiter.remaining.saturating_sub(1);
+                if waiter.remaining == 0 || (is_error && waiter.stop_at_error) {
+                    waiter.satisfied = true;
+                    if waiter.parked {
+                        waiter.parked = false;
+                        self.after.wake.push(waiter.thread.clone());
+                    }
+                }
+            }
+            Watcher::Peer { lane, request } => self.answer_peer(lane, request, slot),
+            Watcher::Notify(token) => {
+                self.drop_local(slot);
+                match self.after.host.last_mut() {
+                    Some(HostEvent::Ready(tokens)) => tokens.push(token),
+                    _ => self.after.host.push(HostEvent::Ready(vec![token])),
+                }
+            }
+            Watcher::Task(_) => {}
+        }
+    }
+
+    /// Wakes the thread that sleeps on the bell, or keeps it from falling asleep.
+    pub fn nudge(&self) {
+        self.nudged.store(true, Ordering::SeqCst);
+        self.bell.ring_self(ray_rs_lanes::PROGRESS | ray_rs_lanes::EXEC);
+    }
+
+    pub fn drop_local(&mut self, slot: RefSlot) {
+        self.owner.local_dropped(slot, &mut self.owner_effects);
+    }
+
+    // ---- threads -----------------------------------------------------------------------------------------------
+
+    /// The thread that drained the lanes leaves: another that waits takes over, or the progress thread does.
+    pub fn pass_holder_on(&mut self) {
+        self.holder = false;
+        if let Some(waiter) = self.waiters.iter_mut().flatten().find(|waiter| waiter.parked) {
+            waiter.parked = false;
+            self.after.wake.push(waiter.thread.clone());
+        } else if let Some(thread) = self.execution.parked.pop() {
+            self.after.wake.push(thread);
+        }
+    }
+
+    /// Whether anything is on its way to this process over a lane.
+    pub fn expects_something(&self) -> bool {
+        self.peers.in_flight > 0 || !self.fetches.is_empty() || self.peers.backlog > 0
+    }
+
+    /// When the engine itself has something to do, whoever wakes it.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        let mut deadline = self.dispatch.next_deadline();
+        if let Some(at) = self.events.flush_at() {
+            deadline = Some(deadline.map_or(at, |other| other.min(at)));
+        }
+        if self.arena.has_zombies() {
+            let at = self.now() + Duration::from_millis(50);
+            deadline = Some(deadline.map_or(at, |other| other.min(at)));
+        }
+        deadline
+    }
+
+    pub fn on_deadline(&mut self) {
+        let now = self.now();
+        if self.dispatch.next_deadline().is_some_and(|at| at <= now) {
+            self.dispatch
+                .on_event(now, ray_rs_dispatch::Event::Tick, &mut self.dispatch_effects);
+        }
+        if let Some(batch) = self.events.take_if_due(now) {
+            self.tell_gcs("AddTaskEvents", &batch);
+        }
+        if self.arena.has_zombies() {
+            self.arena.reap();
+        }
+        self.run_effects();
+    }
+}

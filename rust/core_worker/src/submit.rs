@@ -1,0 +1,632 @@
+//! Submission of normal tasks: leases, pushes, answers, and what happens when a worker is lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ray_rs_dispatch::{ClassKey, Effect as Order, Event, FunctionKey, LeaseKey, TaskKey as DispatchKey};
+use ray_rs_lanes::EXEC;
+use ray_rs_ownership::{RefSlot, TaskKey};
+use ray_rs_proto::lane::Kind;
+use ray_rs_proto::v1;
+use ray_rs_types::{ActorId, ResourceSet, WorkerAddress, WorkerId};
+use smallvec::SmallVec;
+
+use crate::model::{
+    ActorIndex, Failure, FunctionIndex, FunctionSpec, MethodIndex, Returns, StoredValue, TaskArgs, ValueData,
+};
+use crate::peers::{CALL_SEQ, PeerIndex};
+use crate::state::{AwaitingReport, State};
+use crate::wire::Coverage;
+
+/// What a submitted task is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    Normal(FunctionIndex),
+    Call { actor: ActorIndex, method: MethodIndex },
+    Creation(ActorIndex),
+}
+
+/// All that is needed to send the task, once or again.
+pub(crate) struct Spec {
+    pub work: Work,
+    pub unique: u64,
+    /// Its references are held by the task's entry, not by the value.
+    pub args: StoredValue,
+    pub nested: SmallVec<[RefSlot; 0]>,
+    pub layout: Vec<u8>,
+    pub kwarg_names: Vec<String>,
+    /// Where it was pushed: lane and sequence number.
+    pub sent: Option<(PeerIndex, u64)>,
+}
+
+pub(crate) struct Lease {
+    pub lane: PeerIndex,
+}
+
+impl State {
+    pub fn function(&self, index: FunctionIndex) -> &Arc<FunctionSpec> {
+        &self.functions[index.0 as usize].0
+    }
+
+    pub fn register_function(&mut self, spec: FunctionSpec) -> FunctionIndex {
+        let class = self.class_of(&spec.resources);
+        self.functions.push((Arc::new(spec), class));
+        FunctionIndex(self.functions.len() as u32 - 1)
+    }
+
+    fn class_of(&mut self, resources: &ResourceSet) -> u32 {
+        match self.classes.iter().position(|class| class == resources) {
+            Some(index) => index as u32,
+            None => {
+                self.classes.push(resources.clone());
+                self.classes.len() as u32 - 1
+            }
+        }
+    }
+
+    pub fn submit_normal(&mut self, function: FunctionIndex, args: TaskArgs, num_returns: u32) -> Returns {
+        let task_id = self.fresh_task_id(ActorId::nil_of(self.job));
+        let max_retries = self.function(function).max_retries;
+        let (spec, deps, held) = split(Work::Normal(function), task_id.unique(), args, None);
+        let (_, returns) = self.owner.task_submitted(
+            task_id,
+            num_returns,
+            spec,
+            deps,
+            held,
+            max_retries,
+            &mut self.owner_effects,
+        );
+        self.run_effects();
+        returns
+    }
+
+    /// All arguments are there.
+    pub fn task_ready(&mut self, key: TaskKey) {
+        let Some(spec) = self.owner.spec(key) else { return };
+        match spec.work {
+            Work::Normal(function) => self.enqueue(key, function),
+            Work::Call { actor, .. } => self.call_ready(actor, key),
+            Work::Creation(actor) => self.register_actor(actor, key),
+        }
+    }
+
+    fn enqueue(&mut self, key: TaskKey, function: FunctionIndex) {
+        let class = ClassKey(self.functions[function.0 as usize].1);
+        let event = Event::TaskReady {
+            task: DispatchKey(key.0),
+            class,
+            function: FunctionKey(function.0),
+        };
+        let now = self.now();
+        self.dispatch.on_event(now, event, &mut self.dispatch_effects);
+    }
+
+    pub fn argument_failed(&mut self, key: TaskKey, argument: RefSlot) {
+        let Some((value, _)) = self.owner.value(argument) else {
+            return;
+        };
+        // Errors are inline and hold no references, so a clone shares nothing that must be freed.
+        let error = StoredValue {
+            refs: SmallVec::new(),
+            ..value.clone()
+        };
+        match self.owner.spec(key).map(|spec| spec.work) {
+            Some(Work::Call { actor, .. }) => self.call_dropped(actor, key),
+            Some(Work::Creation(actor)) => return self.creation_argument_failed(actor, key, error),
+            Some(Work::Normal(_)) | None => {}
+        }
+        self.finish_with(key, &error);
+    }
+
+    /// Every return of the task becomes `error`.
+    pub fn finish_with(&mut self, key: TaskKey, error: &StoredValue) {
+        let count = self.owner.num_returns(key);
+        let values: Vec<_> = (0..count).map(|_| (error.clone(), true)).collect();
+        self.end_task(key, values);
+    }
+
+    fn end_task(&mut self, key: TaskKey, values: Vec<(StoredValue, bool)>) {
+        if let Some(spec) = self.owner.spec_mut(key) {
+            let args = std::mem::replace(&mut spec.args, StoredValue::none());
+            self.free_data(&args.data);
+        }
+        self.owner.task_finished(key, values, false, &mut self.owner_effects);
+    }
+
+    // ---- orders of the dispatcher ------------------------------------------------------------------------------
+
+    pub fn run_dispatch_effect(&mut self, order: Order) {
+        match order {
+            Order::Push { lease, task } => self.push_task(lease, TaskKey(task.0)),
+            Order::RequestLease {
+                request,
+                class,
+                backlog,
+            } => {
+                let resources = &self.classes[class.0 as usize];
+                let message = v1::RequestLease {
+                    request_id: request.0,
+                    resources: Some(resources.into()),
+                    backlog,
+                    task_name: String::new(),
+                };
+                self.tell_raylet(v1::to_raylet::Body::RequestLease(message));
+            }
+            Order::CancelRequest { request } => {
+                let message = v1::CancelLeaseRequest { request_id: request.0 };
+                self.tell_raylet(v1::to_raylet::Body::CancelLeaseRequest(message));
+            }
+            Order::ReturnLease { lease } => {
+                let worker_gone = match self.leases.remove(&lease).map(|known| self.peers.get_mut(known.lane)) {
+                    Some(Some(peer)) => {
+                        peer.lease = None;
+                        false
+                    }
+                    Some(None) | None => true,
+                };
+                self.tell_raylet(v1::to_raylet::Body::ReturnLease(v1::ReturnLease {
+                    lease_id: lease.0,
+                    worker_gone,
+                }));
+            }
+            Order::Withdraw { lease, task } => {
+                let withdrawn = self.withdraw(TaskKey(task.0));
+                let event = Event::WithdrawResult { lease, task, withdrawn };
+                let now = self.now();
+                self.dispatch.on_event(now, event, &mut self.dispatch_effects);
+            }
+            Order::LostClaimed { task } => self.lost(TaskKey(task.0)),
+        }
+    }
+
+    fn withdraw(&mut self, key: TaskKey) -> bool {
+        let Some((lane, seq)) = self.owner.spec(key).and_then(|spec| spec.sent) else {
+            return false;
+        };
+        let Some(peer) = self.peers.get_mut(lane) else {
+            return false;
+        };
+        if !peer.out_claims.withdraw(seq) {
+            return false;
+        }
+        self.take_in_flight(lane, seq);
+        if let Some(spec) = self.owner.spec_mut(key) {
+            spec.sent = None;
+        }
+        true
+    }
+
+    pub fn take_in_flight(&mut self, lane: PeerIndex, seq: u64) -> Option<TaskKey> {
+        let peer = self.peers.get_mut(lane)?;
+        let key = if seq & CALL_SEQ != 0 {
+            peer.calls.remove(&seq)
+        } else {
+            let at = usize::try_from(seq.checked_sub(peer.first_seq)?).ok()?;
+            let key = peer.in_flight.get_mut(at)?.take();
+            while let Some(None) = peer.in_flight.front() {
+                peer.in_flight.pop_front();
+                peer.first_seq += 1;
+            }
+            key
+        }?;
+        self.peers.in_flight -= 1;
+        Some(key)
+    }
+
+    fn push_task(&mut self, lease: LeaseKey, key: TaskKey) {
+        let Some(lane) = self.leases.get(&lease).map(|lease| lease.lane) else {
+            return;
+        };
+        let Some(Work::Normal(function)) = self.owner.spec(key).map(|spec| spec.work) else {
+            return;
+        };
+        if self.peers.get(lane).is_none() {
+            // The lane died a moment ago: `process_died` reports the lease dead, and this task with it.
+            return;
+        }
+        let index = self.define_function(lane, function);
+        let deps = self.resolved_deps(key);
+        let num_returns = self.owner.num_returns(key) as u32;
+        let attempt = self.owner.attempt(key);
+        let peer = self.peers.get_mut(lane).expect("looked at above");
+        let seq = peer.next_seq;
+        peer.next_seq += 1;
+        peer.in_flight.push_back(Some(key));
+        peer.out_claims.publish(seq);
+        self.peers.in_flight += 1;
+        self.write_push(lane, key, seq, index, deps, num_returns, attempt, Vec::new());
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub fn write_push(
+        &mut self,
+        lane: PeerIndex,
+        key: TaskKey,
+        seq: u64,
+        function: u32,
+        deps: Vec<v1::Value>,
+        num_returns: u32,
+        attempt: u32,
+        actor_id: Vec<u8>,
+    ) {
+        let who = self.peers.get(lane).expect("the caller looked").who;
+        let Some(spec) = self.owner.spec_mut(key) else { return };
+        spec.sent = Some((lane, seq));
+        let unique = spec.unique;
+        let layout = spec.layout.clone();
+        let kwarg_names = spec.kwarg_names.clone();
+        let args = match spec.args.data {
+            ValueData::Empty => None,
+            _ => {
+                let mut value = spec.args.clone();
+                value.refs = spec.nested.clone();
+                Some(self.value_to_wire(&value, who, false))
+            }
+        };
+        let message = v1::PushTask {
+            seq,
+            task_unique: unique,
+            function,
+            args,
+            layout,
+            kwarg_names,
+            deps,
+            num_returns,
+            attempt,
+            actor_id,
+        };
+        self.send_on(lane, Kind::PushTask, &message, EXEC);
+    }
+
+    /// The values of the top-level references, in order.
+    pub fn resolved_deps(&mut self, key: TaskKey) -> Vec<v1::Value> {
+        let deps: SmallVec<[RefSlot; 2]> = self.owner.deps(key).into();
+        let mut values = Vec::with_capacity(deps.len());
+        for slot in deps {
+            let value = self
+                .owner
+                .value(slot)
+                .map_or_else(StoredValue::none, |(value, _)| value.clone());
+            values.push(self.value_to_wire(&value, ray_rs_ownership::OwnerIndex::ME, false));
+        }
+        values
+    }
+
+    fn define_function(&mut self, lane: PeerIndex, function: FunctionIndex) -> u32 {
+        let peer = self.peers.get_mut(lane).expect("the caller looked");
+        if let Some(index) = peer.defined.get(&function.0) {
+            return *index;
+        }
+        let index = peer.defined.len() as u32;
+        peer.defined.insert(function.0, index);
+        let spec = Arc::clone(self.function(function));
+        let message = v1::DefineFunction {
+            index,
+            function_id: spec.id.0.to_vec(),
+            name: spec.name.to_string(),
+            method: String::new(),
+            job_id: self.job.0.to_vec(),
+            retry_exceptions: spec.retry_exceptions.clone(),
+            max_calls: spec.max_calls,
+        };
+        self.send_on(lane, Kind::DefineFunction, &message, 0);
+        index
+    }
+
+    // ---- news --------------------------------------------------------------------------------------------------
+
+    pub fn lease_granted(&mut self, granted: v1::LeaseGranted) {
+        let lease = LeaseKey(granted.lease_id);
+        let request = ray_rs_dispatch::RequestKey(granted.request_id);
+        let worker = granted
+            .worker
+            .as_ref()
+            .and_then(|worker| WorkerAddress::try_from(worker).ok());
+        let lane = worker.and_then(|worker| {
+            let who = self.owner_index(&worker);
+            self.open_lane(who)
+        });
+        let Some(lane) = lane else {
+            let message = v1::ReturnLease {
+                lease_id: lease.0,
+                worker_gone: true,
+            };
+            self.tell_raylet(v1::to_raylet::Body::ReturnLease(message));
+            let now = self.now();
+            self.dispatch
+                .on_event(now, Event::LeaseRejected { request }, &mut self.dispatch_effects);
+            return self.run_effects();
+        };
+        self.leases.insert(lease, Lease { lane });
+        self.peers.get_mut(lane).expect("just opened").lease = Some(lease);
+        let context = v1::LeaseContext {
+            lease_id: lease.0,
+            resources: None,
+            gpu_ids: granted.gpu_ids,
+        };
+        self.send_on(lane, Kind::LeaseContext, &context, 0);
+        let now = self.now();
+        self.dispatch
+            .on_event(now, Event::LeaseGranted { request, lease }, &mut self.dispatch_effects);
+        self.run_effects();
+    }
+
+    pub fn dispatch_event(&mut self, event: Event) {
+        let now = self.now();
+        self.dispatch.on_event(now, event, &mut self.dispatch_effects);
+        self.run_effects();
+    }
+
+    pub fn lease_of_lane(&self, lane: PeerIndex) -> Option<LeaseKey> {
+        self.peers.get(lane)?.lease
+    }
+
+    pub fn reply_arrived(&mut self, lane: PeerIndex, reply: v1::TaskReply) {
+        let Some(key) = self.take_in_flight(lane, reply.seq) else {
+            return;
+        };
+        let Some(who) = self.peers.get(lane).map(|peer| peer.who) else {
+            return;
+        };
+        // OWN-3: grants first, then the task's own hold goes.
+        if let Some(table) = &reply.borrowed {
+            let borrowed = self.refs_from_wire(Some(table), Coverage::ByTask);
+            for slot in borrowed {
+                self.owner.grant_given(slot, who, &mut self.owner_effects);
+                self.drop_local(slot);
+            }
+        }
+        let run = Duration::from_nanos(reply.run_ns);
+        let now = self.now();
+        let worker = self.peers.address(who).worker_id;
+        let spec = self.owner.spec_mut(key).expect("in flight tasks have a spec");
+        spec.sent = None;
+        let (work, unique) = (spec.work, spec.unique);
+        let failed = reply.status != 0;
+        match work {
+            Work::Normal(function) => {
+                let spec = Arc::clone(self.function(function));
+                self.events.add(&spec.name, unique, failed, now, run, worker);
+                if let Some(lease) = self.lease_of_lane(lane) {
+                    if reply.exiting {
+                        let event = Event::LeaseRevoked { lease };
+                        self.dispatch.on_event(now, event, &mut self.dispatch_effects);
+                    }
+                    let event = Event::TaskFinished {
+                        lease,
+                        task: DispatchKey(key.0),
+                        run,
+                    };
+                    self.dispatch.on_event(now, event, &mut self.dispatch_effects);
+                }
+                if reply.status == 2 && self.owner.may_retry(key) {
+                    self.notice_retry(key, &spec.name);
+                    self.discard_returns(reply.returns);
+                    self.enqueue(key, function);
+                    return self.run_effects();
+                }
+            }
+            Work::Call { actor, method } => {
+                let name = Arc::clone(&self.methods[method.0 as usize].name);
+                self.events.add(&name, unique, failed, now, run, worker);
+                if reply.status == 3 {
+                    self.call_not_run(actor, key);
+                    return self.run_effects();
+                }
+                if reply.status == 2 && self.owner.may_retry(key) {
+                    self.notice_retry(key, &name);
+                    self.discard_returns(reply.returns);
+                    self.call_again(actor, key);
+                    return self.run_effects();
+                }
+                self.call_replied(actor, key);
+                if reply.status == 4 {
+                    self.call_ended_its_actor(actor, key);
+                    return self.run_effects();
+                }
+            }
+            Work::Creation(_) => return,
+        }
+        let mut values = Vec::with_capacity(reply.returns.len());
+        for wire in reply.returns {
+            let value = self.value_from_wire(wire, Coverage::Granted);
+            let is_error = value.is_error();
+            values.push((value, is_error));
+        }
+        while values.len() < self.owner.num_returns(key) {
+            let message = "the worker answered with too few values".to_owned();
+            values.push((StoredValue::failed(Failure::System { message }), true));
+        }
+        self.end_task(key, values);
+        self.run_effects();
+    }
+
+    fn discard_returns(&mut self, returns: Vec<v1::Value>) {
+        for wire in returns {
+            let value = self.value_from_wire(wire, Coverage::Granted);
+            self.owner.value_abandoned(value, &mut self.owner_effects);
+        }
+    }
+
+    fn notice_retry(&mut self, key: TaskKey, name: &str) {
+        let left = self.owner.retries_left(key);
+        let left = if left < 0 {
+            "infinite".to_owned()
+        } else {
+            left.to_string()
+        };
+        let text = format!("Task {name} failed. There are {left} retries remaining, so the task will be retried.");
+        self.after.host.push(crate::model::HostEvent::Notice { level: 0, text });
+    }
+
+    /// The worker gave unclaimed entries back, since its current task is about to block.
+    pub fn entries_returned(&mut self, lane: PeerIndex, seqs: &[u64]) {
+        let mut tasks = Vec::new();
+        for seq in seqs {
+            if let Some(key) = self.take_in_flight(lane, *seq) {
+                if let Some(spec) = self.owner.spec_mut(key) {
+                    spec.sent = None;
+                }
+                tasks.push(DispatchKey(key.0));
+            }
+        }
+        match self.lease_of_lane(lane) {
+            Some(lease) => self.dispatch_event(Event::EntriesReturned { lease, tasks }),
+            None => {
+                for task in tasks {
+                    self.task_ready(TaskKey(task.0));
+                }
+                self.run_effects();
+            }
+        }
+    }
+
+    // ---- loss --------------------------------------------------------------------------------------------------
+
+    /// In flight on a lane that died: unclaimed tasks run elsewhere for free, claimed ones wait for the raylet's word.
+    fn lost(&mut self, key: TaskKey) {
+        let Some((lane, seq)) = self.owner.spec_mut(key).and_then(|spec| spec.sent.take()) else {
+            return self.task_ready(key);
+        };
+        let claimed = self.peers.get(lane).is_none_or(|peer| peer.out_claims.is_claimed(seq));
+        let worker = self.peers.get(lane).map(|peer| self.peers.address(peer.who).worker_id);
+        self.take_in_flight(lane, seq);
+        match worker {
+            Some(worker) if claimed => self.await_report(worker, key),
+            _ => self.task_ready(key),
+        }
+    }
+
+    fn await_report(&mut self, worker: WorkerId, key: TaskKey) {
+        if let Some(waiting) = self
+            .awaiting_reports
+            .iter_mut()
+            .find(|waiting| waiting.worker == worker)
+        {
+            return waiting.tasks.push(key);
+        }
+        self.awaiting_reports.push(AwaitingReport {
+            worker,
+            tasks: vec![key],
+        });
+        let request_id = self.fresh_request();
+        let message = v1::WhyDied {
+            request_id,
+            worker_id: worker.0.to_vec(),
+        };
+        self.tell_raylet(v1::to_raylet::Body::WhyDied(message));
+    }
+
+    /// The raylet says how a process ended.
+    pub fn death_reported(&mut self, report: &v1::DeathReport) {
+        let Ok(worker) = WorkerId::from_bytes(&report.worker_id) else {
+            return;
+        };
+        if let Some(who) = self.peers.find(&worker) {
+            self.process_died(who);
+        }
+        let Some(at) = self
+            .awaiting_reports
+            .iter()
+            .position(|waiting| waiting.worker == worker)
+        else {
+            return;
+        };
+        for key in self.awaiting_reports.swap_remove(at).tasks {
+            let Some(Work::Normal(function)) = self.owner.spec(key).map(|spec| spec.work) else {
+                continue;
+            };
+            let name = Arc::clone(&self.function(function).name);
+            if self.owner.may_retry(key) {
+                self.notice_retry(key, &name);
+                self.enqueue(key, function);
+            } else {
+                let error = StoredValue::failed(Failure::WorkerCrashed {
+                    task_name: name.to_string(),
+                    pid: report.pid,
+                    exit_code: report.exit_code,
+                    signal: report.signal,
+                    last_stderr: report.last_stderr.clone(),
+                    detail: report.detail.clone(),
+                });
+                self.finish_with(key, &error);
+            }
+        }
+        self.run_effects();
+    }
+
+    /// A process is gone: its lanes, leases, borrows and objects.
+    pub fn process_died(&mut self, who: ray_rs_ownership::OwnerIndex) {
+        if who == ray_rs_ownership::OwnerIndex::ME || !self.peers.mark_dead(who) {
+            return;
+        }
+        let lanes: Vec<PeerIndex> = (0..self.peers.lanes.len() as u32)
+            .map(PeerIndex)
+            .filter(|lane| self.peers.get(*lane).is_some_and(|peer| peer.who == who))
+            .collect();
+        for lane in &lanes {
+            // What it wrote before it died counts.
+            self.drain_lane(*lane, usize::MAX);
+        }
+        for lane in &lanes {
+            if let Some(lease) = self.lease_of_lane(*lane) {
+                self.leases.remove(&lease);
+                let now = self.now();
+                self.dispatch
+                    .on_event(now, Event::LeaseDied { lease }, &mut self.dispatch_effects);
+                self.run_effects();
+                let message = v1::ReturnLease {
+                    lease_id: lease.0,
+                    worker_gone: true,
+                };
+                self.tell_raylet(v1::to_raylet::Body::ReturnLease(message));
+            }
+        }
+        for lane in lanes {
+            self.execution.forget_lane(lane);
+            self.peers.remove(lane);
+        }
+        self.owner.borrower_died(who, &mut self.owner_effects);
+        for slot in self.owner.borrowed_from(who) {
+            let message = "the process that owned it has ended".to_owned();
+            let value = StoredValue::failed(Failure::ObjectLost {
+                owner_died: true,
+                message,
+            });
+            self.owner.fetched(slot, value, true, &mut self.owner_effects);
+        }
+        self.run_effects();
+    }
+}
+
+/// Parts the arguments into what travels and what is counted.
+pub(crate) fn split(
+    work: Work,
+    unique: u64,
+    args: TaskArgs,
+    handle: Option<RefSlot>,
+) -> (Spec, SmallVec<[RefSlot; 2]>, SmallVec<[RefSlot; 0]>) {
+    let TaskArgs {
+        mut values,
+        layout,
+        kwarg_names,
+        deps,
+    } = args;
+    let nested = std::mem::take(&mut values.refs);
+    let mut held = nested.clone();
+    held.extend(handle);
+    (
+        Spec {
+            work,
+            unique,
+            args: values,
+            nested,
+            layout,
+            kwarg_names,
+            sent: None,
+        },
+        deps,
+        held,
+    )
+}

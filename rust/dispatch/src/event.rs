@@ -1,0 +1,85 @@
+//! What the dispatcher is told, what it orders, and the numbers both speak in.
+
+use std::time::Duration;
+
+/// A task of this owner. A small dense number (an index into the owner's own table): the dispatcher keeps an array over
+/// it. It may be used again once the dispatcher has let the task go: finished, gone, or reported as lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TaskKey(pub u32);
+
+/// A lease as the raylet numbers it; never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LeaseKey(pub u64);
+
+/// A request for a lease, numbered by the dispatcher; never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestKey(pub u64);
+
+/// A scheduling class: tasks that may share a lease (the same resources and environment). Small and dense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClassKey(pub u32);
+
+/// A function, for its usual run time. Small and dense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FunctionKey(pub u32);
+
+/// A fact. Those that speak of a task or lease that the dispatcher no longer knows are ignored: an answer may always
+/// cross a death, a cancellation or a withdrawal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// All arguments of the task are there. The key must be free (see [`TaskKey`]).
+    TaskReady {
+        task: TaskKey,
+        class: ClassKey,
+        function: FunctionKey,
+    },
+    /// The worker of `lease` replied; `run` is the time that the body took.
+    TaskFinished {
+        lease: LeaseKey,
+        task: TaskKey,
+        run: Duration,
+    },
+    /// The owner dropped the task: cancelled while queued, or in flight and withdrawn by the owner itself.
+    TaskGone { task: TaskKey },
+    /// The raylet answered `request` with a worker.
+    LeaseGranted { request: RequestKey, lease: LeaseKey },
+    /// The raylet will not answer `request` with a worker. Asked again after a pause if tasks still wait.
+    LeaseRejected { request: RequestKey },
+    /// Push no more to it; it is returned as soon as it runs nothing. Also the way to tell that a worker leaves after
+    /// its current task: send it before that task's `TaskFinished`.
+    LeaseRevoked { lease: LeaseKey },
+    /// The worker or its lane is dead.
+    LeaseDied { lease: LeaseKey },
+    /// The worker's current task is about to block: the worker gives these entries back, unclaimed.
+    EntriesReturned { lease: LeaseKey, tasks: Vec<TaskKey> },
+    /// Answer to [`Effect::Withdraw`]: `withdrawn` when the claim word says that the worker will not run it.
+    WithdrawResult {
+        lease: LeaseKey,
+        task: TaskKey,
+        withdrawn: bool,
+    },
+    /// [`next_deadline`](crate::Dispatcher::next_deadline) has come.
+    Tick,
+}
+
+/// An order to the owner's shell, to be carried out in sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Write the task to the lane of the lease's worker.
+    Push { lease: LeaseKey, task: TaskKey },
+    /// Ask the raylet for a worker; `backlog` tasks of the class are queued.
+    RequestLease {
+        request: RequestKey,
+        class: ClassKey,
+        backlog: u32,
+    },
+    /// The request is no longer wanted. A grant that crosses it is handled.
+    CancelRequest { request: RequestKey },
+    /// Give the lease back to the raylet; the dispatcher has forgotten it.
+    ReturnLease { lease: LeaseKey },
+    /// Try to withdraw the entry; answer with [`Event::WithdrawResult`], before anything else about this task.
+    Withdraw { lease: LeaseKey, task: TaskKey },
+    /// The task was in flight on a lease that died, and the dispatcher has forgotten it. The owner looks at the claim
+    /// word: unclaimed tasks come back with [`Event::TaskReady`] for free, claimed ones cost a retry.
+    LostClaimed { task: TaskKey },
+}

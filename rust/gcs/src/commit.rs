@@ -1,0 +1,218 @@
+//! Group commit: one thread applies every batch that waits, flushes once, and says up to which batch all is durable.
+//!
+//! The caller numbers the batches by handing them in; answers come as a single growing number. So a burst of a hundred
+//! registrations costs one or two flushes, and a lone one is not held back for company.
+
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::storage::{Storage, StorageError, Write};
+
+/// One flush, told in order.
+#[derive(Debug, Clone)]
+pub struct Flushed {
+    /// All batches up to this number were dealt with.
+    pub upto: u64,
+    /// The error is that of all batches since the flush before.
+    pub outcome: Result<(), StorageError>,
+}
+
+/// Hands batches to the commit thread. Dropping it finishes, too.
+#[derive(Debug)]
+pub struct Committer {
+    batches: Option<mpsc::Sender<(u64, Vec<Write>)>>,
+    last: u64,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Committer {
+    pub fn start(storage: Box<dyn Storage>) -> std::io::Result<(Self, UnboundedReceiver<Flushed>)> {
+        let (sender, receiver) = mpsc::channel();
+        let (flushed, told) = unbounded_channel();
+        let thread = std::thread::Builder::new()
+            .name("gcs-commit".to_owned())
+            .stack_size(256 << 10)
+            .spawn(move || commit_all(&*storage, &receiver, &flushed))?;
+        Ok((
+            Self {
+                batches: Some(sender),
+                last: 0,
+                thread: Some(thread),
+            },
+            told,
+        ))
+    }
+
+    /// Queues a batch and returns its number. An empty batch is as durable as the one before it.
+    pub fn submit(&mut self, batch: Vec<Write>) -> u64 {
+        if !batch.is_empty() {
+            self.last += 1;
+            if let Some(batches) = &self.batches {
+                // When the thread is gone (it panicked), whoever waits sees the other channel closed.
+                let _ = batches.send((self.last, batch));
+            }
+        }
+        self.last
+    }
+
+    /// Number of the latest batch.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// Lets the thread finish what was handed in, and closes the store. Later batches are lost.
+    pub fn finish(&mut self) {
+        self.batches = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+fn commit_all(storage: &dyn Storage, batches: &mpsc::Receiver<(u64, Vec<Write>)>, flushed: &UnboundedSender<Flushed>) {
+    while let Ok((first, batch)) = batches.recv() {
+        let mut upto = first;
+        let mut outcome = storage.apply(&batch);
+        while let Ok((number, batch)) = batches.try_recv() {
+            upto = number;
+            outcome = outcome.and(storage.apply(&batch));
+        }
+        outcome = outcome.and_then(|()| storage.flush());
+        if let Err(error) = &outcome {
+            tracing::error!(%error, first, upto, "could not store control state; free some disk space");
+        }
+        // Nobody listens any more when the gcs ends; what was handed in is still written.
+        let _ = flushed.send(Flushed { upto, outcome });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::storage::{MemoryStorage, Table};
+
+    /// Memory that waits at its first flush until it may go on, and counts flushes.
+    struct Gated {
+        inner: MemoryStorage,
+        gate: mpsc::Receiver<()>,
+        flushes: Arc<AtomicU32>,
+        broken: bool,
+    }
+
+    impl Storage for Gated {
+        fn apply(&self, batch: &[Write]) -> Result<(), StorageError> {
+            self.inner.apply(batch)
+        }
+
+        fn flush(&self) -> Result<(), StorageError> {
+            self.flushes.fetch_add(1, Ordering::Relaxed);
+            let _ = self.gate.recv();
+            if self.broken {
+                Err(StorageError::Ended)
+            } else {
+                self.inner.flush()
+            }
+        }
+
+        fn scan(&self, table: Table, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StorageError> {
+            self.inner.scan(table, visit)
+        }
+    }
+
+    fn batch(key: u8) -> Vec<Write> {
+        vec![Write {
+            table: Table::Jobs,
+            key: vec![key],
+            value: Some(Bytes::from_static(b"x")),
+        }]
+    }
+
+    fn gated(
+        broken: bool,
+    ) -> (
+        Committer,
+        UnboundedReceiver<Flushed>,
+        mpsc::Sender<()>,
+        Arc<AtomicU32>,
+        MemoryStorage,
+    ) {
+        let (open, gate) = mpsc::channel();
+        let (inner, flushes) = (MemoryStorage::default(), Arc::new(AtomicU32::new(0)));
+        let storage = Gated {
+            inner: inner.clone(),
+            gate,
+            flushes: Arc::clone(&flushes),
+            broken,
+        };
+        let (committer, told) = Committer::start(Box::new(storage)).expect("a thread");
+        (committer, told, open, flushes, inner)
+    }
+
+    fn run<F: Future>(test: F) -> F::Output {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime")
+            .block_on(test)
+    }
+
+    #[test]
+    fn batches_that_come_during_a_flush_share_the_next_one() {
+        run(async {
+            let (mut committer, mut told, open, flushes, kept) = gated(false);
+            assert_eq!(committer.submit(batch(0)), 1);
+            // The first flush has begun when its batch cannot be joined any more.
+            while flushes.load(Ordering::Relaxed) == 0 {
+                std::thread::yield_now();
+            }
+            for key in 1..50 {
+                committer.submit(batch(key));
+            }
+            assert_eq!(committer.submit(Vec::new()), 50, "nothing to write");
+            open.send(()).expect("waiting");
+            assert_eq!(told.recv().await.expect("alive").upto, 1);
+            open.send(()).expect("waiting");
+            assert_eq!(told.recv().await.expect("alive").upto, 50);
+            assert_eq!(flushes.load(Ordering::Relaxed), 2);
+            kept.crash();
+            let mut count = 0;
+            kept.scan(Table::Jobs, &mut |_, _| count += 1).expect("scanned");
+            assert_eq!(count, 50);
+        });
+    }
+
+    #[test]
+    fn a_failed_flush_is_told_to_those_who_waited_for_it() {
+        run(async {
+            let (mut committer, mut told, open, ..) = gated(true);
+            committer.submit(batch(0));
+            open.send(()).expect("waiting");
+            assert!(told.recv().await.expect("alive").outcome.is_err());
+        });
+    }
+
+    #[test]
+    fn dropping_finishes_what_was_handed_in() {
+        let storage = MemoryStorage::default();
+        let (mut committer, _told) = Committer::start(Box::new(storage.clone())).expect("a thread");
+        committer.submit(batch(1));
+        drop(committer);
+        storage.crash();
+        let mut count = 0;
+        storage.scan(Table::Jobs, &mut |_, _| count += 1).expect("scanned");
+        assert_eq!(count, 1);
+    }
+}

@@ -1,0 +1,43 @@
+//! What a gcs process is told when it starts.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+/// Where the tables are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StorageChoice {
+    /// In `<session>/gcs`, by sled.
+    #[default]
+    Sled,
+    /// Nowhere: they end with the process.
+    Memory,
+}
+
+/// Everything [`run`](crate::run) needs.
+#[derive(Debug)]
+pub struct GcsConfig {
+    pub session_dir: PathBuf,
+    /// `<session>/sockets/gcs`, bound and listening already.
+    pub listener: OwnedFd,
+    /// Where to listen for other nodes. The address that came of it is written to `<session>/gcs_address`.
+    pub tcp_bind: SocketAddr,
+    pub token_path: PathBuf,
+    /// The driver that started the session and whose end ends it; `None` for a session that stands alone.
+    pub driver_pid: Option<u32>,
+    pub storage: StorageChoice,
+}
+
+impl GcsConfig {
+    /// The defaults for a session directory.
+    pub fn new(session_dir: PathBuf, listener: OwnedFd, driver_pid: Option<u32>) -> Self {
+        Self {
+            token_path: session_dir.join("token"),
+            session_dir,
+            listener,
+            tcp_bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            driver_pid,
+            storage: StorageChoice::default(),
+        }
+    }
+}

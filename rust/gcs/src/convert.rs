@@ -1,0 +1,212 @@
+//! Between the words of `ray_rs_actors::lifecycle` and those of the wire.
+
+use ray_rs_actors::lifecycle::{Death, Phase, Restored, Status};
+use ray_rs_proto::v1;
+use ray_rs_types::{ActorId, WorkerAddress};
+
+/// Values of `ActorUpdate.state`.
+pub fn phase_number(phase: Phase) -> u32 {
+    match phase {
+        Phase::PendingCreation => 0,
+        Phase::Placed => 1,
+        Phase::Alive => 2,
+        Phase::Restarting => 3,
+        Phase::Dead => 4,
+    }
+}
+
+fn phase_from(number: u32) -> Option<Phase> {
+    [
+        Phase::PendingCreation,
+        Phase::Placed,
+        Phase::Alive,
+        Phase::Restarting,
+        Phase::Dead,
+    ]
+    .into_iter()
+    .find(|phase| phase_number(*phase) == number)
+}
+
+/// What followers of the actor are told: a death only when it has come.
+pub fn published(actor: ActorId, status: Status<'_>) -> v1::ActorUpdate {
+    let mut update = persisted(actor, status);
+    if status.phase != Phase::Dead {
+        update.death = None;
+    }
+    update
+}
+
+/// What is kept: also the death that an ending actor is going to have.
+pub fn persisted(actor: ActorId, status: Status<'_>) -> v1::ActorUpdate {
+    v1::ActorUpdate {
+        actor_id: actor.0.to_vec(),
+        state: phase_number(status.phase),
+        worker: status.worker.as_ref().map(v1::WorkerAddress::from),
+        incarnation: status.incarnation,
+        death: status.death.map(death_to_wire),
+    }
+}
+
+/// `None` when the record is not one of ours.
+pub fn restored(update: &v1::ActorUpdate) -> Option<Restored> {
+    let worker = match &update.worker {
+        Some(worker) => Some(WorkerAddress::try_from(worker).ok()?),
+        None => None,
+    };
+    let death = update.death.clone().map(death_from_wire);
+    Some(Restored {
+        phase: phase_from(update.state)?,
+        worker,
+        incarnation: update.incarnation,
+        death,
+    })
+}
+
+fn death_to_wire(death: &Death) -> v1::ActorDeath {
+    let (cause, message, creation_error) = match death {
+        Death::WorkerDied(message) => (1, message.clone(), Vec::new()),
+        Death::Killed => (
+            2,
+            "The actor is dead because it was killed by `ray.kill`.".to_owned(),
+            Vec::new(),
+        ),
+        Death::CreationFailed { message, error } => (3, message.clone(), error.clone()),
+        Death::OutOfScope => (
+            4,
+            "The actor is dead because no handle to it was left.".to_owned(),
+            Vec::new(),
+        ),
+        Death::ExitedItself(message) => (5, message.clone(), Vec::new()),
+        Death::OwnerDied(message) => (6, format!("The actor is dead because {message}."), Vec::new()),
+        Death::CannotBeScheduled(message) => (7, message.clone(), Vec::new()),
+    };
+    v1::ActorDeath {
+        cause,
+        message,
+        creation_error,
+    }
+}
+
+fn death_from_wire(death: v1::ActorDeath) -> Death {
+    let message = death.message;
+    match death.cause {
+        2 => Death::Killed,
+        3 => Death::CreationFailed {
+            message,
+            error: death.creation_error,
+        },
+        4 => Death::OutOfScope,
+        5 => Death::ExitedItself(message),
+        6 => {
+            let because = message
+                .strip_prefix("The actor is dead because ")
+                .and_then(|rest| rest.strip_suffix('.'));
+            Death::OwnerDied(because.unwrap_or(&message).to_owned())
+        }
+        7 => Death::CannotBeScheduled(message),
+        _ => Death::WorkerDied(message),
+    }
+}
+
+/// How a process ended, for people.
+pub fn end_of_process(report: Option<&v1::DeathReport>) -> String {
+    let Some(report) = report.filter(|report| report.known) else {
+        return "its process has ended; how is not known".to_owned();
+    };
+    let mut text = match report.signal {
+        0 => format!("its process (pid {}) exited with code {}", report.pid, report.exit_code),
+        9 => format!(
+            "its process (pid {}) was killed (SIGKILL): by the kernel for want of memory, or by a user",
+            report.pid
+        ),
+        signal => format!("its process (pid {}) was ended by signal {signal}", report.pid),
+    };
+    if !report.detail.is_empty() {
+        text.push_str("; ");
+        text.push_str(&report.detail);
+    }
+    if !report.last_stderr.is_empty() {
+        text.push_str("\nThe last it wrote to stderr:\n");
+        text.push_str(&report.last_stderr);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ray_rs_types::{JobId, NodeId, WorkerId};
+
+    #[test]
+    fn a_persisted_status_comes_back_as_it_was() {
+        let actor = ActorId::new([3; 12], JobId::from_int(1));
+        let worker = WorkerAddress {
+            node_id: NodeId([1; 28]),
+            worker_id: WorkerId([2; 28]),
+            pid: 3,
+        };
+        let deaths = [
+            Death::WorkerDied("w".to_owned()),
+            Death::Killed,
+            Death::CreationFailed {
+                message: "c".to_owned(),
+                error: vec![1],
+            },
+            Death::OutOfScope,
+            Death::ExitedItself("e".to_owned()),
+            Death::OwnerDied("its job has finished".to_owned()),
+            Death::CannotBeScheduled("s".to_owned()),
+        ];
+        for death in &deaths {
+            for (phase, worker) in [(Phase::Dead, None), (Phase::Alive, Some(worker))] {
+                let status = Status {
+                    phase,
+                    worker,
+                    incarnation: 4,
+                    death: Some(death),
+                };
+                let back = restored(&persisted(actor, status)).expect("ours");
+                assert_eq!(
+                    back,
+                    Restored {
+                        phase,
+                        worker,
+                        incarnation: 4,
+                        death: Some(death.clone())
+                    }
+                );
+                assert_eq!(published(actor, status).death.is_some(), phase == Phase::Dead);
+            }
+        }
+        assert!(
+            restored(&v1::ActorUpdate {
+                state: 9,
+                ..v1::ActorUpdate::default()
+            })
+            .is_none()
+        );
+    }
+
+    #[test]
+    fn ends_are_told_in_words() {
+        let report = v1::DeathReport {
+            pid: 7,
+            exit_code: -1,
+            signal: 9,
+            known: true,
+            ..v1::DeathReport::default()
+        };
+        assert!(end_of_process(Some(&report)).contains("SIGKILL"));
+        let report = v1::DeathReport {
+            exit_code: 3,
+            signal: 0,
+            last_stderr: "oh".to_owned(),
+            ..report
+        };
+        assert_eq!(
+            end_of_process(Some(&report)),
+            "its process (pid 7) exited with code 3\nThe last it wrote to stderr:\noh"
+        );
+        assert!(end_of_process(None).contains("not known"));
+    }
+}

@@ -1,0 +1,30 @@
+//! The control store of a cluster: nodes, jobs, actors and their names, functions, keys and values, task events.
+//!
+//! One process per cluster, on its head node. It decides where actors live and when they restart (through
+//! `ray_rs_actors::lifecycle`), and keeps what must survive it. Raylets are its clients, each by one bidirectional
+//! stream, and forward their workers' calls unread. It is on no task's path and on no actor call's path.
+//!
+//! | module | what it holds or decides |
+//! | --- | --- |
+//! | [`config`] | what a gcs process is told |
+//! | [`run`] | the process from start to end: listeners, the end of the session |
+//! | [`service`] | the gRPC service, which only asks and changes the state |
+//! | [`state`] | all tables, in memory; what is told to whom, and after which flush |
+//! | [`commit`] | the thread that makes batches durable, as many with one flush as wait |
+//! | [`storage`] | the log of the tables: sled, or memory, under one conformance suite |
+//!
+//! What is deliberately not here: object locations and reference counts (their owners know), leases (local schedulers
+//! grant them), and a clock inside the tables.
+
+mod commit;
+mod config;
+mod convert;
+mod run;
+mod service;
+mod state;
+mod storage;
+#[cfg(test)]
+mod tests;
+
+pub use config::{GcsConfig, StorageChoice};
+pub use run::run;

@@ -1,0 +1,133 @@
+//! A gcs process from its start to the end of the session.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context;
+use ray_rs_proto::v1::gcs_server::GcsServer;
+use ray_rs_transport::grpc::{Listener, MAX_MESSAGE_BYTES, serve};
+use ray_rs_transport::{ProcessWatch, Token, session};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::commit::Flushed;
+use crate::config::{GcsConfig, StorageChoice};
+use crate::service::GcsService;
+use crate::state::State;
+use crate::storage::{MemoryStorage, SledStorage, Storage};
+
+/// How long the end of the session waits for raylets to end their workers.
+const RAYLET_LIMIT: Duration = Duration::from_secs(2);
+
+/// Why the session ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    DriverDied,
+    Terminated,
+}
+
+/// Serves until the session ends: until its driver has died, or SIGTERM comes. Then waits for the end of this
+/// machine's raylets and removes the session's directory.
+///
+/// Needs a current-thread Tokio runtime with I/O and time enabled.
+///
+/// # Errors
+/// When it cannot start (socket, token, store), or the store's thread or the server broke down.
+pub async fn run(config: GcsConfig) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot take SIGTERM")?;
+    let driver = config
+        .driver_pid
+        .map(ProcessWatch::new)
+        .transpose()
+        .context("cannot watch the driver")?;
+    let token = Token::read(&config.token_path).context("cannot read the session's token")?;
+    let tcp = TcpListener::bind(config.tcp_bind)
+        .await
+        .with_context(|| format!("cannot listen on {}", config.tcp_bind))?;
+    let address_file = config.session_dir.join(session::GCS_ADDRESS_FILE);
+    session::write_atomically(&address_file, &tcp.local_addr()?.to_string())
+        .with_context(|| format!("cannot write {}", address_file.display()))?;
+    let unix = Listener::unix_from_fd(config.listener).context("cannot take over the listening socket")?;
+    let (state, flushed) = State::open(open_storage(config.storage, &config.session_dir)?)?;
+    let state = Arc::new(Mutex::new(state));
+    let service = GcsService::new(Arc::clone(&state));
+
+    let grpc = GcsServer::new(service.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let mut server = tokio::spawn(serve(
+        vec![unix, Listener::Tcp(tcp)],
+        token,
+        grpc,
+        std::future::pending(),
+    ));
+    let mut release = tokio::spawn(release_flushed(Arc::clone(&state), flushed));
+    let ending = tokio::select! {
+        ending = end_of_session(driver.as_ref(), &mut terminate) => ending,
+        outcome = &mut server => {
+            outcome.context("the server's task broke down")??;
+            anyhow::bail!("the server stopped before the session");
+        }
+        _ = &mut release => anyhow::bail!("the store's thread broke down"),
+    };
+    tracing::debug!(?ending, "the session ends");
+    // It goes on serving meanwhile, so that raylets can end their work in order.
+    end_raylets(&service, ending).await;
+    server.abort();
+    release.abort();
+    state.lock().expect("a broken state ends the process").close();
+    session::clean_up(&config.session_dir).with_context(|| format!("could not remove {}", config.session_dir.display()))
+}
+
+fn open_storage(choice: StorageChoice, session_dir: &Path) -> anyhow::Result<Box<dyn Storage>> {
+    match choice {
+        StorageChoice::Sled => {
+            let dir = session_dir.join("gcs");
+            let storage = SledStorage::open(&dir).with_context(|| format!("cannot open {}", dir.display()))?;
+            Ok(Box::new(storage))
+        }
+        StorageChoice::Memory => Ok(Box::new(MemoryStorage::default())),
+    }
+}
+
+/// Carries the news of flushes to whoever waits for them. Ends when the store's thread does.
+pub(crate) async fn release_flushed(state: Arc<Mutex<State>>, mut flushed: UnboundedReceiver<Flushed>) {
+    while let Some(flushed) = flushed.recv().await {
+        state.lock().expect("a broken state ends the process").flushed(&flushed);
+    }
+}
+
+async fn end_of_session(driver: Option<&ProcessWatch>, terminate: &mut tokio::signal::unix::Signal) -> Ending {
+    let driver_died = async {
+        match driver {
+            Some(driver) => driver.ended().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = driver_died => Ending::DriverDied,
+        _ = terminate.recv() => Ending::Terminated,
+    }
+}
+
+/// Raylets watch the driver themselves; at a SIGTERM, which may have come to this process alone, they are told.
+async fn end_raylets(service: &GcsService, ending: Ending) {
+    let mut raylets = service.local_raylets();
+    raylets.retain(|raylet| raylet.pid() != std::process::id());
+    if ending == Ending::Terminated {
+        for raylet in &raylets {
+            if let Err(error) = raylet.terminate() {
+                tracing::warn!(pid = raylet.pid(), %error, "could not ask a raylet to end");
+            }
+        }
+    }
+    let deadline = tokio::time::Instant::now() + RAYLET_LIMIT;
+    for raylet in raylets {
+        if tokio::time::timeout_at(deadline, raylet.ended()).await.is_err() {
+            tracing::warn!(pid = raylet.pid(), "a raylet did not end in time and is killed");
+            if let Err(error) = raylet.kill() {
+                tracing::error!(pid = raylet.pid(), %error, "could not kill a raylet");
+            }
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! The gRPC service: takes requests apart, changes or asks the [`State`], and answers when that is durable.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ray_rs_proto::v1::gcs_server::Gcs;
+use ray_rs_proto::v1::{self, Empty, node_report};
+use ray_rs_transport::ProcessWatch;
+use ray_rs_transport::grpc::PeerInfo;
+use ray_rs_types::NodeId;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::state::{Durable, RECONNECT_GRACE, State};
+
+/// Clones serve the same state.
+#[derive(Debug, Clone)]
+pub struct GcsService {
+    state: Arc<Mutex<State>>,
+    /// The raylets of this machine that have registered.
+    raylets: Arc<Mutex<Vec<Arc<ProcessWatch>>>>,
+}
+
+impl GcsService {
+    pub fn new(state: Arc<Mutex<State>>) -> Self {
+        Self {
+            state,
+            raylets: Arc::default(),
+        }
+    }
+
+    pub fn local_raylets(&self) -> Vec<Arc<ProcessWatch>> {
+        self.raylets.lock().expect("no code panics with this lock held").clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state
+            .lock()
+            .expect("a panic in the state ends the process's use: it cannot be trusted any more")
+    }
+
+    /// Follows a node's reports until its channel ends; and then, unless it comes back, declares it dead.
+    async fn follow(
+        self,
+        mut reports: Streaming<v1::NodeReport>,
+        node: NodeId,
+        connection: u64,
+        process: Option<Arc<ProcessWatch>>,
+    ) {
+        loop {
+            match reports.message().await {
+                Ok(Some(report)) => {
+                    if let Err(error) = self.state().node_report(node, report, now_ms()) {
+                        tracing::warn!(node_id = %node, %error, "ignored a report");
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::debug!(node_id = %node, %error, "a node's channel broke");
+                    break;
+                }
+            }
+        }
+        if !self.state().node_disconnected(node, connection) {
+            return;
+        }
+        match process {
+            Some(process) => process.ended().await,
+            None => tokio::time::sleep(RECONNECT_GRACE).await,
+        }
+        self.state().node_died(node, connection, now_ms());
+    }
+
+    /// The process behind a local connection; the session's end waits for its end.
+    fn watch_peer(&self, peer: Option<PeerInfo>) -> Option<Arc<ProcessWatch>> {
+        let Some(PeerInfo::Local { pid: Some(pid), .. }) = peer else {
+            return None;
+        };
+        match ProcessWatch::new(pid) {
+            Ok(process) => {
+                let process = Arc::new(process);
+                let mut raylets = self.raylets.lock().expect("no code panics with this lock held");
+                raylets.retain(|known| known.pid() != pid);
+                raylets.push(Arc::clone(&process));
+                Some(process)
+            }
+            Err(error) => {
+                tracing::warn!(pid, %error, "cannot watch the raylet's process");
+                None
+            }
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Answers `reply` once the change is durable.
+async fn after<T>(durable: Durable, reply: T) -> Result<Response<T>, Status> {
+    match durable.await {
+        Ok(Ok(())) => Ok(Response::new(reply)),
+        Ok(Err(error)) => Err(Status::internal(error.to_string())),
+        Err(_) => Err(Status::unavailable("the control store is ending")),
+    }
+}
+
+#[tonic::async_trait]
+impl Gcs for GcsService {
+    type NodeChannelStream = ReceiverStream<Result<v1::NodeCommand, Status>>;
+
+    async fn node_channel(
+        &self,
+        request: Request<Streaming<v1::NodeReport>>,
+    ) -> Result<Response<Self::NodeChannelStream>, Status> {
+        let peer = request.extensions().get::<PeerInfo>().copied();
+        let mut reports = request.into_inner();
+        let Some(node_report::Body::Registered(registered)) = reports.message().await?.and_then(|first| first.body)
+        else {
+            return Err(Status::invalid_argument("a node registers first"));
+        };
+        let info = registered
+            .node
+            .ok_or_else(|| Status::invalid_argument("there is no node"))?;
+        let registration = self.state().register_node(info)?;
+        let process = self.watch_peer(peer);
+        tokio::spawn(
+            self.clone()
+                .follow(reports, registration.node, registration.connection, process),
+        );
+        Ok(Response::new(ReceiverStream::new(registration.commands)))
+    }
+
+    async fn register_job(
+        &self,
+        request: Request<v1::RegisterJobRequest>,
+    ) -> Result<Response<v1::RegisterJobReply>, Status> {
+        let (reply, durable) = self.state().register_job(request.into_inner(), now_ms())?;
+        after(durable, reply).await
+    }
+
+    async fn finish_job(&self, request: Request<v1::FinishJobRequest>) -> Result<Response<Empty>, Status> {
+        let durable = self.state().finish_job(&request.into_inner().job_id, now_ms())?;
+        after(durable, Empty {}).await
+    }
+
+    async fn list_jobs(&self, _: Request<Empty>) -> Result<Response<v1::ListJobsReply>, Status> {
+        Ok(Response::new(self.state().list_jobs()))
+    }
+
+    async fn kv_put(&self, request: Request<v1::KvPutRequest>) -> Result<Response<v1::KvPutReply>, Status> {
+        let (reply, durable) = self.state().kv_put(request.into_inner())?;
+        after(durable, reply).await
+    }
+
+    async fn kv_get(&self, request: Request<v1::KvGetRequest>) -> Result<Response<v1::KvGetReply>, Status> {
+        Ok(Response::new(self.state().kv_get(&request.into_inner())))
+    }
+
+    async fn kv_del(&self, request: Request<v1::KvDelRequest>) -> Result<Response<v1::KvDelReply>, Status> {
+        let (reply, durable) = self.state().kv_del(&request.into_inner());
+        after(durable, reply).await
+    }
+
+    async fn kv_keys(&self, request: Request<v1::KvKeysRequest>) -> Result<Response<v1::KvKeysReply>, Status> {
+        Ok(Response::new(self.state().kv_keys(&request.into_inner())))
+    }
+
+    async fn register_actor(
+        &self,
+        request: Request<v1::RegisterActorRequest>,
+    ) -> Result<Response<v1::RegisterActorReply>, Status> {
+        let (reply, durable) = self.state().register_actor(request.into_inner())?;
+        after(durable, reply).await
+    }
+
+    async fn get_actor(&self, request: Request<v1::GetActorRequest>) -> Result<Response<v1::GetActorReply>, Status> {
+        Ok(Response::new(self.state().get_actor(&request.into_inner())?))
+    }
+
+    async fn list_actors(&self, _: Request<Empty>) -> Result<Response<v1::ListActorsReply>, Status> {
+        Ok(Response::new(self.state().list_actors()))
+    }
+
+    async fn kill_actor(&self, request: Request<v1::KillActorRequest>) -> Result<Response<Empty>, Status> {
+        let durable = self.state().kill_actor(&request.into_inner())?;
+        after(durable, Empty {}).await
+    }
+
+    async fn report_actor_started(
+        &self,
+        request: Request<v1::ReportActorStartedRequest>,
+    ) -> Result<Response<Empty>, Status> {
+        let durable = self.state().actor_started(request.into_inner())?;
+        after(durable, Empty {}).await
+    }
+
+    async fn actor_out_of_scope(
+        &self,
+        request: Request<v1::ActorOutOfScopeRequest>,
+    ) -> Result<Response<Empty>, Status> {
+        let durable = self.state().actor_out_of_scope(&request.into_inner())?;
+        after(durable, Empty {}).await
+    }
+
+    async fn report_actor_exit(&self, request: Request<v1::ReportActorExitRequest>) -> Result<Response<Empty>, Status> {
+        let durable = self.state().actor_exited(request.into_inner())?;
+        after(durable, Empty {}).await
+    }
+
+    async fn list_nodes(&self, _: Request<Empty>) -> Result<Response<v1::ListNodesReply>, Status> {
+        Ok(Response::new(self.state().list_nodes()))
+    }
+
+    async fn add_task_events(&self, request: Request<v1::TaskEvents>) -> Result<Response<Empty>, Status> {
+        self.state().add_task_events(request.into_inner())?;
+        Ok(Response::new(Empty {}))
+    }
+
+    async fn list_task_events(&self, _: Request<Empty>) -> Result<Response<v1::TaskEvents>, Status> {
+        Ok(Response::new(self.state().list_task_events()))
+    }
+}

@@ -1,0 +1,113 @@
+//! Jobs: one for each driver, from its registration to its end.
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+use ray_rs_actors::lifecycle::Event;
+use ray_rs_proto::v1::{self, node_command::Body};
+use ray_rs_types::{JobId, WorkerAddress};
+use tonic::Status;
+
+use super::{Durable, State, Target};
+use crate::storage::{Table, Write};
+
+#[derive(Debug, Default)]
+pub(super) struct Jobs {
+    /// By number, so in the order in which they came. A session has few.
+    jobs: BTreeMap<u32, v1::JobInfo>,
+}
+
+impl Jobs {
+    pub(super) fn has_finished(&self, job: JobId) -> bool {
+        self.jobs.get(&job.to_int()).is_some_and(|info| info.finished)
+    }
+
+    /// Unfinished jobs whose driver `of_driver` picks.
+    fn running(&self, of_driver: impl Fn(&v1::WorkerAddress) -> bool) -> Vec<JobId> {
+        let picked = |info: &v1::JobInfo| !info.finished && info.driver.as_ref().is_some_and(&of_driver);
+        self.jobs
+            .iter()
+            .filter(|(_, info)| picked(info))
+            .map(|(number, _)| JobId::from_int(*number))
+            .collect()
+    }
+
+    pub(super) fn restore(&mut self, info: v1::JobInfo) {
+        if let Ok(job) = JobId::from_bytes(&info.job_id) {
+            self.jobs.insert(job.to_int(), info);
+        }
+    }
+}
+
+fn write_of(info: &v1::JobInfo) -> Write {
+    Write {
+        table: Table::Jobs,
+        key: info.job_id.clone(),
+        value: Some(info.encode_to_vec().into()),
+    }
+}
+
+impl State {
+    /// `now_ms`: milliseconds since the epoch.
+    pub fn register_job(
+        &mut self,
+        request: v1::RegisterJobRequest,
+        now_ms: u64,
+    ) -> Result<(v1::RegisterJobReply, Durable), Status> {
+        let driver = request
+            .driver
+            .ok_or_else(|| Status::invalid_argument("a job needs a driver"))?;
+        WorkerAddress::try_from(&driver).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if let Some(job) = self.jobs.running(|known| *known == driver).first() {
+            // The same request once more, after a connection was lost.
+            return Ok((v1::RegisterJobReply { job_id: job.0.to_vec() }, self.durable_so_far()));
+        }
+        let number = self.jobs.jobs.last_key_value().map_or(0, |(last, _)| *last) + 1;
+        let job_id = JobId::from_int(number).0.to_vec();
+        let info = v1::JobInfo {
+            job_id: job_id.clone(),
+            driver: Some(driver),
+            entrypoint: request.entrypoint,
+            namespace: request.namespace,
+            start_ms: now_ms,
+            end_ms: 0,
+            finished: false,
+        };
+        let writes = vec![write_of(&info)];
+        self.jobs.jobs.insert(number, info);
+        Ok((v1::RegisterJobReply { job_id }, self.commit(writes)))
+    }
+
+    /// A job that is unknown or has finished is no error.
+    pub fn finish_job(&mut self, job_id: &[u8], now_ms: u64) -> Result<Durable, Status> {
+        let job = JobId::from_bytes(job_id).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let Some(info) = self.jobs.jobs.get_mut(&job.to_int()).filter(|info| !info.finished) else {
+            return Ok(self.durable_so_far());
+        };
+        info.finished = true;
+        info.end_ms = now_ms;
+        let writes = vec![write_of(info)];
+        let durable = self.actor_events([Event::JobFinished { job }], writes);
+        self.tell(
+            0,
+            Target::AllNodes,
+            Body::JobFinished(v1::JobFinished {
+                job_id: job_id.to_vec(),
+            }),
+        );
+        Ok(durable)
+    }
+
+    /// Finishes the jobs whose drivers `of_driver` picks.
+    pub(super) fn drivers_died(&mut self, now_ms: u64, of_driver: impl Fn(&v1::WorkerAddress) -> bool) {
+        for job in self.jobs.running(of_driver) {
+            drop(self.finish_job(&job.0, now_ms));
+        }
+    }
+
+    pub fn list_jobs(&self) -> v1::ListJobsReply {
+        v1::ListJobsReply {
+            jobs: self.jobs.jobs.values().cloned().collect(),
+        }
+    }
+}

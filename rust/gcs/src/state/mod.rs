@@ -1,0 +1,173 @@
+//! Everything a gcs holds, in memory: what the service asks and changes under one short lock.
+//!
+//! A change decides, queues its writes, and queues what the world is told behind them ([`outbox`]); nothing here waits.
+//! The tables are the truth while the process runs; the store is their log, read once by [`recovery`].
+//!
+//! * `GCS-3`: an order to start an actor, and every reply to a change, leaves after the change is durable.
+//! * `GCS-4`: what is told leaves in the order in which it was decided.
+
+mod actors;
+mod jobs;
+mod kv;
+mod nodes;
+mod outbox;
+mod recovery;
+mod task_events;
+
+use ray_rs_actors::lifecycle::{Effect, Event, Lifecycle};
+use ray_rs_proto::v1::{NodeCommand, StopActor, node_command::Body};
+use tokio::sync::oneshot;
+
+use crate::commit::{Committer, Flushed};
+use crate::storage::{StorageError, Write};
+
+pub use nodes::RECONNECT_GRACE;
+
+use actors::Actors;
+use jobs::Jobs;
+use kv::KeyValues;
+use nodes::Nodes;
+use outbox::{Outbox, Target};
+use task_events::TaskEventLog;
+
+/// Resolves when what was changed is durable.
+pub type Durable = oneshot::Receiver<Result<(), StorageError>>;
+
+/// All tables of the control store.
+#[derive(Debug)]
+pub struct State {
+    committer: Committer,
+    outbox: Outbox,
+    lifecycle: Lifecycle,
+    actors: Actors,
+    jobs: Jobs,
+    nodes: Nodes,
+    kv: KeyValues,
+    task_events: TaskEventLog,
+}
+
+impl State {
+    /// What was flushed may now be told.
+    pub fn flushed(&mut self, flushed: &Flushed) {
+        self.outbox.flushed(flushed, &mut self.nodes);
+    }
+
+    /// Ends the channels to all nodes and closes the store, with everything written.
+    pub fn close(&mut self) {
+        self.nodes.disconnect_all();
+        self.committer.finish();
+    }
+
+    /// Feeds actors' facts to the lifecycle and performs what follows. `writes` go into the same batch.
+    fn actor_events(&mut self, events: impl IntoIterator<Item = Event>, mut writes: Vec<Write>) -> Durable {
+        let mut effects = Vec::new();
+        for event in events {
+            self.lifecycle.on_event(event, &mut effects);
+        }
+        self.choose_nodes(&mut effects);
+        self.collect_writes(&effects, &mut writes);
+        let number = self.committer.submit(writes);
+        for effect in &effects {
+            self.perform(effect, number);
+        }
+        self.durable(number)
+    }
+
+    /// Performs what a recovery, or a node's coming, set in motion.
+    fn perform_all(&mut self, mut effects: Vec<Effect>) {
+        self.choose_nodes(&mut effects);
+        let mut writes = Vec::new();
+        self.collect_writes(&effects, &mut writes);
+        let number = self.committer.submit(writes);
+        for effect in &effects {
+            self.perform(effect, number);
+        }
+    }
+
+    /// Answers each `ChooseNode` for which there is a node; what follows from the answers joins `effects`.
+    fn choose_nodes(&mut self, effects: &mut Vec<Effect>) {
+        let mut next = 0;
+        while let Some(effect) = effects.get(next) {
+            next += 1;
+            let Effect::ChooseNode { actor } = *effect else {
+                continue;
+            };
+            if let Some(node) = self.actors.spec(actor).and_then(|spec| self.nodes.choose_for(spec)) {
+                self.lifecycle.on_event(Event::NodeChosen { actor, node }, effects);
+            }
+        }
+    }
+
+    fn collect_writes(&mut self, effects: &[Effect], writes: &mut Vec<Write>) {
+        for effect in effects {
+            if let Effect::Persist { actor } = effect {
+                let status = self.lifecycle.status(*actor);
+                self.actors.persist(*actor, status, writes);
+            }
+        }
+        for actor in self.actors.forgettable() {
+            self.lifecycle.forget(actor);
+            self.actors.forget(actor, writes);
+        }
+    }
+
+    fn perform(&mut self, effect: &Effect, number: u64) {
+        match effect {
+            Effect::StartOnNode {
+                actor,
+                node,
+                incarnation,
+            } => {
+                if let Some(order) = self.actors.start_order(*actor, *incarnation) {
+                    self.tell(number, Target::Node(*node), Body::StartActor(order));
+                }
+            }
+            Effect::StopWorker {
+                actor,
+                node,
+                worker,
+                graceful,
+                reason,
+            } => {
+                let order = StopActor {
+                    actor_id: actor.0.to_vec(),
+                    worker_id: worker.map(|worker| worker.0.to_vec()).unwrap_or_default(),
+                    graceful: *graceful,
+                    reason: (*reason).to_owned(),
+                };
+                self.tell(0, Target::Node(*node), Body::StopActor(order));
+            }
+            Effect::Publish { actor } => {
+                if let Some(status) = self.lifecycle.status(*actor) {
+                    let update = crate::convert::published(*actor, status);
+                    self.tell(0, Target::AllNodes, Body::ActorUpdate(update));
+                }
+            }
+            Effect::ReleaseName { actor } => self.actors.release_name(*actor),
+            // The first is answered in `choose_nodes`, or when a node comes; the second was collected.
+            Effect::ChooseNode { .. } | Effect::Persist { .. } => {}
+        }
+    }
+
+    fn tell(&mut self, after: u64, target: Target, body: Body) {
+        self.outbox
+            .tell(after, target, NodeCommand { body: Some(body) }, &mut self.nodes);
+    }
+
+    fn durable(&mut self, number: u64) -> Durable {
+        let (sender, receiver) = oneshot::channel();
+        self.outbox.reply(number, sender, &mut self.nodes);
+        receiver
+    }
+
+    /// Resolves when everything changed so far is durable: for answers that repeat what somebody else changed.
+    fn durable_so_far(&mut self) -> Durable {
+        let last = self.committer.last();
+        self.durable(last)
+    }
+
+    fn commit(&mut self, writes: Vec<Write>) -> Durable {
+        let number = self.committer.submit(writes);
+        self.durable(number)
+    }
+}

@@ -1,0 +1,325 @@
+//! Nodes: who they are, what they have free, and the channel to each.
+
+use std::time::Duration;
+
+use ray_rs_actors::lifecycle::{Effect, Event};
+use ray_rs_proto::v1::{self, NodeCommand, node_command::Body, node_report};
+use ray_rs_types::{NodeId, ResourceSet, WorkerAddress, WorkerId};
+use rustc_hash::FxHashMap;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tonic::Status;
+
+use super::actors::actor_id;
+use super::{Durable, State, Target};
+use crate::convert;
+use crate::storage::{Table, Write};
+
+/// Commands that may wait for a node to read them. One that lags further is cut off: it connects anew and is told how
+/// things stand.
+const MAX_WAITING_COMMANDS: usize = 1 << 16;
+/// A node of another machine may be away for so long before it counts as dead.
+pub const RECONNECT_GRACE: Duration = Duration::from_secs(10);
+
+/// What goes down a node's channel.
+pub type NodeCommands = Receiver<Result<NodeCommand, Status>>;
+
+/// A node that just registered.
+#[derive(Debug)]
+pub struct NodeRegistration {
+    pub node: NodeId,
+    /// Tells this connection of the node from later ones.
+    pub connection: u64,
+    pub commands: NodeCommands,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Nodes {
+    nodes: FxHashMap<NodeId, Node>,
+    /// Given out so far; the first node's is 1.
+    last_index: u32,
+    connections: u64,
+    /// Of nodes that registered with an earlier gcs.
+    indices: FxHashMap<NodeId, u32>,
+}
+
+#[derive(Debug)]
+struct Node {
+    info: v1::NodeInfo,
+    /// `None` while the node is not connected.
+    commands: Option<Sender<Result<NodeCommand, Status>>>,
+    connection: u64,
+}
+
+impl Nodes {
+    pub(super) fn restore_index(&mut self, node: NodeId, index: u32) {
+        self.last_index = self.last_index.max(index);
+        self.indices.insert(node, index);
+    }
+
+    pub(super) fn send(&mut self, target: Target, command: NodeCommand) {
+        match target {
+            Target::Node(id) => {
+                if let Some(node) = self.nodes.get_mut(&id) {
+                    node.send(command);
+                }
+            }
+            Target::AllNodes => {
+                for node in self.nodes.values_mut() {
+                    node.send(command.clone());
+                }
+            }
+        }
+    }
+
+    pub(super) fn disconnect_all(&mut self) {
+        for node in self.nodes.values_mut() {
+            node.commands = None;
+        }
+    }
+
+    pub(super) fn choose_for(&self, spec: &v1::ActorSpec) -> Option<NodeId> {
+        let connected = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| node.info.alive && node.commands.is_some());
+        let offers: Vec<Offer> = connected
+            .map(|(id, node)| Offer {
+                node: *id,
+                total: node.info.total.as_ref().map(ResourceSet::from).unwrap_or_default(),
+                available: node.info.available.as_ref().map(ResourceSet::from).unwrap_or_default(),
+            })
+            .collect();
+        let wanted = spec
+            .placement_resources
+            .as_ref()
+            .map(ResourceSet::from)
+            .unwrap_or_default();
+        choose_node(&offers, &wanted)
+    }
+}
+
+impl Node {
+    fn send(&mut self, command: NodeCommand) {
+        if let Some(commands) = &self.commands
+            && commands.try_send(Ok(command)).is_err()
+        {
+            tracing::warn!(node = %self.info.name, "cut off a node that does not read its commands");
+            self.commands = None;
+        }
+    }
+}
+
+/// What a node has, by its latest report.
+#[derive(Debug, Clone)]
+struct Offer {
+    node: NodeId,
+    total: ResourceSet,
+    available: ResourceSet,
+}
+
+/// The node for an actor: one with room now before one with room later, then the one with the most processors free.
+/// When none could ever take it, some node gets it all the same, and tells the user what is missing.
+fn choose_node(offers: &[Offer], wanted: &ResourceSet) -> Option<NodeId> {
+    let rank = |offer: &Offer| {
+        let fits_now = offer.available.covers(wanted);
+        let fits_ever = offer.total.covers(wanted);
+        (fits_now, fits_ever, offer.available.get("CPU"))
+    };
+    // Of equals the lowest id, so that the choice is the same every time.
+    let better = |a: &&Offer, b: &&Offer| rank(a).cmp(&rank(b)).then(b.node.cmp(&a.node));
+    offers.iter().max_by(better).map(|offer| offer.node)
+}
+
+impl State {
+    /// A node connects, for the first time or again. It is told its index, then how things stand: every actor's
+    /// status, and what it is to start.
+    pub fn register_node(&mut self, info: v1::NodeInfo) -> Result<NodeRegistration, Status> {
+        let node = NodeId::from_bytes(&info.node_id).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let nodes = &mut self.nodes;
+        nodes.connections += 1;
+        let connection = nodes.connections;
+        let (index, writes) = match nodes.indices.get(&node) {
+            Some(index) => (*index, Vec::new()),
+            None => {
+                nodes.restore_index(node, nodes.last_index + 1);
+                let value = Some(nodes.last_index.to_le_bytes().to_vec().into());
+                (
+                    nodes.last_index,
+                    vec![Write {
+                        table: Table::Nodes,
+                        key: node.0.to_vec(),
+                        value,
+                    }],
+                )
+            }
+        };
+        let (sender, commands) = channel(MAX_WAITING_COMMANDS);
+        let info = v1::NodeInfo {
+            alive: true,
+            node_index: index,
+            ..info
+        };
+        nodes.nodes.insert(
+            node,
+            Node {
+                info,
+                commands: Some(sender),
+                connection,
+            },
+        );
+        let number = self.committer.submit(writes);
+        self.tell(
+            number,
+            Target::Node(node),
+            Body::Accepted(v1::NodeAccepted { node_index: index }),
+        );
+        self.tell_how_things_stand(node);
+        Ok(NodeRegistration {
+            node,
+            connection,
+            commands,
+        })
+    }
+
+    fn tell_how_things_stand(&mut self, node: NodeId) {
+        for actor in self.actors.all() {
+            if let Some(status) = self.lifecycle.status(actor) {
+                let update = convert::published(actor, status);
+                self.tell(0, Target::Node(node), Body::ActorUpdate(update));
+            }
+        }
+        // Orders that may have been lost with an earlier connection.
+        for (actor, incarnation) in self.lifecycle.starting_on(node) {
+            self.perform(
+                &Effect::StartOnNode {
+                    actor,
+                    node,
+                    incarnation,
+                },
+                self.committer.last(),
+            );
+        }
+        // They waited because no node was connected: any node takes an actor, if only to say what is missing.
+        let waiting = self.lifecycle.waiting_for_node();
+        self.perform_all(waiting.into_iter().map(|actor| Effect::ChooseNode { actor }).collect());
+    }
+
+    /// One report of a connected node. `now_ms`: milliseconds since the epoch.
+    pub fn node_report(&mut self, node: NodeId, report: v1::NodeReport, now_ms: u64) -> Result<(), Status> {
+        use node_report::Body as Report;
+        let invalid = |error: ray_rs_types::IdError| Status::invalid_argument(error.to_string());
+        match report.body {
+            Some(Report::Heartbeat(heartbeat)) => {
+                if let Some(entry) = self.nodes.nodes.get_mut(&node) {
+                    entry.info.available = heartbeat.available;
+                }
+            }
+            Some(Report::ActorAssigned(assigned)) => {
+                let actor = actor_id(&assigned.actor_id)?;
+                let worker = assigned
+                    .worker
+                    .ok_or_else(|| Status::invalid_argument("there is no worker"))?;
+                let worker = WorkerAddress::try_from(&worker).map_err(invalid)?;
+                self.actor_fact(Event::Assigned {
+                    actor,
+                    incarnation: assigned.incarnation,
+                    worker,
+                });
+            }
+            Some(Report::ActorStartFailed(failed)) => {
+                let actor = actor_id(&failed.actor_id)?;
+                let (incarnation, message) = (failed.incarnation, failed.message);
+                self.actor_fact(Event::StartFailed {
+                    actor,
+                    incarnation,
+                    message,
+                });
+            }
+            Some(Report::WorkerDied(died)) => {
+                let worker = WorkerId::from_bytes(&died.worker_id).map_err(invalid)?;
+                let message = convert::end_of_process(died.report.as_ref());
+                if !died.driver_job_id.is_empty() {
+                    drop(self.finish_job(&died.driver_job_id, now_ms)?);
+                }
+                self.actor_fact(Event::WorkerDied { worker, message });
+            }
+            Some(Report::Registered(_)) => return Err(Status::invalid_argument("the node has registered already")),
+            // A report that only a newer raylet knows.
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// A fact whose reporter waits for nothing.
+    fn actor_fact(&mut self, event: Event) {
+        let unawaited: Durable = self.actor_events([event], Vec::new());
+        drop(unawaited);
+    }
+
+    /// The node's connection ended; false when it has a newer one already.
+    pub fn node_disconnected(&mut self, node: NodeId, connection: u64) -> bool {
+        match self
+            .nodes
+            .nodes
+            .get_mut(&node)
+            .filter(|entry| entry.connection == connection)
+        {
+            Some(entry) => {
+                entry.commands = None;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The node did not come back: what ran on it is dead.
+    pub fn node_died(&mut self, node: NodeId, connection: u64, now_ms: u64) {
+        let Some(entry) = self.nodes.nodes.get_mut(&node) else {
+            return;
+        };
+        if entry.connection != connection || !entry.info.alive {
+            return;
+        }
+        entry.info.alive = false;
+        self.drivers_died(now_ms, |driver| driver.node_id == node.0);
+        self.actor_fact(Event::NodeDied { node });
+    }
+
+    pub fn list_nodes(&self) -> v1::ListNodesReply {
+        let mut nodes: Vec<v1::NodeInfo> = self.nodes.nodes.values().map(|node| node.info.clone()).collect();
+        nodes.sort_by_key(|info| info.node_index);
+        v1::ListNodesReply { nodes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offer(number: u8, total: f64, available: f64) -> Offer {
+        let cpus = |amount| ResourceSet::new().with("CPU", amount);
+        Offer {
+            node: NodeId([number; 28]),
+            total: cpus(total),
+            available: cpus(available),
+        }
+    }
+
+    #[test]
+    fn room_now_goes_before_room_later_and_then_free_processors_count() {
+        let wanted = ResourceSet::new().with("CPU", 2.0);
+        let chosen = |offers: &[Offer]| choose_node(offers, &wanted).map(|node| node.0[0]);
+        assert_eq!(chosen(&[]), None);
+        assert_eq!(
+            chosen(&[offer(1, 1.0, 1.0)]),
+            Some(1),
+            "its raylet says what is missing"
+        );
+        assert_eq!(chosen(&[offer(1, 1.0, 1.0), offer(2, 4.0, 0.0)]), Some(2));
+        assert_eq!(
+            chosen(&[offer(1, 8.0, 1.0), offer(2, 4.0, 2.0), offer(3, 4.0, 3.0)]),
+            Some(3)
+        );
+        assert_eq!(chosen(&[offer(2, 4.0, 4.0), offer(1, 4.0, 4.0)]), Some(1));
+    }
+}

@@ -1,0 +1,95 @@
+//! A state from what an earlier process stored.
+
+use bytes::Bytes;
+use prost::Message;
+use ray_rs_actors::lifecycle::Lifecycle;
+use ray_rs_proto::v1;
+use ray_rs_types::{ActorId, NodeId};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::actors::{Actors, facts_of};
+use super::jobs::Jobs;
+use super::kv::KeyValues;
+use super::nodes::Nodes;
+use super::{Outbox, State, TaskEventLog};
+use crate::commit::{Committer, Flushed};
+use crate::convert;
+use crate::storage::{Storage, StorageError, Table};
+
+impl State {
+    /// Reads all tables. Nodes report themselves again; until then no order leaves.
+    ///
+    /// # Errors
+    /// When the store cannot be read. A record that cannot be decoded is left out, with an error in the log.
+    pub fn open(storage: Box<dyn Storage>) -> Result<(Self, UnboundedReceiver<Flushed>), StorageError> {
+        let (mut jobs, mut kv, mut nodes) = (Jobs::default(), KeyValues::default(), Nodes::default());
+        storage.scan(Table::Jobs, &mut |key, value| {
+            if let Some(info) = decoded::<v1::JobInfo>(Table::Jobs, key, value) {
+                jobs.restore(info);
+            }
+        })?;
+        storage.scan(Table::Functions, &mut |key, value| kv.restore_function(key, value))?;
+        storage.scan(Table::KeyValue, &mut |key, value| kv.restore(key, value))?;
+        storage.scan(Table::Nodes, &mut |key, value| {
+            if let (Ok(node), Ok(index)) = (NodeId::from_bytes(key), value.try_into()) {
+                nodes.restore_index(node, u32::from_le_bytes(index));
+            }
+        })?;
+        let (lifecycle, actors) = read_actors(&*storage)?;
+        let (committer, flushed) = Committer::start(storage).map_err(|_| StorageError::Ended)?;
+        let outbox = Outbox::default();
+        let task_events = TaskEventLog::default();
+        // Actors that wait for a node are asked about when one registers.
+        Ok((
+            Self {
+                committer,
+                outbox,
+                lifecycle,
+                actors,
+                jobs,
+                nodes,
+                kv,
+                task_events,
+            },
+            flushed,
+        ))
+    }
+}
+
+fn read_actors(storage: &dyn Storage) -> Result<(Lifecycle, Actors), StorageError> {
+    let (mut lifecycle, mut actors) = (Lifecycle::default(), Actors::default());
+    let mut states: Vec<(ActorId, v1::ActorUpdate)> = Vec::new();
+    storage.scan(Table::ActorStates, &mut |key, value| {
+        let update = decoded::<v1::ActorUpdate>(Table::ActorStates, key, value);
+        if let (Ok(actor), Some(update)) = (ActorId::from_bytes(key), update) {
+            states.push((actor, update));
+        }
+    })?;
+    // Both tables are sorted by actor.
+    let mut states = states.into_iter().peekable();
+    storage.scan(Table::ActorSpecs, &mut |key, value| {
+        let Ok(actor) = ActorId::from_bytes(key) else { return };
+        let Some(spec) = decoded::<v1::ActorSpec>(Table::ActorSpecs, key, value) else {
+            return;
+        };
+        while states.next_if(|(other, _)| *other < actor).is_some() {}
+        let Some((_, update)) = states.next_if(|(other, _)| *other == actor) else {
+            return;
+        };
+        if let (Ok(facts), Some(was)) = (facts_of(&spec), convert::restored(&update)) {
+            actors.restore(actor, spec, was.phase, was.death.is_some());
+            lifecycle.restore(actor, facts, was, &mut Vec::new());
+        }
+    })?;
+    Ok((lifecycle, actors))
+}
+
+fn decoded<M: Message + Default>(table: Table, key: &[u8], value: &[u8]) -> Option<M> {
+    match M::decode(value) {
+        Ok(message) => Some(message),
+        Err(error) => {
+            tracing::error!(?table, key = ?Bytes::copy_from_slice(key), %error, "left out a stored record");
+            None
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! The promises of [`Storage`](super::Storage), checked against every implementation.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::{MemoryStorage, SledStorage, Storage, Table, Write};
+
+/// An implementation that can be stopped dead and opened again.
+trait Bench {
+    type Kept: Storage;
+    fn storage(&self) -> &Self::Kept;
+    /// What a process finds that starts after this one was killed now.
+    fn crash(self) -> Self;
+}
+
+struct InMemory(MemoryStorage);
+
+impl Bench for InMemory {
+    type Kept = MemoryStorage;
+
+    fn storage(&self) -> &MemoryStorage {
+        &self.0
+    }
+
+    fn crash(self) -> Self {
+        self.0.crash();
+        self
+    }
+}
+
+struct OnDisk {
+    storage: SledStorage,
+    root: tempfile::TempDir,
+    lives: u32,
+}
+
+impl OnDisk {
+    fn new() -> Self {
+        let root = tempfile::tempdir().expect("a directory");
+        let storage = SledStorage::open(&root.path().join("0")).expect("opened");
+        Self {
+            storage,
+            root,
+            lives: 0,
+        }
+    }
+}
+
+impl Bench for OnDisk {
+    type Kept = SledStorage;
+
+    fn storage(&self) -> &SledStorage {
+        &self.storage
+    }
+
+    /// Dropping sled would flush it. The files as they are at this moment are what a killed process leaves.
+    fn crash(self) -> Self {
+        let from = self.root.path().join(self.lives.to_string());
+        let lives = self.lives + 1;
+        let to = self.root.path().join(lives.to_string());
+        copy_tree(&from, &to);
+        let storage = SledStorage::open(&to).expect("recovered");
+        Self {
+            storage,
+            root: self.root,
+            lives,
+        }
+    }
+}
+
+fn copy_tree(from: &Path, to: &PathBuf) {
+    std::fs::create_dir(to).expect("made");
+    for entry in std::fs::read_dir(from).expect("read") {
+        let entry = entry.expect("read");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("known").is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).expect("copied");
+        }
+    }
+}
+
+fn put(table: Table, key: &[u8], value: &[u8]) -> Write {
+    Write {
+        table,
+        key: key.to_vec(),
+        value: Some(Bytes::copy_from_slice(value)),
+    }
+}
+
+fn delete(table: Table, key: &[u8]) -> Write {
+    Write {
+        table,
+        key: key.to_vec(),
+        value: None,
+    }
+}
+
+type Content = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
+
+fn content(storage: &impl Storage) -> Content {
+    let mut all = Content::new();
+    for table in Table::ALL {
+        let mut last: Option<Vec<u8>> = None;
+        storage
+            .scan(table, &mut |key, value| {
+                assert!(
+                    last.as_deref().is_none_or(|last| last < key),
+                    "keys come in order, once"
+                );
+                last = Some(key.to_vec());
+                all.insert((table, key.to_vec()), value.to_vec());
+            })
+            .expect("scanned");
+    }
+    all
+}
+
+fn model(batches: &[Vec<Write>]) -> Content {
+    let mut all = Content::new();
+    for write in batches.iter().flatten() {
+        let key = (write.table, write.key.clone());
+        match &write.value {
+            Some(value) => all.insert(key, value.to_vec()),
+            None => all.remove(&key),
+        };
+    }
+    all
+}
+
+fn tables_do_not_meet(bench: impl Bench) {
+    let storage = bench.storage();
+    let batch = vec![
+        put(Table::Jobs, b"k", b"job"),
+        put(Table::ActorSpecs, b"k", b"spec"),
+        put(Table::ActorSpecs, b"", b"an empty key is a key"),
+        put(Table::Functions, b"gone", b"x"),
+        delete(Table::Functions, b"gone"),
+        delete(Table::Nodes, b"never there"),
+    ];
+    storage.apply(&batch).expect("applied");
+    assert_eq!(content(storage), model(&[batch]), "visible before any flush");
+}
+
+fn flushed_survives_a_crash(bench: impl Bench) {
+    let first = vec![put(Table::KeyValue, b"a", &[7; 100_000]), put(Table::Jobs, b"a", b"1")];
+    let second = vec![delete(Table::Jobs, b"a"), put(Table::KeyValue, b"b", b"2")];
+    bench.storage().apply(&first).expect("applied");
+    bench.storage().flush().expect("flushed");
+    let bench = bench.crash();
+    assert_eq!(content(bench.storage()), model(std::slice::from_ref(&first)));
+    bench.storage().apply(&second).expect("applied");
+    bench.storage().flush().expect("flushed");
+    let bench = bench.crash();
+    assert_eq!(content(bench.storage()), model(&[first, second]));
+}
+
+/// After a crash the content is that of some prefix of the batches, and of all that were flushed at least.
+fn any_history_survives(bench: impl Bench, history: &[(Vec<Write>, bool)]) {
+    let mut flushed = 0;
+    for (index, (batch, flush)) in history.iter().enumerate() {
+        bench.storage().apply(batch).expect("applied");
+        if *flush {
+            bench.storage().flush().expect("flushed");
+            flushed = index + 1;
+        }
+    }
+    let batches: Vec<Vec<Write>> = history.iter().map(|(batch, _)| batch.clone()).collect();
+    assert_eq!(content(bench.storage()), model(&batches));
+    let bench = bench.crash();
+    let found = content(bench.storage());
+    assert!(
+        (flushed..=batches.len()).any(|length| found == model(&batches[..length])),
+        "GCS-1, GCS-2: {flushed} of {} batches were flushed, found {found:?}",
+        batches.len()
+    );
+}
+
+fn any_write() -> impl Strategy<Value = Write> {
+    let table = prop_oneof![Just(Table::Jobs), Just(Table::ActorStates), Just(Table::KeyValue)];
+    let key = proptest::collection::vec(0u8..3, 0..3);
+    let value = proptest::option::of((any::<u8>(), 0usize..2000).prop_map(|(byte, len)| Bytes::from(vec![byte; len])));
+    (table, key, value).prop_map(|(table, key, value)| Write { table, key, value })
+}
+
+fn any_history() -> impl Strategy<Value = Vec<(Vec<Write>, bool)>> {
+    proptest::collection::vec((proptest::collection::vec(any_write(), 1..4), any::<bool>()), 0..20)
+}
+
+#[test]
+fn memory_keeps_tables_apart() {
+    tables_do_not_meet(InMemory(MemoryStorage::default()));
+}
+
+#[test]
+fn sled_keeps_tables_apart() {
+    tables_do_not_meet(OnDisk::new());
+}
+
+#[test]
+fn memory_keeps_what_was_flushed() {
+    flushed_survives_a_crash(InMemory(MemoryStorage::default()));
+}
+
+#[test]
+fn sled_keeps_what_was_flushed() {
+    flushed_survives_a_crash(OnDisk::new());
+}
+
+#[test]
+fn memory_loses_what_was_not_flushed() {
+    let bench = InMemory(MemoryStorage::default());
+    bench.storage().apply(&[put(Table::Jobs, b"a", b"1")]).expect("applied");
+    assert!(content(bench.crash().storage()).is_empty());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn memory_survives_any_history(history in any_history()) {
+        any_history_survives(InMemory(MemoryStorage::default()), &history);
+    }
+
+    #[test]
+    fn sled_survives_any_history(history in any_history()) {
+        any_history_survives(OnDisk::new(), &history);
+    }
+}

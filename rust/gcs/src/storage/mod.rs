@@ -1,0 +1,76 @@
+//! Where tables survive the process: a small ordered key-value store with two implementations and one set of promises.
+//!
+//! * `GCS-1`: a batch is there whole or not at all, before and after a crash.
+//! * `GCS-2`: what was applied before a [`Storage::flush`] that returned `Ok` is there after a crash.
+//!
+//! Reads happen only when a gcs starts: while it runs, its tables are in memory and this is their log.
+
+#[cfg(test)]
+mod conformance;
+mod memory;
+mod sled;
+
+pub use self::memory::MemoryStorage;
+pub use self::sled::SledStorage;
+
+use bytes::Bytes;
+
+/// A name space of keys. The number is the first byte of each stored key: never reuse one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Table {
+    /// JobID to `JobInfo`.
+    Jobs = 1,
+    /// ActorID to `ActorSpec`. Names are found in it, and so have no table of their own.
+    ActorSpecs = 2,
+    /// ActorID to `ActorUpdate`.
+    ActorStates = 3,
+    /// Content hash to pickled function or class.
+    Functions = 4,
+    /// Name space, zero byte, key.
+    KeyValue = 5,
+    /// NodeID to its index, four bytes little endian.
+    Nodes = 6,
+}
+
+#[cfg(test)]
+impl Table {
+    pub const ALL: [Self; 6] = [
+        Self::Jobs,
+        Self::ActorSpecs,
+        Self::ActorStates,
+        Self::Functions,
+        Self::KeyValue,
+        Self::Nodes,
+    ];
+}
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Write {
+    pub table: Table,
+    pub key: Vec<u8>,
+    /// `None` deletes.
+    pub value: Option<Bytes>,
+}
+
+/// The store did not do what it was asked to.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StorageError {
+    #[error("the control store's disk failed: {0}")]
+    Disk(std::sync::Arc<::sled::Error>),
+    #[error("the control store has ended")]
+    Ended,
+}
+
+/// A store. All calls block; [`commit`](crate::commit) makes them on a thread of its own.
+pub trait Storage: Send + 'static {
+    /// Applies a batch: visible to reads at once, durable after the next [`flush`](Self::flush).
+    fn apply(&self, batch: &[Write]) -> Result<(), StorageError>;
+
+    /// Makes everything applied so far durable.
+    fn flush(&self) -> Result<(), StorageError>;
+
+    /// Visits the keys of `table` in order.
+    fn scan(&self, table: Table, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StorageError>;
+}

@@ -1,0 +1,322 @@
+//! A core worker's end of the arena.
+
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+
+use super::FreeOutcome;
+use super::map::{DATA_START, FREE, FREEING, Map, PINS_PER_ROW, SEALED, WRITING};
+use crate::allocator::{Allocator, HEADER_BYTES, NeedExtent, Placement, block_len};
+
+/// A block that was allocated: its data is at `offset` from the start of the arena.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Block {
+    pub offset: u64,
+    pub len: u64,
+    pub generation: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ClientStats {
+    pub extent_bytes: u64,
+    pub used_bytes: u64,
+    pub zombies: u64,
+    pub pins: u64,
+}
+
+#[derive(Default)]
+struct Inside {
+    allocator: Allocator,
+    next_generation: u64,
+    /// Freed while somebody looked: data offset and generation.
+    zombies: Vec<(u64, u64)>,
+}
+
+#[derive(Default)]
+struct Pins {
+    /// By data offset: slot in the row, and how many pins share it.
+    held: FxHashMap<u64, (u32, u32)>,
+    free: Vec<u32>,
+    next: u32,
+}
+
+/// A process's view of the arena: the extents it allocates in, and what it reads.
+pub struct ArenaClient {
+    map: Map,
+    client: u32,
+    inside: Mutex<Inside>,
+    pins: Mutex<Pins>,
+    has_zombies: AtomicBool,
+}
+
+impl ArenaClient {
+    /// # Errors
+    /// When `fd` is no arena or cannot be mapped.
+    pub fn attach(fd: OwnedFd, client: u32) -> io::Result<Self> {
+        let map = Map::new(&fd)?;
+        if !map.is_arena() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is no arena"));
+        }
+        let mut random = [0; 4];
+        getrandom::fill(&mut random).map_err(io::Error::other)?;
+        // Rows are used again after a death; a random start keeps the generations of two lives apart.
+        let next_generation = u64::from(client) << 48 | u64::from(u32::from_le_bytes(random)) << 8;
+        Ok(Self {
+            map,
+            client,
+            inside: Mutex::new(Inside {
+                next_generation,
+                ..Inside::default()
+            }),
+            pins: Mutex::new(Pins::default()),
+            has_zombies: AtomicBool::new(false),
+        })
+    }
+
+    pub fn client(&self) -> u32 {
+        self.client
+    }
+
+    pub fn capacity(&self) -> u64 {
+        self.map.len() - DATA_START
+    }
+
+    /// The raylet granted this range.
+    pub fn add_extent(&self, offset: u64, len: u64) {
+        self.map.write_header(offset, len, FREE, 0, 0);
+        self.inside.lock().allocator.add_extent(offset, len);
+    }
+
+    /// A block for `len` bytes, to be written and sealed.
+    ///
+    /// # Errors
+    /// [`NeedExtent`] when the raylet must be asked for room.
+    pub fn allocate(&self, len: u64) -> Result<Block, NeedExtent> {
+        self.place(len, Placement::SpareLarge)
+    }
+
+    /// The same, also from large free extents that are otherwise kept whole: for when the raylet has no more.
+    pub fn allocate_anywhere(&self, len: u64) -> Result<Block, NeedExtent> {
+        self.place(len, Placement::Anywhere)
+    }
+
+    fn place(&self, len: u64, placement: Placement) -> Result<Block, NeedExtent> {
+        self.reap();
+        let mut inside = self.inside.lock();
+        let placed = inside.allocator.allocate(block_len(len), placement)?;
+        inside.next_generation += 1;
+        let generation = inside.next_generation;
+        if let Some((offset, len)) = placed.remainder {
+            self.map.write_header(offset, len, FREE, 0, 0);
+        }
+        self.map
+            .write_header(placed.offset, placed.len, WRITING, generation, len);
+        Ok(Block {
+            offset: placed.offset + HEADER_BYTES,
+            len,
+            generation,
+        })
+    }
+
+    /// The bytes of a block that was allocated here and not sealed yet.
+    pub fn writer(&self, block: &Block) -> BlockWriter<'_> {
+        assert!(
+            self.is(block.offset, block.generation, WRITING),
+            "only a block in the making is written"
+        );
+        let data = self
+            .map
+            .data(block.offset, block.len)
+            .expect("STO-1: blocks lie in the data");
+        // SAFETY: the block is ours and in the making: nobody reads it, and its `Block` is used by one thread.
+        BlockWriter(unsafe { std::slice::from_raw_parts_mut(data, block.len as usize) })
+    }
+
+    /// From here on the data never changes.
+    pub fn seal(&self, block: Block) {
+        if let Some(header) = self.map.header(block.offset) {
+            header.state.store(SEALED, Ordering::Release);
+        }
+    }
+
+    /// Gives up a block that was not sealed.
+    pub fn abandon(&self, block: Block) {
+        let mut inside = self.inside.lock();
+        if self.is(block.offset, block.generation, WRITING) {
+            self.release(&mut inside, block.offset);
+        }
+    }
+
+    fn is(&self, offset: u64, generation: u64, state: u32) -> bool {
+        self.map.header(offset).is_some_and(|header| {
+            header.state.load(Ordering::Acquire) == state && header.generation.load(Ordering::Relaxed) == generation
+        })
+    }
+
+    /// Frees a sealed block of one of our extents, as soon as nobody looks at it.
+    pub fn free(&self, offset: u64, generation: u64) -> FreeOutcome {
+        let mut inside = self.inside.lock();
+        if !inside.allocator.contains(offset) {
+            return FreeOutcome::NotMine;
+        }
+        if !self.is(offset, generation, SEALED) {
+            return FreeOutcome::Stale;
+        }
+        let header = self.map.header(offset).expect("looked at above");
+        header.state.store(FREEING, Ordering::SeqCst);
+        if self.map.is_pinned(offset) {
+            inside.zombies.push((offset, generation));
+            self.has_zombies.store(true, Ordering::Release);
+            return FreeOutcome::Pinned;
+        }
+        self.release(&mut inside, offset);
+        FreeOutcome::Freed
+    }
+
+    fn release(&self, inside: &mut Inside, data_offset: u64) {
+        let header = self.map.header(data_offset).expect("the caller looked at it");
+        let len = header.block_len.load(Ordering::Relaxed);
+        header.state.store(FREE, Ordering::Release);
+        let (start, len) = inside.allocator.release(data_offset - HEADER_BYTES, len);
+        self.map.write_header(start, len, FREE, 0, 0);
+    }
+
+    /// Frees what was looked at when it was freed and is not any more; how many.
+    pub fn reap(&self) -> usize {
+        if !self.has_zombies() {
+            return 0;
+        }
+        let mut inside = self.inside.lock();
+        let zombies = std::mem::take(&mut inside.zombies);
+        let before = zombies.len();
+        for (offset, generation) in zombies {
+            if self.map.is_pinned(offset) {
+                inside.zombies.push((offset, generation));
+            } else if self.is(offset, generation, FREEING) {
+                self.release(&mut inside, offset);
+            }
+        }
+        self.has_zombies.store(!inside.zombies.is_empty(), Ordering::Release);
+        before - inside.zombies.len()
+    }
+
+    pub fn has_zombies(&self) -> bool {
+        self.has_zombies.load(Ordering::Acquire)
+    }
+
+    /// Makes a sealed block readable and keeps it in place; `None` when it is not there (any more).
+    pub fn pin(self: &Arc<Self>, offset: u64, len: u64, generation: u64) -> Option<Pin> {
+        let header = self.map.header(offset)?;
+        let data = self.map.data(offset, len)?;
+        let mut pins = self.pins.lock();
+        if let Some((_, count)) = pins.held.get_mut(&offset) {
+            *count += 1;
+        } else {
+            let slot = match pins.free.pop() {
+                Some(slot) => slot,
+                None if pins.next < PINS_PER_ROW => {
+                    pins.next += 1;
+                    pins.next - 1
+                }
+                None => return None,
+            };
+            self.map.set_pin(self.client, slot, offset);
+            pins.held.insert(offset, (slot, 1));
+        }
+        drop(pins);
+        let pin = Pin {
+            client: Arc::clone(self),
+            data,
+            len: len as usize,
+            offset,
+        };
+        let there = self.is(offset, generation, SEALED) && header.data_len.load(Ordering::Relaxed) >= len;
+        there.then_some(pin)
+    }
+
+    fn unpin(&self, offset: u64) {
+        let mut pins = self.pins.lock();
+        let Some((slot, count)) = pins.held.get_mut(&offset) else {
+            return;
+        };
+        *count -= 1;
+        if *count == 0 {
+            let slot = *slot;
+            pins.held.remove(&offset);
+            self.map.clear_pin(self.client, slot);
+            pins.free.push(slot);
+        }
+    }
+
+    /// Extents in which nothing lies, up to about `wanted` bytes; they are the raylet's again.
+    pub fn unused_extents(&self, wanted: u64) -> Vec<(u64, u64)> {
+        self.inside.lock().allocator.remove_unused(wanted)
+    }
+
+    pub fn stats(&self) -> ClientStats {
+        let inside = self.inside.lock();
+        let extent_bytes = inside.allocator.extent_bytes();
+        ClientStats {
+            extent_bytes,
+            used_bytes: extent_bytes - inside.allocator.free_bytes(),
+            zombies: inside.zombies.len() as u64,
+            pins: self.pins.lock().held.len() as u64,
+        }
+    }
+}
+
+/// The bytes of a block in the making.
+pub struct BlockWriter<'a>(&'a mut [u8]);
+
+impl Deref for BlockWriter<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.0
+    }
+}
+
+impl DerefMut for BlockWriter<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.0
+    }
+}
+
+/// The data of a sealed block, in place; it stays there until the last pin is dropped.
+pub struct Pin {
+    client: Arc<ArenaClient>,
+    data: *const u8,
+    len: usize,
+    offset: u64,
+}
+
+// SAFETY: the data behind it does not change while it is pinned, and the mapping lives as long as the client.
+unsafe impl Send for Pin {}
+// SAFETY: as above.
+unsafe impl Sync for Pin {}
+
+impl Deref for Pin {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: in bounds (checked by `pin`); sealed and pinned, so nobody writes (STO-2).
+        unsafe { std::slice::from_raw_parts(self.data, self.len) }
+    }
+}
+
+impl AsRef<[u8]> for Pin {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.client.unpin(self.offset);
+    }
+}

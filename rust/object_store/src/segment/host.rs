@@ -1,0 +1,349 @@
+//! The raylet's end of the arena.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering;
+
+use rustix::fs::{FallocateFlags, MemfdFlags};
+use shared_memory::ShmemConf;
+
+use super::FreeOutcome;
+use super::map::{DATA_START, FREEING, MAX_CLIENTS, Map, SEALED};
+use crate::allocator::HEADER_BYTES;
+use crate::extents::{Extent, ExtentTable, FullReason, KeptBlock, NotGranted, PAGE, StoreFull};
+
+/// Pages kept ready ahead of need, at most.
+const RESERVE_BYTES: u64 = 64 << 20;
+
+/// What a dead client left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DeathSummary {
+    pub freed_bytes: u64,
+    pub kept_blocks: u64,
+    pub kept_bytes: u64,
+    pub cleared_pins: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HostStats {
+    pub capacity_bytes: u64,
+    pub granted_bytes: u64,
+    pub kept_bytes: u64,
+    pub kept_blocks: u64,
+    pub free_bytes: u64,
+    pub populated_bytes: u64,
+    pub clients: u64,
+}
+
+/// A grant whose pages are still to be made.
+#[derive(Debug)]
+pub struct PendingGrant {
+    client: u32,
+    extent: Extent,
+    /// Set as long as pages are missing.
+    file: Option<OwnedFd>,
+    failed: bool,
+}
+
+impl PendingGrant {
+    pub fn needs_pages(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Makes the pages. Out of memory is an error of the grant, and never a SIGBUS in whoever writes later.
+    pub fn reserve_pages(&mut self) {
+        if let Some(file) = self.file.take() {
+            let Extent { offset, len } = self.extent;
+            self.failed = rustix::fs::fallocate(file, FallocateFlags::empty(), offset, len).is_err();
+        }
+    }
+}
+
+/// The arena, with the truth about who may allocate where.
+pub struct ArenaHost {
+    file: OwnedFd,
+    map: Map,
+    table: ExtentTable,
+    capacity: u64,
+    free_rows: Vec<u32>,
+    next_row: u32,
+    live_rows: u64,
+    /// Kept blocks that were freed while somebody looked: data offset and generation.
+    zombies: Vec<(u64, u64)>,
+}
+
+impl ArenaHost {
+    /// Makes an arena of `capacity` bytes that has no name: it ends with the last process that maps it.
+    ///
+    /// # Errors
+    /// When no shared memory of that size can be made.
+    pub fn create(capacity: u64) -> io::Result<(Self, OwnedFd)> {
+        let capacity = capacity.max(PAGE).next_multiple_of(PAGE);
+        let size = DATA_START + capacity;
+        let file = posix_segment(size).or_else(|_| anonymous_file(size))?;
+        let map = Map::new(&file)?;
+        map.initialise();
+        let share = file.try_clone()?;
+        let host = Self {
+            file,
+            map,
+            table: ExtentTable::new(DATA_START, size),
+            capacity,
+            free_rows: Vec::new(),
+            next_row: 1,
+            live_rows: 0,
+            zombies: Vec::new(),
+        };
+        Ok((host, share))
+    }
+
+    /// Another descriptor of the arena, for a client.
+    pub fn share(&self) -> io::Result<OwnedFd> {
+        self.file.try_clone()
+    }
+
+    /// A row of the pin tables for a new client; 0 when all are taken.
+    pub fn allocate_client(&mut self) -> u32 {
+        let row = match self.free_rows.pop() {
+            Some(row) => row,
+            None if self.next_row < MAX_CLIENTS => {
+                self.next_row += 1;
+                self.next_row - 1
+            }
+            None => return 0,
+        };
+        self.live_rows += 1;
+        row
+    }
+
+    /// Room for at least `min_bytes`, with pages that exist. Blocks while they are made (0.5 ms for a MiB of fresh ones).
+    ///
+    /// # Errors
+    /// [`StoreFull`], whose text is for the user.
+    pub fn grant(&mut self, client: u32, min_bytes: u64) -> Result<Extent, StoreFull> {
+        let mut pending = self.begin_grant(client, min_bytes)?;
+        pending.reserve_pages();
+        self.finish_grant(pending)
+    }
+
+    /// The same in three steps, so that a loop need not block: this, [`PendingGrant::reserve_pages`] on any thread if
+    /// [`PendingGrant::needs_pages`], and [`Self::finish_grant`].
+    ///
+    /// # Errors
+    /// [`StoreFull`], whose text is for the user.
+    pub fn begin_grant(&mut self, client: u32, min_bytes: u64) -> Result<PendingGrant, StoreFull> {
+        if client == 0 {
+            return Err(self.table.full(FullReason::NoRow, min_bytes));
+        }
+        self.reap();
+        let extent = self.table.grant(client, min_bytes)?;
+        let file = if self.table.is_populated(extent) {
+            None
+        } else {
+            self.file.try_clone().ok()
+        };
+        Ok(PendingGrant {
+            client,
+            extent,
+            file,
+            failed: false,
+        })
+    }
+
+    /// # Errors
+    /// [`StoreFull`] when the pages could not be had, or the client died meanwhile.
+    pub fn finish_grant(&mut self, pending: PendingGrant) -> Result<Extent, StoreFull> {
+        let PendingGrant {
+            client,
+            extent,
+            file,
+            failed,
+        } = pending;
+        if failed || file.is_some() {
+            self.table.cancel(extent);
+            return Err(self.table.full(FullReason::NoMemory, extent.len));
+        }
+        self.table.confirm(client, extent)?;
+        Ok(extent)
+    }
+
+    /// Out of memory is an error here, and never a SIGBUS in whoever writes later.
+    fn reserve(&self, extent: Extent) -> io::Result<()> {
+        Ok(rustix::fs::fallocate(
+            &self.file,
+            FallocateFlags::empty(),
+            extent.offset,
+            extent.len,
+        )?)
+    }
+
+    /// # Errors
+    /// [`NotGranted`] when the client does not hold exactly this extent.
+    pub fn give_back(&mut self, client: u32, offset: u64, len: u64) -> Result<(), NotGranted> {
+        self.table.give_back(client, Extent { offset, len })
+    }
+
+    /// The client's pins and unsealed blocks go, its sealed blocks stay with the raylet.
+    pub fn client_died(&mut self, client: u32) -> DeathSummary {
+        let mut summary = DeathSummary {
+            cleared_pins: self.map.clear_row(client),
+            ..DeathSummary::default()
+        };
+        for extent in self.table.extents_of_dead(client) {
+            let (kept, zombies) = self.sealed_blocks(extent);
+            self.zombies.extend(zombies);
+            let kept_bytes: u64 = kept.iter().map(|block| block.len).sum();
+            summary.kept_blocks += kept.len() as u64;
+            summary.kept_bytes += kept_bytes;
+            summary.freed_bytes += extent.len - kept_bytes;
+            self.table.take_over(extent, &kept);
+        }
+        if client != 0 {
+            self.live_rows -= 1;
+            self.free_rows.push(client);
+        }
+        summary
+    }
+
+    /// Walks an extent from header to header; the first one that makes no sense ends the walk (STO-3).
+    fn sealed_blocks(&self, extent: Extent) -> (Vec<KeptBlock>, Vec<(u64, u64)>) {
+        let mut zombies = Vec::new();
+        let mut kept = Vec::new();
+        let end = extent.offset + extent.len;
+        let mut at = extent.offset;
+        while at < end {
+            let Some(header) = self.map.header(at + HEADER_BYTES) else {
+                break;
+            };
+            let len = header.block_len.load(Ordering::Relaxed);
+            if len < HEADER_BYTES || !len.is_multiple_of(HEADER_BYTES) || len > end - at {
+                break;
+            }
+            let state = header.state.load(Ordering::Acquire);
+            let generation = header.generation.load(Ordering::Relaxed);
+            if state == SEALED || (state == FREEING && self.map.is_pinned(at + HEADER_BYTES)) {
+                if state == FREEING {
+                    zombies.push((at + HEADER_BYTES, generation));
+                }
+                kept.push(KeptBlock {
+                    offset: at,
+                    len,
+                    generation,
+                });
+            }
+            at += len;
+        }
+        (kept, zombies)
+    }
+
+    /// Frees a kept block, as soon as nobody looks at it.
+    pub fn free(&mut self, offset: u64, generation: u64) -> FreeOutcome {
+        let Some(start) = offset.checked_sub(HEADER_BYTES) else {
+            return FreeOutcome::Stale;
+        };
+        match self.table.kept(start) {
+            Some(block) if block.generation == generation => {}
+            Some(_) => return FreeOutcome::Stale,
+            None if self.table.is_granted(offset) => return FreeOutcome::NotMine,
+            None => return FreeOutcome::Stale,
+        }
+        if let Some(header) = self.map.header(offset) {
+            header.state.store(FREEING, Ordering::SeqCst);
+        }
+        if self.map.is_pinned(offset) {
+            self.zombies.push((offset, generation));
+            return FreeOutcome::Pinned;
+        }
+        self.table.release_kept(start);
+        FreeOutcome::Freed
+    }
+
+    pub fn reap(&mut self) -> usize {
+        let zombies = std::mem::take(&mut self.zombies);
+        let before = zombies.len();
+        for (offset, generation) in zombies {
+            if self.map.is_pinned(offset) {
+                self.zombies.push((offset, generation));
+            } else if self
+                .table
+                .kept(offset - HEADER_BYTES)
+                .is_some_and(|block| block.generation == generation)
+            {
+                self.table.release_kept(offset - HEADER_BYTES);
+            }
+        }
+        before - self.zombies.len()
+    }
+
+    pub fn has_zombies(&self) -> bool {
+        !self.zombies.is_empty()
+    }
+
+    /// Makes up to `bytes` of pages ready ahead of need; how many (0: enough are ready, or memory is short).
+    pub fn prefault_step(&mut self, bytes: u64) -> u64 {
+        let Some(extent) = self.table.next_prefault(bytes, RESERVE_BYTES) else {
+            return 0;
+        };
+        if self.reserve(extent).is_err() {
+            return 0;
+        }
+        self.table.mark_populated(extent);
+        extent.len
+    }
+
+    /// Gives up to `bytes` of free pages back to the kernel; how many.
+    pub fn trim(&mut self, bytes: u64) -> u64 {
+        let mut trimmed = 0;
+        while trimmed < bytes {
+            let Some(extent) = self.table.take_populated_free(bytes - trimmed) else {
+                break;
+            };
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            if rustix::fs::fallocate(&self.file, flags, extent.offset, extent.len).is_err() {
+                break;
+            }
+            trimmed += extent.len;
+        }
+        trimmed
+    }
+
+    pub fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    pub fn stats(&self) -> HostStats {
+        HostStats {
+            capacity_bytes: self.capacity,
+            granted_bytes: self.table.granted_bytes(),
+            kept_bytes: self.table.kept_page_bytes(),
+            kept_blocks: self.table.kept_blocks(),
+            free_bytes: self.table.free_bytes(),
+            populated_bytes: self.table.populated_bytes(),
+            clients: self.live_rows,
+        }
+    }
+}
+
+/// A POSIX segment, opened once more as a descriptor and unlinked at once: nothing is left to clean up.
+fn posix_segment(size: u64) -> io::Result<OwnedFd> {
+    let space = rustix::fs::statvfs("/dev/shm")?;
+    if space.f_bavail.saturating_mul(space.f_frsize) < size - DATA_START {
+        return Err(io::Error::new(io::ErrorKind::StorageFull, "/dev/shm is too small"));
+    }
+    let segment = ShmemConf::new()
+        .size(size as usize)
+        .create()
+        .map_err(io::Error::other)?;
+    let path = format!("/dev/shm/{}", segment.get_os_id().trim_start_matches('/'));
+    let file: File = OpenOptions::new().read(true).write(true).open(path)?;
+    // Dropping it unmaps and unlinks.
+    drop(segment);
+    Ok(file.into())
+}
+
+fn anonymous_file(size: u64) -> io::Result<OwnedFd> {
+    let file = rustix::fs::memfd_create("ray_rs-arena", MemfdFlags::CLOEXEC)?;
+    rustix::fs::ftruncate(file.as_fd(), size)?;
+    Ok(file)
+}

@@ -1,0 +1,169 @@
+//! The mapping, and the words in it that several processes share.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+use rustix::mm::{MapFlags, ProtFlags};
+
+use crate::allocator::HEADER_BYTES;
+use crate::extents::PAGE;
+
+/// Rows of pin tables; row 0 is nobody's.
+pub const MAX_CLIENTS: u32 = 1024;
+/// Objects that one process can have pinned at once.
+pub(super) const PINS_PER_ROW: u32 = 1 << 16;
+const ROWS_START: u64 = 2 * PAGE;
+const ROW_BYTES: u64 = PINS_PER_ROW as u64 * 8;
+/// Where blocks begin.
+pub(super) const DATA_START: u64 = ROWS_START + MAX_CLIENTS as u64 * ROW_BYTES;
+const MAGIC: u64 = 0x6172_656e_6130_3031;
+
+pub(super) const FREE: u32 = 0x00f2_ee01;
+pub(super) const WRITING: u32 = 0x00f2_ee02;
+pub(super) const SEALED: u32 = 0x00f2_ee03;
+pub(super) const FREEING: u32 = 0x00f2_ee04;
+
+/// In front of each block's data.
+#[repr(C, align(64))]
+pub(super) struct Header {
+    pub state: AtomicU32,
+    _pad: AtomicU32,
+    pub generation: AtomicU64,
+    pub data_len: AtomicU64,
+    pub block_len: AtomicU64,
+}
+
+const _: () = assert!(size_of::<Header>() as u64 == HEADER_BYTES);
+
+/// A mapping of the whole arena file.
+pub(super) struct Map {
+    start: *mut u8,
+    len: u64,
+}
+
+// SAFETY: the mapping lives as long as the value, and all shared words in it are atomics; data bytes are handed out under
+// the rules of STO-1 and STO-2.
+unsafe impl Send for Map {}
+// SAFETY: as above.
+unsafe impl Sync for Map {}
+
+impl Map {
+    /// Maps the file behind `fd`, which must hold at least one page of data.
+    pub fn new(fd: impl AsFd) -> io::Result<Self> {
+        let len = rustix::fs::fstat(&fd)?.st_size as u64;
+        if len < DATA_START + PAGE {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is no arena"));
+        }
+        // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing of ours.
+        let start = unsafe {
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                len as usize,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                fd,
+                0,
+            )?
+        };
+        Ok(Self {
+            start: start.cast(),
+            len,
+        })
+    }
+
+    pub fn initialise(&self) {
+        self.word(0).store(MAGIC, Ordering::Release);
+    }
+
+    pub fn is_arena(&self) -> bool {
+        self.word(0).load(Ordering::Acquire) == MAGIC
+    }
+
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn word(&self, offset: u64) -> &AtomicU64 {
+        assert!(offset.is_multiple_of(8) && offset + 8 <= self.len, "STO-3");
+        // SAFETY: in bounds and aligned (checked above); shared words are only ever touched as atomics.
+        unsafe { &*self.start.add(offset as usize).cast::<AtomicU64>() }
+    }
+
+    fn mark(&self, row: u32) -> &AtomicU32 {
+        assert!(row < MAX_CLIENTS, "STO-3");
+        // SAFETY: the page of marks is in bounds for all rows; it is only ever touched as atomics.
+        unsafe { &*self.start.add((PAGE + u64::from(row) * 4) as usize).cast::<AtomicU32>() }
+    }
+
+    fn pin_word(&self, row: u32, slot: u32) -> &AtomicU64 {
+        assert!(row < MAX_CLIENTS && slot < PINS_PER_ROW, "STO-3");
+        self.word(ROWS_START + u64::from(row) * ROW_BYTES + u64::from(slot) * 8)
+    }
+
+    /// The header of the block whose data is at `data_offset`; `None` when no block can be there.
+    pub fn header(&self, data_offset: u64) -> Option<&Header> {
+        let offset = data_offset.checked_sub(HEADER_BYTES)?;
+        if offset < DATA_START || !offset.is_multiple_of(HEADER_BYTES) || data_offset > self.len {
+            return None;
+        }
+        // SAFETY: in bounds and aligned (checked above); headers consist of atomics.
+        Some(unsafe { &*self.start.add(offset as usize).cast::<Header>() })
+    }
+
+    /// Writes a header: the lengths first, the state last.
+    pub fn write_header(&self, block_offset: u64, block_len: u64, state: u32, generation: u64, data_len: u64) {
+        let header = self
+            .header(block_offset + HEADER_BYTES)
+            .expect("STO-1: blocks lie in the data");
+        header.block_len.store(block_len, Ordering::Relaxed);
+        header.data_len.store(data_len, Ordering::Relaxed);
+        header.generation.store(generation, Ordering::Relaxed);
+        header.state.store(state, Ordering::Release);
+    }
+
+    /// The data of a block; `None` when the range leaves the arena.
+    pub fn data(&self, offset: u64, len: u64) -> Option<*mut u8> {
+        if offset < DATA_START || len > self.len || offset > self.len - len {
+            return None;
+        }
+        // SAFETY: in bounds, checked above.
+        Some(unsafe { self.start.add(offset as usize) })
+    }
+
+    pub fn set_pin(&self, row: u32, slot: u32, data_offset: u64) {
+        self.mark(row).fetch_max(slot + 1, Ordering::Relaxed);
+        self.pin_word(row, slot).store(data_offset, Ordering::Release);
+        fence(Ordering::SeqCst);
+    }
+
+    pub fn clear_pin(&self, row: u32, slot: u32) {
+        self.pin_word(row, slot).store(0, Ordering::Release);
+    }
+
+    /// Whether any process has pinned the data at `data_offset`. The caller has said FREEING.
+    pub fn is_pinned(&self, data_offset: u64) -> bool {
+        fence(Ordering::SeqCst);
+        (1..MAX_CLIENTS).any(|row| {
+            let used = self.mark(row).load(Ordering::Relaxed).min(PINS_PER_ROW);
+            (0..used).any(|slot| self.pin_word(row, slot).load(Ordering::Acquire) == data_offset)
+        })
+    }
+
+    /// Forgets all pins of a row; how many there were.
+    pub fn clear_row(&self, row: u32) -> u64 {
+        let used = self.mark(row).load(Ordering::Relaxed).min(PINS_PER_ROW);
+        let pins = (0..used)
+            .filter(|slot| self.pin_word(row, *slot).swap(0, Ordering::AcqRel) != 0)
+            .count();
+        self.mark(row).store(0, Ordering::Release);
+        pins as u64
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new`, and everything that points into it holds the value alive.
+        let _ = unsafe { rustix::mm::munmap(self.start.cast(), self.len as usize) };
+    }
+}

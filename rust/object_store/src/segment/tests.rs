@@ -1,0 +1,119 @@
+//! The arena in one process with several clients; other processes are played by further mappings of the same file.
+
+use std::sync::Arc;
+
+use super::*;
+
+const MIB: u64 = 1 << 20;
+
+fn arena() -> (ArenaHost, Arc<ArenaClient>, Arc<ArenaClient>) {
+    let (mut host, fd) = ArenaHost::create(64 * MIB).expect("shared memory");
+    let first = host.allocate_client();
+    let second = host.allocate_client();
+    let writer = ArenaClient::attach(fd, first).expect("mapped");
+    let reader = ArenaClient::attach(host.share().expect("dup"), second).expect("mapped");
+    (host, Arc::new(writer), Arc::new(reader))
+}
+
+fn put(host: &mut ArenaHost, client: &ArenaClient, byte: u8, len: u64) -> Block {
+    let block = loop {
+        match client.allocate(len) {
+            Ok(block) => break block,
+            Err(need) => {
+                let extent = host.grant(client.client(), need.min_bytes).expect("room");
+                client.add_extent(extent.offset, extent.len);
+            }
+        }
+    };
+    client.writer(&block).fill(byte);
+    client.seal(block);
+    block
+}
+
+#[test]
+fn what_one_process_writes_the_other_reads_in_place() {
+    let (mut host, writer, reader) = arena();
+    let block = put(&mut host, &writer, 7, 3 * MIB);
+    let pin = reader.pin(block.offset, block.len, block.generation).expect("sealed");
+    assert!(pin.iter().all(|byte| *byte == 7) && pin.len() as u64 == 3 * MIB);
+    assert!(
+        reader.pin(block.offset, block.len, block.generation + 1).is_none(),
+        "another generation"
+    );
+    assert!(
+        reader.pin(block.offset, 1 << 40, block.generation).is_none(),
+        "beyond the arena"
+    );
+}
+
+#[test]
+fn a_pinned_block_stays_until_it_is_let_go() {
+    let (mut host, writer, reader) = arena();
+    let block = put(&mut host, &writer, 1, MIB);
+    let pin = reader.pin(block.offset, block.len, block.generation).expect("sealed");
+    assert_eq!(writer.free(block.offset, block.generation), FreeOutcome::Pinned);
+    assert!(
+        reader.pin(block.offset, block.len, block.generation).is_none(),
+        "no new readers"
+    );
+    let other = put(&mut host, &writer, 2, MIB);
+    assert_ne!(other.offset, block.offset);
+    assert_eq!(pin[0], 1);
+    drop(pin);
+    assert_eq!(writer.reap(), 1);
+    assert_eq!(writer.free(block.offset, block.generation), FreeOutcome::Stale);
+}
+
+#[test]
+fn freed_memory_is_used_again_at_once() {
+    let (mut host, writer, _reader) = arena();
+    let first = put(&mut host, &writer, 1, 20 * MIB);
+    assert_eq!(writer.free(first.offset, first.generation), FreeOutcome::Freed);
+    for _ in 0..100 {
+        let block = put(&mut host, &writer, 2, 20 * MIB);
+        assert_eq!(block.offset, first.offset);
+        writer.free(block.offset, block.generation);
+    }
+    assert!(host.stats().granted_bytes < 30 * MIB);
+}
+
+#[test]
+fn the_raylet_keeps_the_sealed_blocks_of_the_dead() {
+    let (mut host, writer, reader) = arena();
+    let sealed = put(&mut host, &writer, 9, MIB);
+    let open = writer.allocate(MIB).expect("room in the extent");
+    let _ = open;
+    let summary = host.client_died(writer.client());
+    assert_eq!(summary.kept_blocks, 1);
+    let pin = reader
+        .pin(sealed.offset, sealed.len, sealed.generation)
+        .expect("still there");
+    assert_eq!(host.free(sealed.offset, sealed.generation), FreeOutcome::Pinned);
+    assert_eq!(pin[100], 9);
+    drop(pin);
+    assert_eq!(host.reap(), 1);
+    assert_eq!(host.stats().kept_blocks, 0);
+    assert_eq!(host.stats().free_bytes, host.capacity());
+}
+
+#[test]
+fn a_full_store_says_what_holds_it() {
+    let (mut host, writer, _reader) = arena();
+    put(&mut host, &writer, 1, 40 * MIB);
+    let error = host.grant(writer.client(), 40 * MIB).expect_err("no room");
+    let text = error.to_string();
+    assert!(
+        text.contains("no room for 40.0 MiB") && text.contains("client 1: 4"),
+        "{text}"
+    );
+}
+
+#[test]
+fn dead_readers_pin_nothing() {
+    let (mut host, writer, reader) = arena();
+    let block = put(&mut host, &writer, 1, MIB);
+    std::mem::forget(reader.pin(block.offset, block.len, block.generation).expect("sealed"));
+    assert_eq!(writer.free(block.offset, block.generation), FreeOutcome::Pinned);
+    assert_eq!(host.client_died(reader.client()).cleared_pins, 1);
+    assert_eq!(writer.reap(), 1);
+}

@@ -1,0 +1,94 @@
+//! One reference known to this process.
+
+use ray_rs_types::ObjectId;
+use smallvec::SmallVec;
+
+use crate::effect::Watcher;
+use crate::task::TaskKey;
+
+/// Index of a reference in this process's table; valid while a count of it is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RefSlot(pub u32);
+
+/// The core worker's number of a process's address; [`OwnerIndex::ME`] is this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OwnerIndex(pub u32);
+
+impl OwnerIndex {
+    pub const ME: Self = Self(0);
+}
+
+/// What the reference stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefKind {
+    Value,
+    /// Counts the handles of an actor; it never has a value.
+    ActorHandle,
+}
+
+/// Whether the value is here.
+#[derive(Debug)]
+pub(crate) enum State<V> {
+    /// Owned: its task has not finished. Borrowed: not asked for yet.
+    Absent,
+    /// Borrowed, and asked for.
+    Fetching,
+    Ready {
+        value: V,
+        is_error: bool,
+    },
+}
+
+#[derive(Debug)]
+pub(crate) struct Entry<V> {
+    pub id: ObjectId,
+    pub owner: OwnerIndex,
+    pub kind: RefKind,
+    /// The id was given to another process, so it is in the table's index by id.
+    pub indexed: bool,
+    /// Handles in this process (and counts in passing).
+    pub local: u32,
+    /// Tasks in flight that use it.
+    pub submitted: u32,
+    /// Stored values in this process that contain it.
+    pub contained: u32,
+    /// Borrowed: grants to be given back to the owner.
+    pub grants: u32,
+    /// Owned: sum of grants by borrower; none is zero.
+    pub borrowers: SmallVec<[(OwnerIndex, i64); 0]>,
+    pub state: State<V>,
+    /// Owned: the task that makes it, until it has; then, if its value may have to be made again, its lineage.
+    pub task: Option<TaskKey>,
+    /// The last query that saw it, for finding duplicates in one pass.
+    pub stamp: u32,
+    pub watchers: SmallVec<[Watcher; 1]>,
+}
+
+impl<V> Entry<V> {
+    pub fn new(id: ObjectId, owner: OwnerIndex, kind: RefKind) -> Self {
+        Self {
+            id,
+            owner,
+            kind,
+            indexed: false,
+            local: 1,
+            submitted: 0,
+            contained: 0,
+            grants: 0,
+            borrowers: SmallVec::new(),
+            state: State::Absent,
+            task: None,
+            stamp: 0,
+            watchers: SmallVec::new(),
+        }
+    }
+
+    pub fn is_ready(&self) -> bool {
+        matches!(self.state, State::Ready { .. })
+    }
+
+    /// Nothing holds it (whether its task still runs is another matter).
+    pub fn is_unreferenced(&self) -> bool {
+        self.local == 0 && self.submitted == 0 && self.contained == 0 && self.borrowers.is_empty()
+    }
+}

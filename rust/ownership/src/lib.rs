@@ -1,0 +1,34 @@
+//! Ownership: who owns which object, who may still use it, and which tasks wait for it. Pure: no clock, no I/O.
+//!
+//! The process that submits a task owns its returns (Ray's ownership, Wang et al., NSDI '21). One [`OwnerTable`] sits in
+//! each driver, worker and actor process, behind the core worker's lock; what it orders comes out as [`Effect`]s, to be
+//! carried out after the decision.
+//!
+//! # Counting
+//! An entry lives while any of these is not zero: `local` (handles in this process), `submitted` (tasks in flight that
+//! use it), `contained` (stored values in this process that hold it) and, with its owner, the grants of its borrowers.
+//!
+//! * **OWN-1** A *grant* is given by whoever holds an object, on behalf of the receiver, and is given back by the
+//!   receiver exactly once. The owner adds grants up per borrower with a sign, so that giving back may overtake giving:
+//!   only a sum of zero ends the borrow.
+//! * **OWN-2** A value sent to another process grants the receiver each reference in it, unless the receiver owns it.
+//! * **OWN-3** Arguments grant nothing: the submitter holds them until the reply. The reply lists the references that the
+//!   worker still holds and was never granted; the submitter grants these before it lets go of its own hold.
+//! * **OWN-4** An object is ready once, and its value never changes.
+//!
+//! Deliberately absent: values (type `V` is opaque but for the references in it), transport, and the death of owners
+//! other than "everything borrowed from it is lost".
+
+mod effect;
+mod entry;
+mod invariants;
+mod slab;
+mod table;
+mod task;
+#[cfg(test)]
+mod tests;
+
+pub use effect::{Effect, Watcher};
+pub use entry::{OwnerIndex, RefKind, RefSlot};
+pub use table::{Contains, OwnerTable};
+pub use task::{TaskKey, TaskState};

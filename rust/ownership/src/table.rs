@@ -1,0 +1,582 @@
+//! The table: events are its methods, named in the past tense or after the question they answer.
+
+use ray_rs_types::{ObjectId, TaskId};
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+
+use crate::effect::{Effect, Watcher};
+use crate::entry::{Entry, OwnerIndex, RefKind, RefSlot, State};
+use crate::slab::Slab;
+use crate::task::{Task, TaskKey, TaskState};
+
+/// A value that may hold references.
+pub trait Contains {
+    fn references(&self) -> &[RefSlot];
+}
+
+/// All references and submitted tasks of one process. `V` is a stored value, `S` a task's spec.
+pub struct OwnerTable<V, S> {
+    pub(crate) entries: Slab<Entry<V>>,
+    pub(crate) tasks: Slab<Task<S>>,
+    /// Only of ids that other processes know (every borrowed one, and owned ones once given away).
+    pub(crate) by_id: FxHashMap<ObjectId, RefSlot>,
+    /// Entries to look at for freeing; empty between calls.
+    unreferenced: Vec<RefSlot>,
+    stamp: u32,
+}
+
+impl<V, S> Default for OwnerTable<V, S> {
+    fn default() -> Self {
+        Self {
+            entries: Slab::default(),
+            tasks: Slab::default(),
+            by_id: FxHashMap::default(),
+            unreferenced: Vec::new(),
+            stamp: 0,
+        }
+    }
+}
+
+const HELD: &str = "OWN: a slot is used only while a count of it is held";
+
+impl<V: Contains, S> OwnerTable<V, S> {
+    // ---- making objects and tasks ------------------------------------------------------------------------------
+
+    /// An object that exists already (a put): owned, ready, one local count.
+    pub fn value_put(&mut self, id: ObjectId, value: V) -> RefSlot {
+        self.contain(value.references());
+        let mut entry = Entry::new(id, OwnerIndex::ME, RefKind::Value);
+        entry.state = State::Ready { value, is_error: false };
+        RefSlot(self.entries.insert(entry))
+    }
+
+    /// The counter of an actor's handles: owned, one local count.
+    pub fn actor_handle_created(&mut self, id: ObjectId) -> RefSlot {
+        let slot = RefSlot(
+            self.entries
+                .insert(Entry::new(id, OwnerIndex::ME, RefKind::ActorHandle)),
+        );
+        self.index(slot);
+        slot
+    }
+
+    /// A task was submitted. Takes over one local count of each of `deps` and `held`; each return gets one.
+    /// Orders [`Effect::TaskReady`], [`Effect::ArgumentFailed`] or fetches.
+    #[allow(clippy::too_many_arguments)]
+    pub fn task_submitted(
+        &mut self,
+        task_id: TaskId,
+        num_returns: u32,
+        spec: S,
+        deps: SmallVec<[RefSlot; 2]>,
+        held: SmallVec<[RefSlot; 0]>,
+        max_retries: i32,
+        effects: &mut Vec<Effect<V>>,
+    ) -> (TaskKey, SmallVec<[RefSlot; 1]>) {
+        for slot in deps.iter().chain(held.iter()) {
+            let entry = self.entry_mut(*slot);
+            entry.submitted += 1;
+            entry.local -= 1;
+        }
+        let key = TaskKey(self.tasks.insert(Task {
+            spec,
+            state: TaskState::WaitingForArguments,
+            missing: 0,
+            deps,
+            held,
+            returns: SmallVec::new(),
+            live_returns: num_returns,
+            retries_left: max_retries,
+            attempt: 0,
+        }));
+        let mut returns = SmallVec::new();
+        for index in 1..=num_returns {
+            let mut entry = Entry::new(ObjectId::new(task_id, index), OwnerIndex::ME, RefKind::Value);
+            entry.task = Some(key);
+            returns.push(RefSlot(self.entries.insert(entry)));
+        }
+        self.tasks.get_mut(key.0).expect("just made").returns = returns.clone();
+        self.look_at_arguments(key, effects);
+        (key, returns)
+    }
+
+    fn look_at_arguments(&mut self, key: TaskKey, effects: &mut Vec<Effect<V>>) {
+        let task = self.tasks.get(key.0).expect("the caller names a live task");
+        if task.deps.is_empty() {
+            self.tasks.get_mut(key.0).expect("live").state = TaskState::Submitted;
+            effects.push(Effect::TaskReady(key));
+            return;
+        }
+        let deps = task.deps.clone();
+        let mut missing = 0;
+        for slot in &deps {
+            let entry = self.entry_mut(*slot);
+            match entry.state {
+                State::Ready { is_error: false, .. } => {}
+                State::Ready { is_error: true, .. } => {
+                    self.tasks.get_mut(key.0).expect("live").state = TaskState::Submitted;
+                    effects.push(Effect::ArgumentFailed {
+                        task: key,
+                        argument: *slot,
+                    });
+                    return;
+                }
+                State::Absent | State::Fetching => {
+                    entry.watchers.push(Watcher::Task(key));
+                    missing += 1;
+                    self.fetch_if_borrowed(*slot, effects);
+                }
+            }
+        }
+        let task = self.tasks.get_mut(key.0).expect("live");
+        task.missing = missing;
+        if missing == 0 {
+            task.state = TaskState::Submitted;
+            effects.push(Effect::TaskReady(key));
+        }
+    }
+
+    // ---- values arriving ---------------------------------------------------------------------------------------
+
+    /// The task ended, well or not: its returns are ready in order, and its arguments are let go. With `keep_lineage`
+    /// the spec stays as long as a return does.
+    pub fn task_finished(
+        &mut self,
+        key: TaskKey,
+        values: impl IntoIterator<Item = (V, bool)>,
+        keep_lineage: bool,
+        effects: &mut Vec<Effect<V>>,
+    ) {
+        let Some(task) = self.tasks.get_mut(key.0) else { return };
+        task.state = TaskState::Lineage;
+        let returns = std::mem::take(&mut task.returns);
+        let deps = std::mem::take(&mut task.deps);
+        let held = std::mem::take(&mut task.held);
+        let mut values = values.into_iter();
+        for slot in &returns {
+            let Some((value, is_error)) = values.next() else { break };
+            self.value_arrived(*slot, value, is_error, effects);
+        }
+        for slot in deps.iter().chain(held.iter()) {
+            let entry = self.entry_mut(*slot);
+            entry.submitted -= 1;
+            self.look_if_unreferenced(*slot);
+        }
+        if !keep_lineage {
+            for slot in &returns {
+                self.entry_mut(*slot).task = None;
+            }
+            self.tasks.remove(key.0);
+        }
+        for slot in returns {
+            self.look_if_unreferenced(slot);
+        }
+        self.free_unreferenced(effects);
+    }
+
+    /// The value of a borrowed object came, or the certainty that it never will (`value` is the error then).
+    pub fn fetched(&mut self, slot: RefSlot, value: V, is_error: bool, effects: &mut Vec<Effect<V>>) {
+        match self.entries.get(slot.0) {
+            Some(entry) if !entry.is_ready() => {}
+            // Nobody waits any more: the references that came with it are let go at once.
+            _ => {
+                self.contain(value.references());
+                self.release_contents(&value);
+                effects.push(Effect::Free { value });
+                return self.free_unreferenced(effects);
+            }
+        }
+        self.value_arrived(slot, value, is_error, effects);
+        self.look_if_unreferenced(slot);
+        self.free_unreferenced(effects);
+    }
+
+    /// Takes over one local count of each reference in `value`.
+    fn value_arrived(&mut self, slot: RefSlot, value: V, is_error: bool, effects: &mut Vec<Effect<V>>) {
+        self.contain(value.references());
+        let entry = self.entry_mut(slot);
+        debug_assert!(!entry.is_ready(), "OWN-4");
+        entry.state = State::Ready { value, is_error };
+        let watchers = std::mem::take(&mut entry.watchers);
+        for watcher in watchers {
+            match watcher {
+                Watcher::Task(key) => self.argument_ready(key, slot, is_error, effects),
+                other => effects.push(Effect::Tell { watcher: other, slot }),
+            }
+        }
+    }
+
+    fn argument_ready(&mut self, key: TaskKey, slot: RefSlot, is_error: bool, effects: &mut Vec<Effect<V>>) {
+        let Some(task) = self.tasks.get_mut(key.0) else { return };
+        if task.state != TaskState::WaitingForArguments {
+            return;
+        }
+        task.missing -= 1;
+        if is_error {
+            task.state = TaskState::Submitted;
+            effects.push(Effect::ArgumentFailed {
+                task: key,
+                argument: slot,
+            });
+        } else if task.missing == 0 {
+            task.state = TaskState::Submitted;
+            effects.push(Effect::TaskReady(key));
+        }
+    }
+
+    /// Each reference in a value moves from a local count to a contained one.
+    fn contain(&mut self, references: &[RefSlot]) {
+        for slot in references {
+            let entry = self.entries.get_mut(slot.0).expect(HELD);
+            entry.contained += 1;
+            entry.local -= 1;
+        }
+    }
+
+    // ---- watching ----------------------------------------------------------------------------------------------
+
+    /// Registers `watcher`; false, and nothing registered, when the object is ready.
+    pub fn watch(&mut self, slot: RefSlot, watcher: Watcher, effects: &mut Vec<Effect<V>>) -> bool {
+        let entry = self.entry_mut(slot);
+        if entry.is_ready() {
+            return false;
+        }
+        entry.watchers.push(watcher);
+        self.fetch_if_borrowed(slot, effects);
+        true
+    }
+
+    pub fn unwatch(&mut self, slot: RefSlot, watcher: Watcher) {
+        if let Some(entry) = self.entries.get_mut(slot.0) {
+            entry.watchers.retain(|other| *other != watcher);
+        }
+    }
+
+    fn fetch_if_borrowed(&mut self, slot: RefSlot, effects: &mut Vec<Effect<V>>) {
+        let entry = self.entry_mut(slot);
+        if entry.owner != OwnerIndex::ME && matches!(entry.state, State::Absent) {
+            entry.state = State::Fetching;
+            effects.push(Effect::Fetch {
+                slot,
+                id: entry.id,
+                owner: entry.owner,
+            });
+        }
+    }
+
+    // ---- counts ------------------------------------------------------------------------------------------------
+
+    pub fn local_added(&mut self, slot: RefSlot) {
+        self.entry_mut(slot).local += 1;
+    }
+
+    pub fn local_dropped(&mut self, slot: RefSlot, effects: &mut Vec<Effect<V>>) {
+        let entry = self.entry_mut(slot);
+        entry.local -= 1;
+        if entry.local == 0 {
+            self.look_if_unreferenced(slot);
+            self.free_unreferenced(effects);
+        }
+    }
+
+    /// A value that no entry owns is given up: its references go, and [`Effect::Free`] is ordered.
+    pub fn value_abandoned(&mut self, value: V, effects: &mut Vec<Effect<V>>) {
+        self.contain(value.references());
+        self.release_contents(&value);
+        effects.push(Effect::Free { value });
+        self.free_unreferenced(effects);
+    }
+
+    fn look_if_unreferenced(&mut self, slot: RefSlot) {
+        if self.entries.get(slot.0).is_some_and(Entry::is_unreferenced) {
+            self.unreferenced.push(slot);
+        }
+    }
+
+    fn release_contents(&mut self, value: &V) {
+        for slot in value.references() {
+            let entry = self.entries.get_mut(slot.0).expect(HELD);
+            entry.contained -= 1;
+            if entry.is_unreferenced() {
+                self.unreferenced.push(*slot);
+            }
+        }
+    }
+
+    fn free_unreferenced(&mut self, effects: &mut Vec<Effect<V>>) {
+        while let Some(slot) = self.unreferenced.pop() {
+            let Some(entry) = self.entries.get(slot.0) else {
+                continue;
+            };
+            if !entry.is_unreferenced() {
+                continue;
+            }
+            // An owned object in the making is freed when its task finishes; one being fetched, when it arrives.
+            let in_the_making = entry.kind == RefKind::Value
+                && !entry.is_ready()
+                && (entry.task.is_some() || matches!(entry.state, State::Fetching));
+            if in_the_making {
+                continue;
+            }
+            let entry = self.entries.remove(slot.0).expect("looked at above");
+            if entry.indexed {
+                self.by_id.remove(&entry.id);
+            }
+            if let Some(key) = entry.task {
+                self.lineage_unneeded(key);
+            }
+            if entry.owner != OwnerIndex::ME {
+                if entry.grants > 0 {
+                    effects.push(Effect::ReturnBorrow {
+                        owner: entry.owner,
+                        id: entry.id,
+                        count: entry.grants,
+                    });
+                }
+            } else if entry.kind == RefKind::ActorHandle {
+                effects.push(Effect::ActorHandlesGone { id: entry.id });
+            }
+            if let State::Ready { value, .. } = entry.state {
+                self.release_contents(&value);
+                // A borrowed value's memory is its owner's to free.
+                if entry.owner == OwnerIndex::ME {
+                    effects.push(Effect::Free { value });
+                }
+            }
+        }
+    }
+
+    fn lineage_unneeded(&mut self, key: TaskKey) {
+        if let Some(task) = self.tasks.get_mut(key.0) {
+            task.live_returns -= 1;
+            if task.live_returns == 0 && task.state == TaskState::Lineage {
+                self.tasks.remove(key.0);
+            }
+        }
+    }
+
+    // ---- borrowing ---------------------------------------------------------------------------------------------
+
+    /// A reference arrived from elsewhere: one local count on its entry, which is made if need be.
+    pub fn imported(&mut self, id: ObjectId, owner: OwnerIndex, kind: RefKind) -> RefSlot {
+        if let Some(slot) = self.by_id.get(&id) {
+            let slot = *slot;
+            self.entry_mut(slot).local += 1;
+            return slot;
+        }
+        let mut entry = Entry::new(id, owner, kind);
+        entry.indexed = true;
+        let slot = RefSlot(self.entries.insert(entry));
+        self.by_id.insert(id, slot);
+        slot
+    }
+
+    /// The sender of a value granted this process the reference (OWN-2); nothing when it is owned here.
+    pub fn grant_received(&mut self, slot: RefSlot) {
+        let entry = self.entry_mut(slot);
+        if entry.owner != OwnerIndex::ME {
+            entry.grants += 1;
+        }
+    }
+
+    /// A value with this reference goes to `receiver` (OWN-2).
+    pub fn grant_given(&mut self, slot: RefSlot, receiver: OwnerIndex, effects: &mut Vec<Effect<V>>) {
+        self.index(slot);
+        let entry = self.entry_mut(slot);
+        if entry.owner == receiver {
+            return;
+        }
+        if entry.owner == OwnerIndex::ME {
+            add_grants(&mut entry.borrowers, receiver, 1);
+        } else {
+            effects.push(Effect::GrantBorrow {
+                owner: entry.owner,
+                id: entry.id,
+                borrower: receiver,
+            });
+        }
+    }
+
+    /// Another holder granted `borrower` an object of ours. False when the object is unknown.
+    pub fn borrow_granted(&mut self, id: &ObjectId, borrower: OwnerIndex, effects: &mut Vec<Effect<V>>) -> bool {
+        self.change_borrow(id, borrower, 1, effects)
+    }
+
+    /// `borrower` gave grants back.
+    pub fn borrow_returned(
+        &mut self,
+        id: &ObjectId,
+        borrower: OwnerIndex,
+        count: u32,
+        effects: &mut Vec<Effect<V>>,
+    ) -> bool {
+        self.change_borrow(id, borrower, -i64::from(count), effects)
+    }
+
+    fn change_borrow(&mut self, id: &ObjectId, borrower: OwnerIndex, by: i64, effects: &mut Vec<Effect<V>>) -> bool {
+        let Some(slot) = self.by_id.get(id).copied() else {
+            return false;
+        };
+        let entry = self.entry_mut(slot);
+        add_grants(&mut entry.borrowers, borrower, by);
+        self.look_if_unreferenced(slot);
+        self.free_unreferenced(effects);
+        true
+    }
+
+    /// A task's argument named this reference, and the task ends now: should the reply report it (OWN-3)?
+    /// `own_counts` is how many local counts the task itself still holds. When true, the grant is booked.
+    pub fn reported_as_borrowed(&mut self, slot: RefSlot, own_counts: u32) -> bool {
+        let entry = self.entry_mut(slot);
+        let others = entry.local - own_counts.min(entry.local) + entry.submitted + entry.contained;
+        if entry.owner == OwnerIndex::ME || entry.grants > 0 || others == 0 {
+            return false;
+        }
+        entry.grants += 1;
+        true
+    }
+
+    /// The process is gone, and with it all it borrowed.
+    pub fn borrower_died(&mut self, borrower: OwnerIndex, effects: &mut Vec<Effect<V>>) {
+        let mut touched = Vec::new();
+        for (index, entry) in self.entries.iter_mut() {
+            let before = entry.borrowers.len();
+            entry.borrowers.retain(|(who, _)| *who != borrower);
+            if entry.borrowers.len() != before {
+                touched.push(RefSlot(index));
+            }
+        }
+        for slot in touched {
+            self.look_if_unreferenced(slot);
+        }
+        self.free_unreferenced(effects);
+    }
+
+    /// Objects borrowed from a process that died and whose value is not here: each must be told it is lost.
+    pub fn borrowed_from(&self, owner: OwnerIndex) -> Vec<RefSlot> {
+        self.entries
+            .iter()
+            .filter(|(_, entry)| entry.owner == owner && !entry.is_ready() && entry.kind == RefKind::Value)
+            .map(|(index, _)| RefSlot(index))
+            .collect()
+    }
+
+    /// The id is about to leave the process.
+    pub fn index(&mut self, slot: RefSlot) {
+        let entry = self.entries.get_mut(slot.0).expect(HELD);
+        if !entry.indexed {
+            entry.indexed = true;
+            self.by_id.insert(entry.id, slot);
+        }
+    }
+
+    // ---- questions ---------------------------------------------------------------------------------------------
+
+    pub fn is_ready(&self, slot: RefSlot) -> bool {
+        self.entries.get(slot.0).is_some_and(Entry::is_ready)
+    }
+
+    /// The value and whether it is an error, once ready.
+    pub fn value(&self, slot: RefSlot) -> Option<(&V, bool)> {
+        match &self.entries.get(slot.0)?.state {
+            State::Ready { value, is_error } => Some((value, *is_error)),
+            State::Absent | State::Fetching => None,
+        }
+    }
+
+    pub fn id(&self, slot: RefSlot) -> ObjectId {
+        self.entries.get(slot.0).expect(HELD).id
+    }
+
+    pub fn owner(&self, slot: RefSlot) -> OwnerIndex {
+        self.entries.get(slot.0).expect(HELD).owner
+    }
+
+    pub fn kind(&self, slot: RefSlot) -> RefKind {
+        self.entries.get(slot.0).expect(HELD).kind
+    }
+
+    pub fn find(&self, id: &ObjectId) -> Option<RefSlot> {
+        self.by_id.get(id).copied()
+    }
+
+    pub fn has_duplicates(&mut self, slots: &[RefSlot]) -> bool {
+        self.stamp = self.stamp.wrapping_add(1).max(1);
+        let stamp = self.stamp;
+        slots.iter().any(|slot| {
+            let entry = self.entries.get_mut(slot.0).expect(HELD);
+            std::mem::replace(&mut entry.stamp, stamp) == stamp
+        })
+    }
+
+    pub fn spec(&self, key: TaskKey) -> Option<&S> {
+        self.tasks.get(key.0).map(|task| &task.spec)
+    }
+
+    pub fn spec_mut(&mut self, key: TaskKey) -> Option<&mut S> {
+        self.tasks.get_mut(key.0).map(|task| &mut task.spec)
+    }
+
+    pub fn task_state(&self, key: TaskKey) -> Option<TaskState> {
+        self.tasks.get(key.0).map(|task| task.state)
+    }
+
+    pub fn deps(&self, key: TaskKey) -> &[RefSlot] {
+        self.tasks.get(key.0).map_or(&[], |task| &task.deps)
+    }
+
+    pub fn held(&self, key: TaskKey) -> &[RefSlot] {
+        self.tasks.get(key.0).map_or(&[], |task| &task.held)
+    }
+
+    pub fn num_returns(&self, key: TaskKey) -> usize {
+        self.tasks.get(key.0).map_or(0, |task| task.returns.len())
+    }
+
+    pub fn attempt(&self, key: TaskKey) -> u32 {
+        self.tasks.get(key.0).map_or(0, |task| task.attempt)
+    }
+
+    pub fn retries_left(&self, key: TaskKey) -> i32 {
+        self.tasks.get(key.0).map_or(0, |task| task.retries_left)
+    }
+
+    /// A try failed: whether the task may run once more. Counts the attempt.
+    pub fn may_retry(&mut self, key: TaskKey) -> bool {
+        let Some(task) = self.tasks.get_mut(key.0) else {
+            return false;
+        };
+        if task.retries_left == 0 {
+            return false;
+        }
+        if task.retries_left > 0 {
+            task.retries_left -= 1;
+        }
+        task.attempt += 1;
+        true
+    }
+
+    pub fn reference_count(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub fn task_count(&self) -> usize {
+        self.tasks.len()
+    }
+
+    fn entry_mut(&mut self, slot: RefSlot) -> &mut Entry<V> {
+        self.entries.get_mut(slot.0).expect(HELD)
+    }
+}
+
+fn add_grants(borrowers: &mut SmallVec<[(OwnerIndex, i64); 0]>, borrower: OwnerIndex, by: i64) {
+    match borrowers.iter_mut().position(|(who, _)| *who == borrower) {
+        Some(at) => {
+            borrowers[at].1 += by;
+            if borrowers[at].1 == 0 {
+                borrowers.swap_remove(at);
+            }
+        }
+        None => borrowers.push((borrower, by)),
+    }
+}

@@ -1,0 +1,38 @@
+//! One task that this process submitted.
+
+use smallvec::SmallVec;
+
+use crate::entry::RefSlot;
+
+/// Index of a submitted task in this process's table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TaskKey(pub u32);
+
+/// Where a submitted task stands for its owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaskState {
+    /// Some argument is not ready.
+    WaitingForArguments,
+    /// Handed on, to the dispatcher or to its actor's queue.
+    Submitted,
+    /// Finished; kept because a return's value could have to be made again.
+    Lineage,
+}
+
+#[derive(Debug)]
+pub(crate) struct Task<S> {
+    pub spec: S,
+    pub state: TaskState,
+    /// Arguments not ready yet.
+    pub missing: u32,
+    /// Top-level references: waited for, then sent as values. One `submitted` count each.
+    pub deps: SmallVec<[RefSlot; 2]>,
+    /// References inside arguments, and the actor handle of a call: only held. One `submitted` count each.
+    pub held: SmallVec<[RefSlot; 0]>,
+    pub returns: SmallVec<[RefSlot; 1]>,
+    /// Returns whose entry still names this task.
+    pub live_returns: u32,
+    /// -1: for ever.
+    pub retries_left: i32,
+    pub attempt: u32,
+}

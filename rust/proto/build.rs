@@ -1,0 +1,18 @@
+//! Compiles `proto/` with `protox`, so that no `protoc` has to be installed.
+
+use std::path::Path;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let root = Path::new("../../proto");
+    let files = ["common", "task", "raylet", "gcs"].map(|name| root.join(format!("ray_rs/v1/{name}.proto")));
+    for file in &files {
+        println!("cargo:rerun-if-changed={}", file.display());
+    }
+    let descriptors = protox::compile(&files, [root])?;
+    tonic_prost_build::configure()
+        .build_transport(true)
+        // Cloning and slicing a value's data must not copy it.
+        .bytes(".ray_rs.v1.Value.data")
+        .compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! Conversions between wire types and `ray-rs-types`. Input from the wire may be anything, so they can fail.
+
+use ray_rs_types::{IdError, NodeId, Quantity, ResourceSet, WorkerAddress, WorkerId};
+
+use crate::v1;
+
+impl From<&WorkerAddress> for v1::WorkerAddress {
+    fn from(address: &WorkerAddress) -> Self {
+        Self {
+            node_id: address.node_id.0.to_vec(),
+            worker_id: address.worker_id.0.to_vec(),
+            pid: address.pid,
+        }
+    }
+}
+
+impl TryFrom<&v1::WorkerAddress> for WorkerAddress {
+    type Error = IdError;
+
+    fn try_from(wire: &v1::WorkerAddress) -> Result<Self, IdError> {
+        Ok(Self {
+            node_id: NodeId::from_bytes(&wire.node_id)?,
+            worker_id: WorkerId::from_bytes(&wire.worker_id)?,
+            pid: wire.pid,
+        })
+    }
+}
+
+impl From<&ResourceSet> for v1::ResourceSet {
+    fn from(set: &ResourceSet) -> Self {
+        Self {
+            quantities: set.iter().map(|(name, amount)| (name.to_owned(), amount.0)).collect(),
+        }
+    }
+}
+
+impl From<&v1::ResourceSet> for ResourceSet {
+    fn from(wire: &v1::ResourceSet) -> Self {
+        wire.quantities
+            .iter()
+            .map(|(name, units)| (name.clone(), Quantity(*units)))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trips() {
+        let address = WorkerAddress {
+            node_id: NodeId([3; 28]),
+            worker_id: WorkerId([4; 28]),
+            pid: 5,
+        };
+        assert_eq!(WorkerAddress::try_from(&v1::WorkerAddress::from(&address)), Ok(address));
+        let set = ResourceSet::new().with("CPU", 1.5).with("x", 0.0001);
+        assert_eq!(ResourceSet::from(&v1::ResourceSet::from(&set)), set);
+        assert!(WorkerAddress::try_from(&v1::WorkerAddress::default()).is_err());
+    }
+}

@@ -1,0 +1,345 @@
+//! Actors placed on this node, and clients that follow actors, wherever those are.
+
+use std::time::Duration;
+
+use ray_rs_proto::v1;
+use ray_rs_proto::v1::from_raylet::Body;
+use ray_rs_proto::v1::node_command::Body as Command;
+use ray_rs_proto::v1::node_report::Body as Report;
+use ray_rs_scheduler::{ActorDemand, Event};
+use ray_rs_types::{ActorId, JobId, WorkerId};
+use rustc_hash::FxHashMap;
+
+use crate::input::{ConnKey, Input, Token};
+use crate::raylet::Raylet;
+
+/// Pause before a control store that does not answer is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// How long an actor may be unknown to the control store before its followers are told that it is dead.
+const REGISTRATION_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// States of `ActorUpdate` by their numbers.
+const PLACED: u32 = 1;
+const ALIVE: u32 = 2;
+const DEAD: u32 = 4;
+
+#[derive(Debug)]
+struct Hosted {
+    incarnation: u32,
+    detached: bool,
+    /// Set until a worker has it.
+    spec: Option<v1::ActorSpec>,
+    /// Set from then on.
+    worker: Option<Token>,
+}
+
+#[derive(Debug, Default)]
+struct Followed {
+    clients: Vec<ConnKey>,
+    last: Option<v1::ActorUpdate>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Actors {
+    hosted: FxHashMap<ActorId, Hosted>,
+    followed: FxHashMap<ActorId, Followed>,
+}
+
+impl Actors {
+    pub fn is_detached(&self, actor: Option<(ActorId, u32)>) -> bool {
+        actor
+            .and_then(|(actor, _)| self.hosted.get(&actor))
+            .is_some_and(|hosted| hosted.detached)
+    }
+
+    pub fn unfollow(&mut self, conn: ConnKey) {
+        self.followed.retain(|_, followed| {
+            followed.clients.retain(|client| *client != conn);
+            !followed.clients.is_empty()
+        });
+    }
+
+    /// The worker that hosted it is gone.
+    pub fn worker_gone(&mut self, actor: ActorId, token: Token) {
+        if self
+            .hosted
+            .get(&actor)
+            .is_some_and(|hosted| hosted.worker == Some(token))
+        {
+            self.hosted.remove(&actor);
+        }
+    }
+}
+
+impl Raylet {
+    pub fn take_command(&mut self, command: Command) {
+        match command {
+            Command::Accepted(accepted) => {
+                self.node_index = Some(accepted.node_index);
+                self.report_again();
+                self.settle_registrations();
+            }
+            Command::StartActor(start) => self.start_actor(start),
+            Command::StopActor(stop) => self.stop_actor(&stop),
+            Command::ActorUpdate(update) => self.publish_actor(update),
+            Command::JobFinished(finished) => {
+                if let Some(key) = JobId::from_bytes(&finished.job_id)
+                    .ok()
+                    .and_then(|id| self.job_by_id(id))
+                {
+                    self.end_job(key);
+                }
+            }
+        }
+    }
+
+    /// A control store that has restarted hears again what only this node knows.
+    fn report_again(&mut self) {
+        let available = Some(self.scheduler.available().into());
+        self.gcs.report(Report::Heartbeat(v1::NodeHeartbeat { available }));
+        for (token, worker) in &self.workers {
+            if let Some((actor, incarnation)) = worker.actor
+                && let Some(address) = self.worker_address(*token)
+            {
+                self.gcs.report(assigned(actor, incarnation, &address));
+            }
+        }
+    }
+
+    fn start_actor(&mut self, start: v1::StartActor) {
+        let Some(spec) = start.spec else { return };
+        let Ok(actor) = ActorId::from_bytes(&start.actor_id) else {
+            return;
+        };
+        let incarnation = start.incarnation;
+        let Some(job) = JobId::from_bytes(&spec.job_id).ok().and_then(|id| self.job_by_id(id)) else {
+            let message = "the job it belongs to has no process on this node any more".to_owned();
+            return self.report_start_failed(actor, incarnation, message);
+        };
+        if let Some(before) = self.actors.hosted.get(&actor) {
+            if before.incarnation >= incarnation {
+                return;
+            }
+            // An earlier life that was to end: it must not keep the new one from its place.
+            match before.worker {
+                Some(token) => self.end_actor_at_once(token, "its actor is restarted"),
+                None => self.decide(Event::ActorCancelled { actor }),
+            }
+        }
+        let demand = ActorDemand {
+            actor,
+            job,
+            placement: (&spec.placement_resources.clone().unwrap_or_default()).into(),
+            running: (&spec.running_resources.clone().unwrap_or_default()).into(),
+            class_name: spec.class_name.clone(),
+        };
+        if spec.detached {
+            self.jobs.get_mut(&job).expect("just found").had_detached_actors = true;
+        }
+        let hosted = Hosted {
+            incarnation,
+            detached: spec.detached,
+            spec: Some(spec),
+            worker: None,
+        };
+        self.actors.hosted.insert(actor, hosted);
+        self.decide(Event::ActorRequested(demand));
+    }
+
+    pub fn place_actor(&mut self, actor: ActorId, token: Token, gpu_ids: Vec<u32>) {
+        let address = self
+            .worker_address(token)
+            .expect("the scheduler gives registered workers");
+        let hosted = self
+            .actors
+            .hosted
+            .get_mut(&actor)
+            .expect("the scheduler places actors that were asked for");
+        let incarnation = hosted.incarnation;
+        hosted.worker = Some(token);
+        let spec = hosted.spec.take();
+        let worker = self.workers.get_mut(&token).expect("it has an address");
+        worker.actor = Some((actor, incarnation));
+        if let Some(client) = worker.conn.and_then(|conn| self.clients.get(&conn)) {
+            let start = v1::StartActor {
+                actor_id: actor.0.to_vec(),
+                spec,
+                incarnation,
+                gpu_ids,
+            };
+            client.outbox.send(Body::StartActor(start));
+        }
+        // Before the constructor has run, so that callers open their lanes meanwhile. If the worker has just died, the
+        // report of its death follows.
+        self.gcs.report(assigned(actor, incarnation, &address));
+    }
+
+    pub fn actor_rejected(&mut self, actor: ActorId, reason: String) {
+        if let Some(hosted) = self.actors.hosted.remove(&actor) {
+            self.report_start_failed(actor, hosted.incarnation, reason);
+        }
+    }
+
+    fn report_start_failed(&self, actor: ActorId, incarnation: u32, message: String) {
+        let failed = v1::ActorStartFailed {
+            actor_id: actor.0.to_vec(),
+            incarnation,
+            message,
+        };
+        self.gcs.report(Report::ActorStartFailed(failed));
+    }
+
+    fn stop_actor(&mut self, stop: &v1::StopActor) {
+        let Ok(actor) = ActorId::from_bytes(&stop.actor_id) else {
+            return;
+        };
+        let named = WorkerId::from_bytes(&stop.worker_id).ok().and_then(|id| {
+            self.workers
+                .iter()
+                .find(|(_, worker)| worker.worker_id == id)
+                .map(|(token, _)| *token)
+        });
+        let hosted = self.actors.hosted.get(&actor);
+        // The order may have crossed our word of which worker it is.
+        let token = if stop.worker_id.is_empty() {
+            hosted.and_then(|hosted| hosted.worker)
+        } else {
+            named
+        };
+        match token {
+            Some(token) if stop.graceful => self.ask_to_leave(token, &stop.reason, false),
+            Some(token) => self.end_actor_at_once(token, &stop.reason),
+            None if hosted.is_some_and(|hosted| hosted.worker.is_none()) && stop.worker_id.is_empty() => {
+                self.actors.hosted.remove(&actor);
+                self.decide(Event::ActorCancelled { actor });
+            }
+            None => {}
+        }
+    }
+
+    /// What it holds is free at once: nothing survives SIGKILL.
+    fn end_actor_at_once(&mut self, token: Token, reason: &str) {
+        self.kill_worker(token, reason);
+        self.unschedule(token);
+        if let Some((actor, _)) = self.workers.get(&token).and_then(|worker| worker.actor) {
+            self.actors.worker_gone(actor, token);
+        }
+    }
+
+    /// A client wants to know all that happens to an actor from now on, and what it is now.
+    pub fn follow_actor(&mut self, conn: ConnKey, actor: ActorId) {
+        let Some(client) = self.clients.get(&conn) else { return };
+        let is_new = !self.actors.followed.contains_key(&actor);
+        let followed = self.actors.followed.entry(actor).or_default();
+        if !followed.clients.contains(&conn) {
+            followed.clients.push(conn);
+        }
+        if let Some(last) = &followed.last {
+            client.outbox.send(Body::ActorUpdate(last.clone()));
+        } else if is_new {
+            let (gcs, inputs) = (self.gcs.clone(), self.inputs.clone());
+            tokio::spawn(async move {
+                let request = || v1::GetActorRequest {
+                    actor_id: actor.0.to_vec(),
+                    ..v1::GetActorRequest::default()
+                };
+                // A handle may travel faster than its actor's registration: unknown for a while is not dead.
+                let patience = tokio::time::Instant::now() + REGISTRATION_PATIENCE;
+                let reply: Result<v1::GetActorReply, String> = loop {
+                    match gcs.ask("GetActor", request()).await {
+                        Err(error) if error.starts_with("Unavailable") => {}
+                        Ok(v1::GetActorReply { actor: None }) if tokio::time::Instant::now() < patience => {}
+                        reply => break reply,
+                    }
+                    tokio::time::sleep(ASK_AGAIN).await;
+                };
+                let _ = inputs.send(Input::ActorLookedUp { actor, reply }).await;
+            });
+        }
+    }
+
+    pub fn actor_looked_up(&mut self, actor: ActorId, reply: Result<v1::GetActorReply, String>) {
+        let gone = |message: String| v1::ActorUpdate {
+            actor_id: actor.0.to_vec(),
+            state: DEAD,
+            death: Some(v1::ActorDeath {
+                message,
+                ..v1::ActorDeath::default()
+            }),
+            ..v1::ActorUpdate::default()
+        };
+        let update = match reply {
+            Ok(reply) => reply.actor.and_then(|actor| actor.status),
+            Err(error) => Some(gone(error)),
+        };
+        let mut update = update.unwrap_or_else(|| gone("the control store does not know this actor".to_owned()));
+        update.actor_id = actor.0.to_vec();
+        self.publish_actor(update);
+    }
+
+    /// Passes an update on, unless its followers know better already.
+    fn publish_actor(&mut self, update: v1::ActorUpdate) {
+        let Ok(actor) = ActorId::from_bytes(&update.actor_id) else {
+            return;
+        };
+        let Some(followed) = self.actors.followed.get_mut(&actor) else {
+            return;
+        };
+        if followed
+            .last
+            .as_ref()
+            .is_some_and(|last| progress(&update) <= progress(last))
+        {
+            return;
+        }
+        for client in followed.clients.iter().filter_map(|conn| self.clients.get(conn)) {
+            client.outbox.send(Body::ActorUpdate(update.clone()));
+        }
+        if update.state == DEAD {
+            self.actors.followed.remove(&actor);
+        } else {
+            followed.last = Some(update);
+        }
+    }
+}
+
+fn assigned(actor: ActorId, incarnation: u32, address: &ray_rs_types::WorkerAddress) -> Report {
+    Report::ActorAssigned(v1::ActorAssigned {
+        actor_id: actor.0.to_vec(),
+        incarnation,
+        worker: Some(address.into()),
+    })
+}
+
+/// Orders the states of an actor's life: an incarnation begins with pending (or restarting), is placed, is alive.
+fn progress(update: &v1::ActorUpdate) -> (u32, u32) {
+    match update.state {
+        DEAD => (u32::MAX, 0),
+        PLACED => (update.incarnation, 1),
+        ALIVE => (update.incarnation, 2),
+        _ => (update.incarnation, 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_life_goes_one_way() {
+        let update = |state, incarnation| v1::ActorUpdate {
+            state,
+            incarnation,
+            ..v1::ActorUpdate::default()
+        };
+        let life = [
+            update(0, 0),
+            update(PLACED, 0),
+            update(ALIVE, 0),
+            update(3, 1),
+            update(PLACED, 1),
+            update(DEAD, 1),
+        ];
+        assert!(life.windows(2).all(|pair| progress(&pair[0]) < progress(&pair[1])));
+    }
+}

@@ -1,0 +1,127 @@
+//! The connection to the control store: one stream for the node, and calls passed on for clients.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message;
+use ray_rs_proto::v1;
+use ray_rs_proto::v1::gcs_client::GcsClient;
+use ray_rs_transport::Token;
+use ray_rs_transport::grpc::{self, Address, MAX_MESSAGE_BYTES, RawClient};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::input::{CallOutcome, Input, Inputs};
+
+/// Pauses between attempts to reach a control store that is gone.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// A call waits so long for the first connection.
+const FIRST_CONNECTION: Duration = Duration::from_secs(10);
+const REPORTS_IN_STREAM: usize = 64;
+
+/// The loop's handle on the link.
+#[derive(Debug, Clone)]
+pub(crate) struct GcsLink {
+    reports: mpsc::UnboundedSender<v1::NodeReport>,
+    client: watch::Receiver<Option<RawClient>>,
+}
+
+impl GcsLink {
+    /// Connects in the background, and again whenever the connection is lost. `node` is told each time.
+    pub fn start(session_dir: &Path, node: v1::NodeInfo, inputs: Inputs) -> Self {
+        let (reports, queued) = mpsc::unbounded_channel();
+        let (found, client) = watch::channel(None);
+        tokio::spawn(keep_connected(session_dir.to_owned(), node, queued, found, inputs));
+        Self { reports, client }
+    }
+
+    pub fn report(&self, body: v1::node_report::Body) {
+        let _ = self.reports.send(v1::NodeReport { body: Some(body) });
+    }
+
+    /// Passes an encoded request on. Errors are `"<grpc code>: <message>"`.
+    pub async fn call(&self, method: &str, payload: Bytes) -> CallOutcome {
+        let mut client = self.client.clone();
+        let connected = async { client.wait_for(Option::is_some).await.ok()?.clone() };
+        let Ok(Some(client)) = tokio::time::timeout(FIRST_CONNECTION, connected).await else {
+            return Err("Unavailable: the control store does not answer".to_owned());
+        };
+        client
+            .call(method, payload)
+            .await
+            .map_err(|status| format!("{:?}: {}", status.code(), status.message()))
+    }
+
+    /// A call of the raylet's own.
+    pub async fn ask<Q: Message, A: Message + Default>(&self, method: &str, request: Q) -> Result<A, String> {
+        let reply = self.call(method, request.encode_to_vec().into()).await?;
+        A::decode(reply).map_err(|error| format!("Internal: {method} was answered with nonsense: {error}"))
+    }
+}
+
+async fn keep_connected(
+    session_dir: PathBuf,
+    node: v1::NodeInfo,
+    mut reports: mpsc::UnboundedReceiver<v1::NodeReport>,
+    found: watch::Sender<Option<RawClient>>,
+    inputs: Inputs,
+) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match one_connection(&session_dir, &node, &mut reports, &found, &inputs).await {
+            Ok(true) => pause = FIRST_PAUSE,
+            Ok(false) => return,
+            Err(error) => tracing::info!(%error, "the control store cannot be reached"),
+        }
+        if inputs.send(Input::GcsLost).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Serves one connection to its end; `Ok(false)`: the loop has ended.
+async fn one_connection(
+    session_dir: &Path,
+    node: &v1::NodeInfo,
+    reports: &mut mpsc::UnboundedReceiver<v1::NodeReport>,
+    found: &watch::Sender<Option<RawClient>>,
+    inputs: &Inputs,
+) -> anyhow::Result<bool> {
+    let token = Token::read(&session_dir.join("token"))?;
+    let channel = grpc::channel(Address::Unix(session_dir.join("sockets/gcs")), token).await?;
+    // Calls of clients use the same connection; it reconnects by itself when it breaks.
+    found.send_replace(Some(RawClient::gcs(channel.clone())));
+    let (to_stream, from_loop) = mpsc::channel(REPORTS_IN_STREAM);
+    let registered = v1::NodeRegistered {
+        node: Some(node.clone()),
+    };
+    let first = v1::NodeReport {
+        body: Some(v1::node_report::Body::Registered(registered)),
+    };
+    to_stream.send(first).await?;
+    let mut client = GcsClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let mut commands = client.node_channel(ReceiverStream::new(from_loop)).await?.into_inner();
+    loop {
+        tokio::select! {
+            command = commands.message() => match command? {
+                Some(v1::NodeCommand { body: Some(body) }) => {
+                    if inputs.send(Input::Gcs(body)).await.is_err() {
+                        return Ok(false);
+                    }
+                }
+                Some(v1::NodeCommand { body: None }) => {}
+                None => return Ok(true),
+            },
+            report = reports.recv() => match report {
+                Some(report) => to_stream.send(report).await?,
+                None => return Ok(false),
+            },
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Everything that can happen to a raylet.
+
+use std::os::fd::OwnedFd;
+
+use bytes::Bytes;
+use ray_rs_object_store::PendingGrant;
+use ray_rs_proto::v1;
+use ray_rs_types::ActorId;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+use crate::clients::Outbox;
+
+/// A connection on the raylet's socket. The scheduler knows the client by the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct ConnKey(pub u64);
+
+/// A fork order and the worker that comes of it. The scheduler knows the worker by the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Token(pub u64);
+
+/// One zygote process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct ZygoteKey(pub u64);
+
+/// What a zygote says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ZygoteWord {
+    Forked {
+        token: Token,
+        pid: u32,
+    },
+    /// `status` as `waitpid` gave it.
+    Exited {
+        pid: u32,
+        status: i32,
+    },
+    /// Its end of the socket is closed.
+    Closed,
+}
+
+#[derive(Debug)]
+pub(crate) enum Input {
+    Connected {
+        conn: ConnKey,
+        pid: Option<u32>,
+        outbox: Outbox,
+        reader: AbortHandle,
+    },
+    Frame {
+        conn: ConnKey,
+        body: v1::to_raylet::Body,
+    },
+    Disconnected {
+        conn: ConnKey,
+    },
+    /// A client has read what was queued for it, after there had been much.
+    Drained {
+        conn: ConnKey,
+    },
+    Zygote {
+        zygote: ZygoteKey,
+        word: ZygoteWord,
+    },
+    /// SIGCHLD: some child has ended.
+    ChildEnded,
+    /// An order or a publication of the control store.
+    Gcs(v1::node_command::Body),
+    GcsLost,
+    JobRegistered {
+        conn: ConnKey,
+        reply: Result<v1::RegisterJobReply, String>,
+    },
+    /// The answer to the question that a subscription begins with.
+    ActorLookedUp {
+        actor: ActorId,
+        reply: Result<v1::GetActorReply, String>,
+    },
+    PagesReserved {
+        conn: ConnKey,
+        request_id: u64,
+        row: u32,
+        grant: PendingGrant,
+    },
+    LogsWritten(Vec<String>),
+    /// The driver that the session belongs to has ended, or somebody asked the session to end.
+    EndSession(&'static str),
+}
+
+pub(crate) type Inputs = mpsc::Sender<Input>;
+
+/// The answer to a call, as a client gets it.
+pub(crate) type CallOutcome = Result<Bytes, String>;
+
+/// Descriptors that go with a message.
+pub(crate) type Fds = Vec<OwnedFd>;

@@ -1,0 +1,108 @@
+//! The scheduler's orders carried out.
+
+use ray_rs_proto::v1;
+use ray_rs_proto::v1::from_raylet::Body;
+use ray_rs_scheduler::{ClientKey, Effect, Event, JobKey, StopReason};
+use ray_rs_types::WorkerAddress;
+
+use crate::clients::Client;
+use crate::input::{ConnKey, Token};
+use crate::raylet::Raylet;
+
+impl Raylet {
+    /// Tells the scheduler what has happened and does what follows; what happens while it is done is told after it.
+    pub fn decide(&mut self, event: Event) {
+        self.undecided.push_back(event);
+        if self.deciding {
+            return;
+        }
+        self.deciding = true;
+        let mut effects = Vec::new();
+        while let Some(event) = self.undecided.pop_front() {
+            let now = self.now();
+            self.scheduler.on_event(now, event, &mut effects);
+            for effect in effects.drain(..) {
+                self.perform(effect);
+            }
+        }
+        self.deciding = false;
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::GrantLease {
+                client,
+                request,
+                lease,
+                worker,
+                gpus,
+            } => {
+                let token = Token(worker.0);
+                let (Some(address), Some(client)) = (self.worker_address(token), self.client(client)) else {
+                    return;
+                };
+                client.outbox.send(Body::LeaseGranted(v1::LeaseGranted {
+                    request_id: request.0,
+                    lease_id: lease.0,
+                    worker: Some((&address).into()),
+                    gpu_ids: gpus,
+                }));
+            }
+            Effect::RejectLease {
+                client,
+                request,
+                reason,
+            } => {
+                if let Some(client) = self.client(client) {
+                    client.outbox.send(Body::LeaseRejected(v1::LeaseRejected {
+                        request_id: request.0,
+                        reason,
+                    }));
+                }
+            }
+            Effect::RevokeLease { client, lease } => {
+                if let Some(client) = self.client(client) {
+                    client
+                        .outbox
+                        .send(Body::LeaseRevoked(v1::LeaseRevoked { lease_id: lease.0 }));
+                }
+            }
+            Effect::StartWorker { job } => self.start_worker(job),
+            Effect::StopWorker { worker, reason } => {
+                let token = Token(worker.0);
+                match reason {
+                    StopReason::Surplus => self.ask_to_leave(token, "it was idle", true),
+                    StopReason::OwnerGone => self.kill_worker(token, "the owner of its task has died"),
+                    StopReason::JobEnded => self.kill_worker(token, "its job has ended"),
+                }
+            }
+            Effect::PlaceActor { actor, worker, gpus } => self.place_actor(actor, Token(worker.0), gpus),
+            Effect::RejectActor { actor, reason } => self.actor_rejected(actor, reason),
+            Effect::Notice { job, text } => self.notice(job, text),
+        }
+    }
+
+    fn client(&self, key: ClientKey) -> Option<&Client> {
+        self.clients.get(&ConnKey(key.0))
+    }
+
+    pub fn worker_address(&self, token: Token) -> Option<WorkerAddress> {
+        let worker = self.workers.get(&token)?;
+        Some(WorkerAddress {
+            node_id: self.node_id,
+            worker_id: worker.worker_id,
+            pid: worker.pid?,
+        })
+    }
+
+    fn notice(&self, job: JobKey, text: String) {
+        let driver = self
+            .jobs
+            .get(&job)
+            .and_then(|job| job.driver)
+            .and_then(|conn| self.clients.get(&conn));
+        if let Some(driver) = driver {
+            driver.outbox.send(Body::Notice(v1::Notice { level: 1, text }));
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! The node's daemon: it starts worker processes, grants them, owns the object store's memory, passes calls on to the
+//! control store, and sees to it that nothing outlives the session.
+//!
+//! One thread, one loop: everything that happens (a frame of a client, a word of a zygote, an order of the control
+//! store, the end of a process, a timer) is an [`input::Input`]; the loop takes one, asks the pure
+//! [`ray_rs_scheduler`] where something has to be decided, and does what follows. When nothing happens there is no
+//! timer either, so an idle node costs nothing.
+//!
+//! | module | holds or does |
+//! | --- | --- |
+//! | [`config`] | what the raylet is told, and what a driver tells of itself |
+//! | [`raylet`], [`input`], [`timers`] | the loop's state, what comes in, and what is due when |
+//! | [`clients`], [`registration`], [`requests`] | connections, how a process becomes a client, what clients may ask |
+//! | [`leases`] | the scheduler's orders carried out |
+//! | [`jobs`], [`workers`], [`zygote`] | jobs and the processes of each: ordered, registered, dead |
+//! | [`reaper`] | exit statuses, and orphans that dead workers left |
+//! | [`actors`] | actors placed here, and who follows which actor |
+//! | [`gcs_link`] | the stream to the control store, and clients' calls to it |
+//! | [`object_service`] | extents of the arena, and pages made ready ahead of demand |
+//! | [`logs`] | what workers print, cut into lines and sent to their driver |
+//!
+//! Promises:
+//! * `RAY-1` a client's end of file is its death: what it held is free at once, whatever its process still does.
+//! * `RAY-2` no process of a job outlives its driver by more than a moment, and none outlives the raylet.
+//! * `RAY-3` what a worker has printed before its task's reply reaches the driver before the flush that the driver asks
+//!   for is answered.
+//!
+//! Deliberately absent: other nodes, spilling, runtime environments, memory watching.
+
+mod actors;
+mod clients;
+pub mod config;
+mod gcs_link;
+mod input;
+mod jobs;
+mod leases;
+mod logs;
+mod object_service;
+mod raylet;
+mod reaper;
+mod registration;
+mod requests;
+mod timers;
+mod workers;
+mod zygote;
+
+pub use config::{DriverConfig, RayletConfig};
+pub use raylet::run;

@@ -1,0 +1,415 @@
+//! The loop's state, and the loop.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use ray_rs_lanes::SpinTable;
+use ray_rs_proto::v1;
+use ray_rs_scheduler::{Event, JobKey, Options, Scheduler};
+use ray_rs_transport::ProcessWatch;
+use ray_rs_types::{JobId, NodeId, ResourceSet};
+use rustc_hash::FxHashMap;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::actors::Actors;
+use crate::clients::{Client, accept_loop};
+use crate::config::RayletConfig;
+use crate::gcs_link::GcsLink;
+use crate::input::{ConnKey, Input, Inputs, Token, ZygoteKey};
+use crate::jobs::Job;
+use crate::logs::{LogAgent, Sink};
+use crate::object_service::ObjectService;
+use crate::timers::{Timer, Timers};
+use crate::workers::{Deaths, WorkerProcess};
+use crate::zygote::Zygote;
+
+/// Inputs that wait; clients that send more than the loop can take wait on their sockets.
+const INPUTS: usize = 1024;
+/// Inputs taken before the timers are looked at again.
+const INPUTS_AT_ONCE: usize = 64;
+/// What is available is told to the control store at most so often, and only when it has changed.
+const HEARTBEAT_PAUSE: Duration = Duration::from_millis(100);
+
+pub(crate) struct Raylet {
+    pub config: RayletConfig,
+    pub session: String,
+    pub node_id: NodeId,
+    pub total: ResourceSet,
+    /// Given by the control store; nobody is registered before.
+    pub node_index: Option<u32>,
+    pub next_process: u32,
+    pub inputs: Inputs,
+    pub timers: Timers,
+    pub started: Instant,
+    pub scheduler: Scheduler,
+    /// Events that arose while orders were carried out.
+    pub undecided: VecDeque<Event>,
+    pub deciding: bool,
+    pub clients: FxHashMap<ConnKey, Client>,
+    pub workers: FxHashMap<Token, WorkerProcess>,
+    pub next_token: u64,
+    pub jobs: FxHashMap<JobKey, Job>,
+    pub next_job: u32,
+    /// Of the zygotes that live, the job of each.
+    pub zygotes: FxHashMap<ZygoteKey, JobKey>,
+    pub next_zygote: u64,
+    /// Marks of zygotes whose job has ended: whatever carries one is ended when it is found.
+    pub marks_to_end: Vec<(String, JobKey)>,
+    pub deaths: Deaths,
+    pub actors: Actors,
+    pub gcs: GcsLink,
+    pub store: ObjectService,
+    pub spin: Arc<SpinTable>,
+    pub spin_fd: OwnedFd,
+    pub logs: LogAgent,
+    told_available: ResourceSet,
+    heartbeat_set: bool,
+    last_heartbeat: Instant,
+    ended: Option<&'static str>,
+}
+
+/// Serves the node until its session ends: by SIGTERM, by the end of the driver that it belongs to, or by that driver's
+/// word. `listener` is `<session>/sockets/raylet`, bound and listening. All processes of the node have ended when this
+/// returns.
+///
+/// Must run on a current-thread Tokio runtime, in a process that has no other children.
+///
+/// # Errors
+/// When the node cannot be set up. Once it serves, nothing but the end of the session ends it.
+pub async fn run(config: RayletConfig, listener: OwnedFd) -> anyhow::Result<()> {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).context("cannot become a subreaper")?;
+    let (inputs, mut incoming) = mpsc::channel(INPUTS);
+    let mut raylet = Raylet::new(config, inputs.clone())?;
+    watch_ends(&raylet, inputs.clone())?;
+    let listener = std::os::unix::net::UnixListener::from(listener);
+    listener.set_nonblocking(true)?;
+    let accepting = tokio::spawn(accept_loop(UnixListener::from_std(listener)?, inputs));
+    while raylet.ended.is_none() {
+        let due = raylet.next_due();
+        tokio::select! {
+            input = incoming.recv() => {
+                let Some(input) = input else { break };
+                raylet.take(input);
+                for _ in 0..INPUTS_AT_ONCE {
+                    match incoming.try_recv() {
+                        Ok(input) if raylet.ended.is_none() => raylet.take(input),
+                        Ok(_) | Err(_) => break,
+                    }
+                }
+            }
+            () = sleep_until(due) => {}
+        }
+        raylet.take_timers();
+        raylet.heartbeat_if_changed();
+    }
+    tracing::debug!(why = raylet.ended.unwrap_or_default(), "the session ends");
+    accepting.abort();
+    raylet.end_everything();
+    Ok(())
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The three ways in which a session ends, and the ends of children, as inputs.
+fn watch_ends(raylet: &Raylet, inputs: Inputs) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut children = signal(SignalKind::child())?;
+    let driver = raylet.config.driver_pid.map(ProcessWatch::new).transpose()?;
+    tokio::spawn(async move {
+        let driver_ended = async {
+            match &driver {
+                Some(driver) => driver.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(driver_ended);
+        loop {
+            let input = tokio::select! {
+                _ = terminate.recv() => Input::EndSession("it was asked to end"),
+                _ = interrupt.recv() => Input::EndSession("it was interrupted"),
+                () = &mut driver_ended => Input::EndSession("its driver has ended"),
+                _ = children.recv() => Input::ChildEnded,
+            };
+            let last = matches!(input, Input::EndSession(_));
+            if inputs.send(input).await.is_err() || last {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+impl Raylet {
+    fn new(config: RayletConfig, inputs: Inputs) -> anyhow::Result<Self> {
+        // The launching driver's zygote takes longest of all that a start waits for, so it comes first.
+        let launched = config.driver_config.clone().map(|driver| {
+            let zygote = Zygote::spawn(ZygoteKey(0), &config, &driver, &inputs);
+            (driver, zygote)
+        });
+        let total = config.resource_set();
+        let scheduler = Scheduler::new(total.clone(), Options::default());
+        let log_dir = config.session_dir.join("logs");
+        let logs = LogAgent::start(&log_dir, inputs.clone()).context("cannot watch the log directory")?;
+        let mut node_id = [0; NodeId::SIZE];
+        getrandom::fill(&mut node_id).map_err(|error| anyhow::anyhow!("no random bytes: {error}"))?;
+        let node_id = NodeId(node_id);
+        let node = node_info(&config, node_id, 0, &total, &total);
+        let gcs = GcsLink::start(&config.session_dir, node, inputs.clone());
+        let store = ObjectService::create(config.object_store_bytes, inputs.clone())
+            .context("cannot make the object store's memory")?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let (spin, spin_fd) = SpinTable::create(SpinTable::slots_for(cores)).context("cannot make the spin table")?;
+        let session = config
+            .session_dir
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let mut raylet = Self {
+            session,
+            node_id,
+            told_available: total.clone(),
+            total,
+            node_index: None,
+            next_process: 0,
+            inputs,
+            timers: Timers::default(),
+            started: Instant::now(),
+            scheduler,
+            undecided: VecDeque::new(),
+            deciding: false,
+            clients: FxHashMap::default(),
+            workers: FxHashMap::default(),
+            next_token: 0,
+            jobs: FxHashMap::default(),
+            next_job: 0,
+            zygotes: FxHashMap::default(),
+            next_zygote: 0,
+            marks_to_end: Vec::new(),
+            deaths: Deaths::default(),
+            actors: Actors::default(),
+            gcs,
+            store,
+            spin: Arc::new(spin),
+            spin_fd,
+            logs,
+            heartbeat_set: false,
+            last_heartbeat: Instant::now(),
+            ended: None,
+            config,
+        };
+        if let Some((driver, zygote)) = launched {
+            raylet.open_job(driver, zygote.ok());
+        }
+        Ok(raylet)
+    }
+
+    pub fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        let decision = self.scheduler.next_deadline().map(|deadline| self.started + deadline);
+        [decision, self.timers.next_due()].into_iter().flatten().min()
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Connected {
+                conn,
+                pid,
+                outbox,
+                reader,
+            } => {
+                self.clients.insert(conn, Client::new(pid, outbox, reader));
+            }
+            Input::Frame { conn, body } => self.take_frame(conn, body),
+            Input::Disconnected { conn } => self.disconnected(conn),
+            Input::Drained { conn } => self.read_kept_logs(conn),
+            Input::Zygote { zygote, word } => self.take_zygote_word(zygote, word),
+            Input::ChildEnded => self.reap(),
+            Input::Gcs(body) => self.take_command(body),
+            Input::GcsLost => tracing::debug!("the control store is gone"),
+            Input::JobRegistered { conn, reply } => self.job_registered(conn, reply),
+            Input::ActorLookedUp { actor, reply } => self.actor_looked_up(actor, reply),
+            Input::PagesReserved {
+                conn,
+                request_id,
+                row,
+                grant,
+            } => {
+                let there = self.clients.get(&conn).filter(|client| client.arena_row == row);
+                self.store.pages_reserved(there, request_id, row, grant);
+            }
+            Input::LogsWritten(names) => self.logs_written(&names),
+            Input::EndSession(why) => self.ended = Some(why),
+        }
+    }
+
+    fn take_timers(&mut self) {
+        let now = Instant::now();
+        while let Some(timer) = self.timers.take_due(now) {
+            match timer {
+                Timer::StartOverdue(token) => self.start_overdue(token),
+                Timer::MustBeGone(token) => self.must_be_gone(token),
+                Timer::SocketOutlives(token) => self.socket_outlives(token),
+                Timer::StatusOverdue(token) => self.status_overdue(token),
+                Timer::RegistrationOverdue(conn) => self.registration_overdue(conn),
+                Timer::ReasonOverdue(worker) => self.reason_overdue(worker),
+                Timer::ExtentsOverdue => {
+                    if let Some(due) = self.store.give_up_overdue(now, &self.clients) {
+                        self.timers.set(due, Timer::ExtentsOverdue);
+                    }
+                }
+                Timer::Heartbeat => self.heartbeat(),
+            }
+        }
+        if self
+            .scheduler
+            .next_deadline()
+            .is_some_and(|deadline| deadline <= self.now())
+        {
+            self.decide(Event::Tick);
+        }
+    }
+
+    fn heartbeat_if_changed(&mut self) {
+        if !self.heartbeat_set && self.told_available != *self.scheduler.available() {
+            self.heartbeat_set = true;
+            self.timers.set(self.last_heartbeat + HEARTBEAT_PAUSE, Timer::Heartbeat);
+        }
+    }
+
+    fn heartbeat(&mut self) {
+        self.heartbeat_set = false;
+        let available = self.scheduler.available().clone();
+        if available != self.told_available {
+            self.last_heartbeat = Instant::now();
+            let heartbeat = v1::NodeHeartbeat {
+                available: Some((&available).into()),
+            };
+            self.gcs.report(v1::node_report::Body::Heartbeat(heartbeat));
+            self.told_available = available;
+        }
+    }
+
+    pub fn set_extents_timer(&mut self, due: Option<Instant>) {
+        if let Some(due) = due {
+            self.timers.set(due, Timer::ExtentsOverdue);
+        }
+    }
+
+    /// The session's end, by a client's word.
+    pub fn end_session(&mut self, why: &'static str) {
+        self.ended = Some(why);
+    }
+
+    pub fn node_info(&self) -> v1::NodeInfo {
+        let index = self.node_index.unwrap_or(0);
+        node_info(
+            &self.config,
+            self.node_id,
+            index,
+            &self.total,
+            self.scheduler.available(),
+        )
+    }
+
+    fn logs_written(&mut self, names: &[String]) {
+        let (logs, mut sink) = self.logs_and_sink();
+        if names.is_empty() {
+            // The kernel lost count.
+            logs.read_everything(&mut sink);
+        }
+        let again: Vec<String> = names
+            .iter()
+            .filter(|name| logs.read(name, &mut sink))
+            .cloned()
+            .collect();
+        if !again.is_empty() {
+            // Behind what has come meanwhile, so that a flood of lines holds nothing up.
+            let inputs = self.inputs.clone();
+            tokio::spawn(async move { inputs.send(Input::LogsWritten(again)).await });
+        }
+    }
+
+    fn read_kept_logs(&mut self, conn: ConnKey) {
+        if self.clients.contains_key(&conn) {
+            let names = self.logs.unread();
+            if !names.is_empty() {
+                self.logs_written(&names);
+            }
+        }
+    }
+
+    /// The log agent, and the drivers as its sink.
+    pub fn logs_and_sink(&mut self) -> (&mut LogAgent, Drivers<'_>) {
+        (
+            &mut self.logs,
+            Drivers {
+                jobs: &self.jobs,
+                clients: &self.clients,
+            },
+        )
+    }
+}
+
+/// Where printed lines go: to the driver of the job, if it wants them.
+pub(crate) struct Drivers<'a> {
+    jobs: &'a FxHashMap<JobKey, Job>,
+    clients: &'a FxHashMap<ConnKey, Client>,
+}
+
+impl Drivers<'_> {
+    fn client(&self, job: JobId) -> Option<&Client> {
+        let job = self.jobs.values().find(|known| known.id == Some(job))?;
+        if job.config.log_to_driver == Some(false) {
+            return None;
+        }
+        self.clients.get(&job.driver?)
+    }
+}
+
+impl Sink for Drivers<'_> {
+    fn takes(&self, job: JobId) -> bool {
+        self.client(job).is_none_or(|client| !client.outbox.is_crowded())
+    }
+
+    fn give(&mut self, job: JobId, lines: v1::LogLines) {
+        if let Some(client) = self.client(job) {
+            client.outbox.send(v1::from_raylet::Body::LogLines(lines));
+        }
+    }
+}
+
+fn node_info(
+    config: &RayletConfig,
+    node_id: NodeId,
+    node_index: u32,
+    total: &ResourceSet,
+    available: &ResourceSet,
+) -> v1::NodeInfo {
+    v1::NodeInfo {
+        node_id: node_id.0.to_vec(),
+        alive: true,
+        address: config.node_ip.clone(),
+        hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        total: Some(total.into()),
+        available: Some(available.into()),
+        labels: config.labels.clone().into_iter().collect(),
+        is_head: config.is_head,
+        node_index,
+        name: config.node_name.clone(),
+    }
+}

@@ -1,0 +1,163 @@
+//! Exit statuses of children, and orphans.
+//!
+//! The raylet is a subreaper: a process whose parent has ended becomes its child. Programs that a dead worker had
+//! started are found that way and ended. They are told apart by the mark in their environment (which zygote they
+//! descend from) and by their process group; one that has made itself a session of its own is left alone until the job
+//! ends, and ends with it.
+
+use std::time::{Duration, Instant};
+
+use ray_rs_scheduler::JobKey;
+use rustix::process::{Pid, Signal, WaitOptions, getpgid, getpid, getsid, kill_process, wait};
+
+use crate::input::ZygoteKey;
+use crate::raylet::Raylet;
+use crate::workers::raw_status;
+use crate::zygote::MARK_VARIABLE;
+
+/// At the end of the session all processes must be gone by then.
+const END_LIMIT: Duration = Duration::from_secs(1);
+
+impl Raylet {
+    /// Takes the statuses of all children that have ended.
+    pub fn reap(&mut self) {
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+            let zygote = self
+                .jobs
+                .values()
+                .filter_map(|job| job.zygote.as_ref())
+                .find(|zygote| zygote.pid == pid)
+                .map(|zygote| zygote.key);
+            match zygote {
+                Some(zygote) => self.zygote_gone(zygote, true),
+                None => self.process_ended(pid.as_raw_nonzero().get().cast_unsigned(), Some(raw_status(status))),
+            }
+        }
+        self.give_up_lost_statuses();
+        self.end_orphans();
+    }
+
+    /// Ends what carries the mark of a job that has ended. Each process that ends may leave orphans in turn: their end
+    /// calls this again, until nothing with such a mark is left.
+    pub fn end_orphans(&mut self) {
+        if self.marks_to_end.is_empty() {
+            return;
+        }
+        let workers = self.worker_pids();
+        let mut found = Vec::new();
+        for pid in orphans(&workers, &self.zygote_pids()) {
+            if let Some(mark) = mark_of(pid)
+                && self.marks_to_end.iter().any(|(known, _)| *known == mark)
+            {
+                let _ = kill_process(pid, Signal::KILL);
+                found.push(mark);
+            }
+        }
+        // A mark whose workers and orphans are gone is done with.
+        let workers = &self.workers;
+        self.marks_to_end
+            .retain(|(mark, job)| found.contains(mark) || workers.values().any(|worker| worker.job == *job));
+    }
+
+    /// Ends what a dead worker had started.
+    pub fn end_orphans_of(&mut self, worker_pid: u32, job: JobKey, zygote: ZygoteKey) {
+        let Some(zygote) = self
+            .jobs
+            .get(&job)
+            .and_then(|job| job.zygote.as_ref())
+            .filter(|known| known.key == zygote)
+        else {
+            return self.end_orphans();
+        };
+        let (zygote_pid, mark) = (zygote.pid, zygote.mark.clone());
+        let zygote_session = getsid(Some(zygote_pid)).ok();
+        for pid in orphans(&self.worker_pids(), &self.zygote_pids()) {
+            let group = getpgid(Some(pid)).ok();
+            let its = group == Some(zygote_pid) || group.is_some_and(|group| as_u32(group) == worker_pid);
+            let settled_elsewhere = getsid(Some(pid)).ok() != zygote_session;
+            if its && !settled_elsewhere && mark_of(pid).as_ref() == Some(&mark) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+    }
+
+    fn zygote_pids(&self) -> Vec<Pid> {
+        self.jobs
+            .values()
+            .filter_map(|job| job.zygote.as_ref())
+            .map(|zygote| zygote.pid)
+            .collect()
+    }
+
+    /// RAY-2: ends every process of the node, and waits for their ends.
+    pub fn end_everything(&mut self) {
+        self.store.stop();
+        for worker in self.workers.values_mut() {
+            worker.kill();
+        }
+        for zygote in self.jobs.values().filter_map(|job| job.zygote.as_ref()) {
+            zygote.kill();
+        }
+        let until = Instant::now() + END_LIMIT;
+        loop {
+            // Workers become our children as their zygotes end, and so does what they had started.
+            for pid in children() {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            loop {
+                match wait(WaitOptions::NOHANG) {
+                    Ok(Some(_)) => {}
+                    Ok(None) => break,
+                    // No child is left.
+                    Err(_) => return,
+                }
+            }
+            if Instant::now() > until {
+                tracing::warn!("some processes of the session do not end");
+                return;
+            }
+            std::thread::sleep(Duration::from_micros(300));
+        }
+    }
+}
+
+/// Our children that are neither workers nor zygotes.
+fn orphans(workers: &rustc_hash::FxHashSet<u32>, zygotes: &[Pid]) -> Vec<Pid> {
+    children()
+        .into_iter()
+        .filter(|pid| !workers.contains(&as_u32(*pid)) && !zygotes.contains(pid))
+        .collect()
+}
+
+fn as_u32(pid: Pid) -> u32 {
+    pid.as_raw_nonzero().get().cast_unsigned()
+}
+
+/// Every child of this process, whichever of its threads the kernel lists it under.
+fn children() -> Vec<Pid> {
+    let mut found = Vec::new();
+    let own = as_u32(getpid());
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{own}/task")) else {
+        return found;
+    };
+    for thread in threads.flatten() {
+        let Ok(text) = std::fs::read_to_string(thread.path().join("children")) else {
+            continue;
+        };
+        found.extend(
+            text.split_ascii_whitespace()
+                .filter_map(|pid| Pid::from_raw(pid.parse().ok()?)),
+        );
+    }
+    found
+}
+
+/// Which zygote a process descends from.
+fn mark_of(pid: Pid) -> Option<String> {
+    let environment = std::fs::read(format!("/proc/{}/environ", as_u32(pid))).ok()?;
+    let prefix = format!("{MARK_VARIABLE}=");
+    let entry = environment
+        .split(|byte| *byte == 0)
+        .find_map(|entry| entry.strip_prefix(prefix.as_bytes()))?;
+    Some(String::from_utf8_lossy(entry).into_owned())
+}

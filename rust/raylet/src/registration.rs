@@ -1,0 +1,257 @@
+//! How a process becomes a client.
+//!
+//! A driver's job gets its id from the control store, and its workers wait for that id; the driver in turn waits (for a
+//! while) for its first worker, so that its first task starts at once.
+
+use std::time::{Duration, Instant};
+
+use ray_rs_proto::v1;
+use ray_rs_proto::v1::from_raylet::Body;
+use ray_rs_scheduler::{ClientKey, Event, JobKey, WorkerKey};
+use ray_rs_transport::session::GCS_ADDRESS_FILE;
+use ray_rs_types::{JobId, WorkerAddress, WorkerId};
+
+use crate::clients::Role;
+use crate::config::DriverConfig;
+use crate::input::{ConnKey, Input, Token};
+use crate::raylet::Raylet;
+use crate::timers::Timer;
+use crate::workers::kill_process;
+
+/// A driver is answered by then, with or without a worker.
+const FIRST_WORKER_LIMIT: Duration = Duration::from_secs(10);
+/// So many failed starts, and a driver is told instead of waiting on.
+const FAILURES_TO_TELL: u32 = 3;
+/// Bits of a process number that count the processes of a node.
+const PROCESS_BITS: u32 = 18;
+const DRIVER: u32 = 0;
+const WORKER: u32 = 1;
+
+impl Raylet {
+    pub fn register(&mut self, conn: ConnKey, request: v1::Register) {
+        let Some(client) = self.clients.get_mut(&conn) else {
+            return;
+        };
+        if client.role != Role::Unknown {
+            tracing::warn!(pid = client.pid, "a client registers twice");
+            return;
+        }
+        let Ok(worker_id) = WorkerId::from_bytes(&request.worker_id) else {
+            return self.refuse(conn, "the worker id is not 28 bytes long");
+        };
+        tracing::debug!(pid = request.pid, role = request.role, "a client registers");
+        client.worker_id = worker_id;
+        if client.pid == 0 {
+            client.pid = request.pid;
+        }
+        match request.role {
+            DRIVER => self.register_driver(conn, request),
+            WORKER => self.register_worker(conn, Token(request.fork_token)),
+            role => self.refuse(conn, &format!("there is no role {role}")),
+        }
+    }
+
+    fn register_driver(&mut self, conn: ConnKey, request: v1::Register) {
+        let config = match DriverConfig::from_pickle(&request.driver_config) {
+            Ok(config) => config.without_inherited(),
+            Err(error) => return self.refuse(conn, &error.to_string()),
+        };
+        let job_config = request.driver_config;
+        let key = self.job_for(config);
+        let job = self.jobs.get_mut(&key).expect("just found or made");
+        job.driver = Some(conn);
+        let (namespace, entrypoint) = (job.config.namespace.clone(), job.config.entrypoint.clone());
+        let client = self.clients.get_mut(&conn).expect("the caller has looked it up");
+        client.role = Role::Driver;
+        client.watch_process(conn, self.inputs.clone());
+        client.job = Some(key);
+        let driver = WorkerAddress {
+            node_id: self.node_id,
+            worker_id: client.worker_id,
+            pid: client.pid,
+        };
+        let request = v1::RegisterJobRequest {
+            driver: Some((&driver).into()),
+            entrypoint,
+            namespace,
+            config: job_config,
+        };
+        let (gcs, inputs) = (self.gcs.clone(), self.inputs.clone());
+        tokio::spawn(async move {
+            let reply = gcs.ask("RegisterJob", request).await;
+            let _ = inputs.send(Input::JobRegistered { conn, reply }).await;
+        });
+        self.timers
+            .set(Instant::now() + FIRST_WORKER_LIMIT, Timer::RegistrationOverdue(conn));
+    }
+
+    /// The job that was opened ahead for this driver, or a new one.
+    fn job_for(&mut self, config: DriverConfig) -> JobKey {
+        let opened = self
+            .jobs
+            .iter()
+            .find(|(_, job)| job.driver.is_none() && job.id.is_none() && !job.ended);
+        match opened.map(|(key, job)| (*key, job.config.same_zygote(&config))) {
+            Some((key, true)) => {
+                self.jobs.get_mut(&key).expect("just found").config = config;
+                key
+            }
+            Some((key, false)) => {
+                self.end_job(key);
+                self.open_job(config, None)
+            }
+            None => self.open_job(config, None),
+        }
+    }
+
+    fn register_worker(&mut self, conn: ConnKey, token: Token) {
+        let worker = self
+            .workers
+            .get_mut(&token)
+            .filter(|worker| worker.conn.is_none() && worker.stop_reason.is_none());
+        let client = self.clients.get_mut(&conn).expect("the caller has looked it up");
+        let Some(worker) = worker else {
+            if token.0 <= self.next_token {
+                // Ordered once, and not wanted any more: it should not get so far as to complain of a refusal.
+                kill_process(client.pid);
+            }
+            return self.refuse(conn, "no worker with this fork token is expected");
+        };
+        client.role = Role::Worker(token);
+        client.job = Some(worker.job);
+        worker.conn = Some(conn);
+        worker.worker_id = client.worker_id;
+        worker.learn_pid(client.pid);
+        if let Some(job) = self.jobs.get_mut(&worker.job) {
+            job.workers_seen += 1;
+        }
+        self.settle_registrations();
+    }
+
+    fn refuse(&mut self, conn: ConnKey, error: &str) {
+        if let Some(client) = self.clients.remove(&conn) {
+            tracing::info!(pid = client.pid, error, "refused a client");
+            client.outbox.send(Body::Registered(v1::Registered {
+                error: error.to_owned(),
+                ..v1::Registered::default()
+            }));
+        }
+    }
+
+    pub fn job_registered(&mut self, conn: ConnKey, reply: Result<v1::RegisterJobReply, String>) {
+        tracing::debug!("the control store has answered for a job");
+        let id = reply.and_then(|reply| JobId::from_bytes(&reply.job_id).map_err(|error| error.to_string()));
+        let key = self.clients.get(&conn).and_then(|client| client.job);
+        match (id, key) {
+            (Ok(id), Some(key)) => {
+                if let Some(job) = self.jobs.get_mut(&key) {
+                    job.id = Some(id);
+                }
+                self.settle_registrations();
+            }
+            (Err(error), Some(key)) => {
+                self.refuse(conn, &format!("the control store did not accept the job: {error}"));
+                self.end_job(key);
+            }
+            // The driver is gone already; let the control store know, it counts the job as running.
+            (Ok(id), None) => {
+                let gcs = self.gcs.clone();
+                tokio::spawn(async move {
+                    let request = v1::FinishJobRequest { job_id: id.0.to_vec() };
+                    let _ = gcs.ask::<_, v1::Empty>("FinishJob", request).await;
+                });
+            }
+            (Err(_), None) => {}
+        }
+    }
+
+    pub fn registration_overdue(&mut self, conn: ConnKey) {
+        if let Some(client) = self.clients.get_mut(&conn) {
+            client.waited_enough = true;
+            self.settle_registrations();
+        }
+    }
+
+    /// Answers everybody who needs to wait no longer.
+    pub fn settle_registrations(&mut self) {
+        if self.node_index.is_none() {
+            return;
+        }
+        let ready = |conn: &ConnKey| {
+            let client = &self.clients[conn];
+            let Some(job) = client.job.and_then(|key| self.jobs.get(&key)) else {
+                return false;
+            };
+            let has_waited = client.waited_enough || job.workers_seen > 0 || job.start_failures >= FAILURES_TO_TELL;
+            !client.registered && job.id.is_some() && (client.role != Role::Driver || has_waited)
+        };
+        let mut conns: Vec<ConnKey> = self.clients.keys().copied().filter(ready).collect();
+        conns.sort_unstable();
+        for conn in conns {
+            self.complete_registration(conn);
+        }
+    }
+
+    fn complete_registration(&mut self, conn: ConnKey) {
+        let fds = match (self.store.share(), self.spin_fd.try_clone()) {
+            (Ok(arena), Ok(spin)) => vec![arena, spin],
+            (Err(error), _) | (_, Err(error)) => return self.refuse(conn, &format!("no descriptor is left: {error}")),
+        };
+        let arena_row = self.store.allocate_client();
+        let process_number = self.next_process_number();
+        let client = self.clients.get_mut(&conn).expect("the caller lists connected clients");
+        let key = client.job.expect("its role is known");
+        let job = &self.jobs[&key];
+        client.registered = true;
+        client.arena_row = arena_row;
+        let address_file = self.config.session_dir.join(GCS_ADDRESS_FILE);
+        let registered = v1::Registered {
+            node_id: self.node_id.0.to_vec(),
+            job_id: job.id.expect("the caller has looked").0.to_vec(),
+            process_number,
+            arena_bytes: self.store.capacity(),
+            arena_client: arena_row,
+            session: self.session.clone(),
+            session_dir: self.config.session_dir.to_string_lossy().into_owned(),
+            gcs_address: std::fs::read_to_string(address_file)
+                .unwrap_or_default()
+                .trim()
+                .to_owned(),
+            node_ip: self.config.node_ip.clone(),
+            namespace: job.config.namespace.clone(),
+            node_resources: Some((&self.total).into()),
+            error: String::new(),
+        };
+        tracing::debug!(pid = client.pid, process_number, "a client is registered");
+        client.outbox.send_with_fds(Body::Registered(registered), fds);
+        let role = client.role;
+        if role == Role::Driver && job.workers_seen == 0 {
+            let text = if job.last_failure.is_empty() {
+                "no worker process has started yet; tasks wait until one does".to_owned()
+            } else {
+                format!("worker processes do not start: {}", job.last_failure)
+            };
+            client.outbox.send(Body::Notice(v1::Notice { level: 2, text }));
+        }
+        self.decide(Event::ClientJoined {
+            client: ClientKey(conn.0),
+            job: key,
+        });
+        if let Role::Worker(token) = role {
+            let worker = self.workers.get_mut(&token).expect("a connected worker is known");
+            worker.was_registered = true;
+            worker.is_scheduled = true;
+            self.decide(Event::WorkerStarted {
+                worker: WorkerKey(token.0),
+                job: key,
+            });
+        }
+        self.store.start_prefault();
+    }
+
+    fn next_process_number(&mut self) -> u32 {
+        let counter = self.next_process & ((1 << PROCESS_BITS) - 1);
+        self.next_process += 1;
+        self.node_index.expect("nobody is registered before") << PROCESS_BITS | counter
+    }
+}

@@ -1,0 +1,118 @@
+//! What clients may ask.
+
+use ray_rs_proto::v1;
+use ray_rs_proto::v1::from_raylet::Body as From;
+use ray_rs_proto::v1::to_raylet::Body as To;
+use ray_rs_scheduler::{ClientKey, Event, LeaseKey, LeaseRequest, RequestKey, WorkerKey};
+use ray_rs_types::ActorId;
+
+use crate::clients::Role;
+use crate::input::ConnKey;
+use crate::raylet::Raylet;
+
+impl Raylet {
+    pub fn take_frame(&mut self, conn: ConnKey, body: To) {
+        let Some(client) = self.clients.get(&conn) else { return };
+        if let To::Register(request) = body {
+            return self.register(conn, request);
+        }
+        if !client.registered {
+            tracing::warn!(pid = client.pid, "a client asks before it is registered");
+            return;
+        }
+        let (role, outbox, key) = (client.role, client.outbox.clone(), ClientKey(conn.0));
+        match body {
+            To::Register(_) => unreachable!("taken above"),
+            To::RequestLease(request) => {
+                let request = LeaseRequest {
+                    request: RequestKey(request.request_id),
+                    resources: (&request.resources.unwrap_or_default()).into(),
+                    task_name: request.task_name,
+                };
+                self.decide(Event::LeaseRequested { client: key, request });
+            }
+            To::CancelLeaseRequest(request) => {
+                self.decide(Event::LeaseRequestCancelled {
+                    client: key,
+                    request: RequestKey(request.request_id),
+                });
+            }
+            To::ReturnLease(request) => self.decide(Event::LeaseReturned {
+                client: key,
+                lease: LeaseKey(request.lease_id),
+                worker_gone: request.worker_gone,
+            }),
+            To::Blocked(v1::Blocked {}) => {
+                if let Role::Worker(token) = role {
+                    self.decide(Event::WorkerBlocked {
+                        worker: WorkerKey(token.0),
+                    });
+                }
+            }
+            To::Unblocked(v1::Unblocked {}) => {
+                if let Role::Worker(token) = role {
+                    self.decide(Event::WorkerUnblocked {
+                        worker: WorkerKey(token.0),
+                    });
+                }
+            }
+            To::RequestExtent(request) => {
+                let due = self.store.request_extent(conn, &request, &self.clients);
+                self.set_extents_timer(due);
+            }
+            To::ReturnExtent(request) => {
+                self.store.return_extent(conn, &request, &self.clients);
+            }
+            To::FreeObject(request) => self.store.free_object(&request, &self.clients),
+            To::GcsCall(call) => {
+                let gcs = self.gcs.clone();
+                tokio::spawn(async move {
+                    let (payload, error) = match gcs.call(&call.method, call.payload.into()).await {
+                        Ok(payload) => (payload.into(), String::new()),
+                        Err(error) => (Vec::new(), error),
+                    };
+                    outbox.send(From::GcsReply(v1::GcsReply {
+                        request_id: call.request_id,
+                        payload,
+                        error,
+                    }));
+                });
+            }
+            To::SubscribeActor(request) => {
+                if let Ok(actor) = ActorId::from_bytes(&request.actor_id) {
+                    self.follow_actor(conn, actor);
+                }
+            }
+            To::WhyDied(request) => self.why_died(conn, &request),
+            To::FlushLogs(request) => {
+                let (logs, mut sink) = self.logs_and_sink();
+                logs.read_everything(&mut sink);
+                outbox.send(From::LogsFlushed(v1::LogsFlushed {
+                    request_id: request.request_id,
+                }));
+            }
+            // Names travel in the files themselves, so that they keep their place among the lines.
+            To::LogContext(_) => {}
+            To::Shutdown(v1::Shutdown {}) => self.client_says_goodbye(conn),
+            To::ClusterView(request) => outbox.send(From::ClusterViewReply(v1::ClusterViewReply {
+                request_id: request.request_id,
+                total: Some((&self.total).into()),
+                available: Some(self.scheduler.available().into()),
+                nodes: vec![self.node_info()],
+            })),
+            To::StoreStats(request) => {
+                outbox.send(From::StoreStatsReply(self.store.stats(request.request_id)));
+            }
+        }
+    }
+
+    /// The driver that the session belongs to ends the session; any other client has merely gone.
+    fn client_says_goodbye(&mut self, conn: ConnKey) {
+        let Some(client) = self.clients.get(&conn) else { return };
+        let owns_session = client.role == Role::Driver && self.config.driver_pid == Some(client.pid);
+        self.disconnected(conn);
+        if owns_session {
+            self.end_session("its driver said so");
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! What is due when. A timer that has lost its purpose is not cancelled: whoever handles it looks whether it has one.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use ray_rs_types::WorkerId;
+
+use crate::input::{ConnKey, Token};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Timer {
+    /// A worker was ordered and has not registered.
+    StartOverdue(Token),
+    /// A worker was asked to leave, or has closed its socket, and should be gone.
+    MustBeGone(Token),
+    /// A worker's process has ended, yet a child of its holds its socket open.
+    SocketOutlives(Token),
+    /// A worker's exit status has not come.
+    StatusOverdue(Token),
+    /// A driver has waited long enough for its first worker.
+    RegistrationOverdue(ConnKey),
+    /// Who asked why a process died has waited long enough.
+    ReasonOverdue(WorkerId),
+    /// Requests for extents that wait for room are looked at.
+    ExtentsOverdue,
+    /// What changed since the last heartbeat is told.
+    Heartbeat,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Timers {
+    due: BTreeMap<(Instant, u64), Timer>,
+    next: u64,
+}
+
+impl Timers {
+    pub fn set(&mut self, when: Instant, timer: Timer) {
+        self.next += 1;
+        self.due.insert((when, self.next), timer);
+    }
+
+    pub fn next_due(&self) -> Option<Instant> {
+        self.due.first_key_value().map(|((when, _), _)| *when)
+    }
+
+    pub fn take_due(&mut self, now: Instant) -> Option<Timer> {
+        let entry = self.due.first_entry()?;
+        (entry.key().0 <= now).then(|| entry.remove())
+    }
+}

@@ -1,0 +1,503 @@
+//! Worker processes, from the order to fork one to the report of its death.
+//!
+//! A worker's end shows in two ways that come in either order: its socket closes, and its exit status arrives (from its
+//! zygote, or from the kernel when the zygote died first). The first frees what it held; the report to everybody waits
+//! for the second, for a second at most.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use ray_rs_proto::v1;
+use ray_rs_proto::v1::from_raylet::Body;
+use ray_rs_scheduler::{Event, JobKey, WorkerKey};
+use ray_rs_types::{ActorId, WorkerId};
+use rustc_hash::{FxHashMap, FxHashSet};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitStatus, pidfd_open, pidfd_send_signal, test_kill_process};
+
+use crate::clients::{Client, Role};
+use crate::input::{ConnKey, Token, ZygoteKey};
+use crate::logs;
+use crate::raylet::Raylet;
+use crate::timers::Timer;
+
+/// A worker that has not registered by then is ended.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// From the end of a socket to the end of its process.
+const EXIT_LIMIT: Duration = Duration::from_secs(1);
+/// From the end of a process to the end of its socket, which a child of it may hold open.
+const SOCKET_LIMIT: Duration = Duration::from_millis(100);
+/// From the order to leave to the end.
+const LEAVE_LIMIT: Duration = Duration::from_secs(2);
+/// Reports kept for those who ask late.
+const KEPT_REPORTS: usize = 1000;
+
+#[derive(Debug)]
+pub(crate) struct WorkerProcess {
+    pub job: JobKey,
+    pub zygote: ZygoteKey,
+    /// Known when the zygote has said so, or the worker has registered.
+    pub pid: Option<u32>,
+    /// Set with `pid`, unless it had ended by then.
+    pidfd: Option<OwnedFd>,
+    /// Its connection, from its first frame to its end.
+    pub conn: Option<ConnKey>,
+    pub worker_id: WorkerId,
+    /// The scheduler was told that it started, and not yet that it died.
+    pub is_scheduled: bool,
+    /// It was a registered client.
+    pub was_registered: bool,
+    /// The actor that it hosts, with the incarnation.
+    pub actor: Option<(ActorId, u32)>,
+    /// As `waitpid` gave it.
+    status: Option<i32>,
+    /// Why this raylet ended it.
+    pub stop_reason: Option<String>,
+    /// It was sent SIGKILL.
+    was_killed: bool,
+}
+
+/// Reports of processes that have died, and who waits for one.
+#[derive(Debug, Default)]
+pub(crate) struct Deaths {
+    reports: FxHashMap<WorkerId, v1::DeathReport>,
+    order: VecDeque<WorkerId>,
+    waiting: FxHashMap<WorkerId, Vec<(ConnKey, u64)>>,
+}
+
+impl Deaths {
+    fn keep(&mut self, worker: WorkerId, report: v1::DeathReport) {
+        if self.reports.insert(worker, report).is_none() {
+            self.order.push_back(worker);
+        }
+        while self.order.len() > KEPT_REPORTS {
+            let oldest = self.order.pop_front().expect("it is longer than the limit");
+            self.reports.remove(&oldest);
+        }
+    }
+}
+
+impl Raylet {
+    /// Orders a worker for a job; what comes of it is told to the scheduler.
+    pub fn start_worker(&mut self, job: JobKey) {
+        self.next_token += 1;
+        let token = Token(self.next_token);
+        match self.zygote_of(job) {
+            Ok(zygote) => {
+                zygote.fork(token);
+                let zygote = zygote.key;
+                let worker = WorkerProcess {
+                    job,
+                    zygote,
+                    pid: None,
+                    pidfd: None,
+                    conn: None,
+                    worker_id: WorkerId::NIL,
+                    is_scheduled: false,
+                    was_registered: false,
+                    actor: None,
+                    status: None,
+                    stop_reason: None,
+                    was_killed: false,
+                };
+                self.workers.insert(token, worker);
+                self.timers
+                    .set(Instant::now() + START_LIMIT, Timer::StartOverdue(token));
+            }
+            Err(reason) => self.note_start_failure(job, reason),
+        }
+    }
+
+    pub fn worker_forked(&mut self, token: Token, pid: u32) {
+        let Some(worker) = self.workers.get_mut(&token) else {
+            // It was given up meanwhile (its job has ended): what was forked for it must not stay.
+            return kill_process(pid);
+        };
+        tracing::debug!(pid, "a worker was forked");
+        worker.learn_pid(pid);
+        if worker.stop_reason.is_some() {
+            worker.kill();
+        }
+    }
+
+    fn note_start_failure(&mut self, job: JobKey, reason: String) {
+        if let Some(known) = self.jobs.get_mut(&job) {
+            known.last_failure.clone_from(&reason);
+            known.start_failures += 1;
+        }
+        self.decide(Event::WorkerStartFailed { job, reason });
+        self.settle_registrations();
+    }
+
+    /// A worker that never registered will not.
+    pub fn start_failed(&mut self, token: Token, reason: &str) {
+        let Some(mut worker) = self.workers.remove(&token) else {
+            return;
+        };
+        worker.kill();
+        self.note_start_failure(worker.job, reason.to_owned());
+        self.forget_job_if_over(worker.job);
+    }
+
+    pub fn start_overdue(&mut self, token: Token) {
+        if self
+            .workers
+            .get(&token)
+            .is_some_and(|worker| worker.conn.is_none() && !worker.was_registered)
+        {
+            self.start_failed(token, "a new worker process did not register within a minute");
+        }
+    }
+
+    pub fn kill_worker(&mut self, token: Token, reason: &str) {
+        let Some(worker) = self.workers.get_mut(&token) else {
+            return;
+        };
+        worker.stop_reason.get_or_insert_with(|| reason.to_owned());
+        worker.kill();
+    }
+
+    /// Asks a worker to leave in order.
+    pub fn ask_to_leave(&mut self, token: Token, reason: &str, limited: bool) {
+        let Some(worker) = self.workers.get_mut(&token) else {
+            return;
+        };
+        worker.stop_reason.get_or_insert_with(|| reason.to_owned());
+        if let Some(client) = worker.conn.and_then(|conn| self.clients.get(&conn)) {
+            client.outbox.send(Body::Exit(v1::Exit {
+                reason: reason.to_owned(),
+                graceful: true,
+            }));
+            if limited {
+                self.timers.set(Instant::now() + LEAVE_LIMIT, Timer::MustBeGone(token));
+            }
+        } else {
+            worker.kill();
+        }
+    }
+
+    pub fn must_be_gone(&mut self, token: Token) {
+        if let Some(worker) = self.workers.get_mut(&token) {
+            worker.kill();
+        }
+    }
+
+    /// A client's socket has closed (RAY-1).
+    pub fn disconnected(&mut self, conn: ConnKey) {
+        let Some(client) = self.clients.remove(&conn) else {
+            return;
+        };
+        client.reader.abort();
+        if client.registered {
+            self.release_client(conn, &client);
+        }
+        match client.role {
+            Role::Unknown => {}
+            Role::Driver => self.driver_gone(client),
+            Role::Worker(token) => {
+                let Some(worker) = self.workers.get_mut(&token) else {
+                    return;
+                };
+                worker.conn = None;
+                if worker.status.is_some() {
+                    self.worker_gone(token);
+                } else {
+                    let due = Instant::now() + EXIT_LIMIT;
+                    self.timers.set(due, Timer::MustBeGone(token));
+                    self.timers.set(due + EXIT_LIMIT / 5, Timer::StatusOverdue(token));
+                    self.give_up_lost_statuses();
+                }
+            }
+        }
+    }
+
+    fn release_client(&mut self, conn: ConnKey, client: &Client) {
+        if let Role::Worker(token) = client.role {
+            self.unschedule(token);
+        }
+        self.decide(Event::ClientGone {
+            client: ray_rs_scheduler::ClientKey(conn.0),
+        });
+        self.actors.unfollow(conn);
+        self.spin.clear_pid(client.pid);
+        self.store.client_died(conn, client.arena_row, &self.clients);
+    }
+
+    /// The worker's resources are free from here on.
+    pub fn unschedule(&mut self, token: Token) {
+        if let Some(worker) = self.workers.get_mut(&token)
+            && std::mem::take(&mut worker.is_scheduled)
+        {
+            self.decide(Event::WorkerDied {
+                worker: WorkerKey(token.0),
+            });
+        }
+    }
+
+    fn driver_gone(&mut self, client: Client) {
+        let Some(key) = client.job else { return };
+        let job_id = self.jobs.get(&key).and_then(|job| job.id);
+        self.end_job(key);
+        let report = v1::DeathReport {
+            worker_id: client.worker_id.0.to_vec(),
+            pid: client.pid,
+            exit_code: -1,
+            detail: "the driver has disconnected".to_owned(),
+            known: true,
+            ..v1::DeathReport::default()
+        };
+        if let Some(job_id) = job_id {
+            self.publish_death(client.worker_id, report, job_id.0.to_vec());
+        }
+    }
+
+    /// Some process has ended: as its zygote says, or as the kernel says to us as its (foster) parent.
+    pub fn process_ended(&mut self, pid: u32, status: Option<i32>) {
+        let found = self
+            .workers
+            .iter()
+            .find(|(_, worker)| worker.pid == Some(pid))
+            .map(|(token, _)| *token);
+        let Some(token) = found else { return };
+        let worker = self.workers.get_mut(&token).expect("just found");
+        worker.status = worker.status.or(status);
+        if worker.conn.is_some() {
+            // What it sent last is still to be read.
+            self.timers
+                .set(Instant::now() + SOCKET_LIMIT, Timer::SocketOutlives(token));
+        } else if worker.was_registered {
+            self.worker_gone(token);
+        } else {
+            let (job, zygote) = (worker.job, worker.zygote);
+            let how = describe(status);
+            let zygote = self
+                .jobs
+                .get(&job)
+                .and_then(|job| job.zygote.as_ref())
+                .filter(|known| known.key == zygote);
+            let last_words = zygote
+                .map(|zygote| logs::last_words(&zygote.stderr_path))
+                .unwrap_or_default();
+            let reason = format!("a new worker process ended before it registered ({how})\n{last_words}");
+            self.start_failed(token, reason.trim_end());
+        }
+    }
+
+    pub fn socket_outlives(&mut self, token: Token) {
+        let conn = self
+            .workers
+            .get(&token)
+            .filter(|worker| worker.status.is_some())
+            .and_then(|worker| worker.conn);
+        if let Some(conn) = conn {
+            self.disconnected(conn);
+        }
+    }
+
+    pub fn status_overdue(&mut self, token: Token) {
+        if self.workers.get(&token).is_some_and(|worker| worker.conn.is_none()) {
+            self.worker_gone(token);
+        }
+    }
+
+    /// A zygote that is killed may have taken its children's statuses with it, untold: then nobody will ever tell.
+    pub fn give_up_lost_statuses(&mut self) {
+        let is_lost = |worker: &WorkerProcess| {
+            let awaited = worker.conn.is_none() && worker.pid.is_some() && worker.status.is_none();
+            awaited && !self.zygotes.contains_key(&worker.zygote) && worker.is_reaped()
+        };
+        let lost: Vec<(Token, bool)> = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| is_lost(worker))
+            .map(|(token, worker)| (*token, worker.was_registered))
+            .collect();
+        for (token, was_registered) in lost {
+            if was_registered {
+                self.worker_gone(token);
+            } else {
+                self.start_failed(token, "a new worker process ended before it registered");
+            }
+        }
+    }
+
+    /// Everything that will ever be known of its end is known.
+    fn worker_gone(&mut self, token: Token) {
+        let Some(worker) = self.workers.remove(&token) else {
+            return;
+        };
+        if let Some((actor, _)) = worker.actor {
+            self.actors.worker_gone(actor, token);
+        }
+        let pid = worker.pid.unwrap_or_default();
+        let job_id = self.jobs.get(&worker.job).and_then(|job| job.id);
+        let last_stderr = match job_id {
+            Some(job) => {
+                let stem = logs::file_stem(&worker.worker_id, job, pid);
+                let (logs, mut sink) = self.logs_and_sink();
+                logs.process_ended(pid, &stem, &mut sink)
+            }
+            None => String::new(),
+        };
+        // What was killed from here, and nobody tells of, died of that.
+        let status = worker.status.or(worker.was_killed.then_some(Signal::KILL.as_raw()));
+        let (exit_code, signal) = decode(status);
+        let report = v1::DeathReport {
+            request_id: 0,
+            worker_id: worker.worker_id.0.to_vec(),
+            pid,
+            exit_code,
+            signal,
+            last_stderr,
+            detail: worker
+                .stop_reason
+                .map(|why| format!("the raylet ended it because {why}"))
+                .unwrap_or_default(),
+            known: status.is_some(),
+        };
+        self.publish_death(worker.worker_id, report, Vec::new());
+        self.end_orphans_of(pid, worker.job, worker.zygote);
+        self.forget_job_if_over(worker.job);
+    }
+
+    fn publish_death(&mut self, worker: WorkerId, report: v1::DeathReport, driver_job_id: Vec<u8>) {
+        for (conn, request_id) in self.deaths.waiting.remove(&worker).unwrap_or_default() {
+            if let Some(client) = self.clients.get(&conn) {
+                client.outbox.send(Body::DeathReport(v1::DeathReport {
+                    request_id,
+                    ..report.clone()
+                }));
+            }
+        }
+        let worker_id = worker.0.to_vec();
+        for client in self.clients.values().filter(|client| client.registered) {
+            let died = v1::WorkerDied {
+                worker_id: worker_id.clone(),
+                report: Some(report.clone()),
+            };
+            client.outbox.send(Body::WorkerDied(died));
+        }
+        let died = v1::NodeWorkerDied {
+            worker_id,
+            driver_job_id,
+            report: Some(report.clone()),
+        };
+        self.gcs.report(v1::node_report::Body::WorkerDied(died));
+        self.deaths.keep(worker, report);
+    }
+
+    /// A client asks how another process ended.
+    pub fn why_died(&mut self, conn: ConnKey, request: &v1::WhyDied) {
+        let Ok(worker) = WorkerId::from_bytes(&request.worker_id) else {
+            return;
+        };
+        let Some(client) = self.clients.get(&conn) else { return };
+        let request_id = request.request_id;
+        if let Some(report) = self.deaths.reports.get(&worker) {
+            client.outbox.send(Body::DeathReport(v1::DeathReport {
+                request_id,
+                ..report.clone()
+            }));
+            return;
+        }
+        self.deaths.waiting.entry(worker).or_default().push((conn, request_id));
+        self.timers
+            .set(Instant::now() + EXIT_LIMIT, Timer::ReasonOverdue(worker));
+    }
+
+    pub fn reason_overdue(&mut self, worker: WorkerId) {
+        for (conn, request_id) in self.deaths.waiting.remove(&worker).unwrap_or_default() {
+            if let Some(client) = self.clients.get(&conn) {
+                let worker_id = worker.0.to_vec();
+                let unknown = v1::DeathReport {
+                    request_id,
+                    worker_id,
+                    exit_code: -1,
+                    ..v1::DeathReport::default()
+                };
+                client.outbox.send(Body::DeathReport(unknown));
+            }
+        }
+    }
+
+    /// The pids of workers that may still live.
+    pub fn worker_pids(&self) -> FxHashSet<u32> {
+        self.workers.values().filter_map(|worker| worker.pid).collect()
+    }
+}
+
+impl WorkerProcess {
+    pub fn learn_pid(&mut self, pid: u32) {
+        if self.pid.is_none() {
+            self.pid = Some(pid);
+            // It may have ended already: then there is nothing to signal, and its status is on the way.
+            self.pidfd = as_pid(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        }
+    }
+
+    pub fn kill(&mut self) {
+        if let Some(pidfd) = &self.pidfd
+            && pidfd_send_signal(pidfd, Signal::KILL).is_ok()
+        {
+            self.was_killed = true;
+        }
+    }
+
+    /// Its process is gone, status and all. (Should the number be in use again, a timer says so later.)
+    fn is_reaped(&self) -> bool {
+        self.pid
+            .and_then(as_pid)
+            .is_none_or(|pid| test_kill_process(pid).is_err())
+    }
+}
+
+/// Ends a process that is no worker of ours (any more), if it is still there.
+pub(crate) fn kill_process(pid: u32) {
+    if let Some(pid) = as_pid(pid)
+        && let Ok(fd) = pidfd_open(pid, PidfdFlags::empty())
+    {
+        let _ = pidfd_send_signal(fd, Signal::KILL);
+    }
+}
+
+fn as_pid(pid: u32) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(pid).ok()?)
+}
+
+/// Exit code and signal.
+fn decode(status: Option<i32>) -> (i32, i32) {
+    // The numbers are those of `waitpid`: seven bits of signal, then eight of exit code.
+    let Some(status) = status else { return (-1, 0) };
+    match status & 0x7f {
+        0 => ((status >> 8) & 0xff, 0),
+        signal => (-1, signal),
+    }
+}
+
+fn describe(status: Option<i32>) -> String {
+    match (status, decode(status)) {
+        (None, _) => "its exit status is unknown".to_owned(),
+        (Some(_), (code, 0)) => format!("exit code {code}"),
+        (Some(_), (_, signal)) => format!("signal {signal}"),
+    }
+}
+
+/// The number that `waitpid` gave.
+pub(crate) fn raw_status(status: WaitStatus) -> i32 {
+    status.as_raw()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wait_statuses_are_read() {
+        assert_eq!(decode(Some(0)), (0, 0));
+        assert_eq!(decode(Some(3 << 8)), (3, 0));
+        assert_eq!(decode(Some(9)), (-1, 9));
+        assert_eq!(decode(Some(11 | 0x80)), (-1, 11), "a core was dumped");
+        assert_eq!(decode(None), (-1, 0));
+        assert_eq!(describe(Some(9)), "signal 9");
+    }
+}

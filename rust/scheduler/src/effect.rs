@@ -1,0 +1,60 @@
+//! What a local scheduler orders.
+
+use ray_rs_types::ActorId;
+
+use crate::event::{ClientKey, JobKey, LeaseKey, RequestKey, WorkerKey};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopReason {
+    /// Idle and not needed: it may leave in order.
+    Surplus,
+    /// The client that leased it is gone: what it runs is worthless.
+    OwnerGone,
+    /// Its job has ended.
+    JobEnded,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    GrantLease {
+        client: ClientKey,
+        request: RequestKey,
+        lease: LeaseKey,
+        worker: WorkerKey,
+        gpus: Vec<u32>,
+    },
+    RejectLease {
+        client: ClientKey,
+        request: RequestKey,
+        reason: String,
+    },
+    /// Ask the client to return the lease as soon as what runs under it has ended.
+    RevokeLease {
+        client: ClientKey,
+        lease: LeaseKey,
+    },
+    /// Answered by `WorkerStarted` or `WorkerStartFailed`.
+    StartWorker {
+        job: JobKey,
+    },
+    /// Answered by `WorkerDied`.
+    StopWorker {
+        worker: WorkerKey,
+        reason: StopReason,
+    },
+    /// The worker is to become the actor; it holds its running resources from now on.
+    PlaceActor {
+        actor: ActorId,
+        worker: WorkerKey,
+        gpus: Vec<u32>,
+    },
+    RejectActor {
+        actor: ActorId,
+        reason: String,
+    },
+    /// A line for the people of one job.
+    Notice {
+        job: JobKey,
+        text: String,
+    },
+}

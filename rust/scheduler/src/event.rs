@@ -1,0 +1,102 @@
+//! What can happen to a local scheduler.
+
+use ray_rs_types::{ActorId, ResourceSet};
+
+/// A job, as the caller numbers them: it may have workers before the control store has given it an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JobKey(pub u32);
+
+/// A connected client: a driver or a worker, each of which may ask for leases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientKey(pub u64);
+
+/// A worker process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkerKey(pub u64);
+
+/// A granted lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LeaseKey(pub u64);
+
+/// A lease request, as its client numbers them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestKey(pub u64);
+
+#[derive(Debug, Clone)]
+pub struct LeaseRequest {
+    pub request: RequestKey,
+    pub resources: ResourceSet,
+    /// Name of the task that waits, for messages to people.
+    pub task_name: String,
+}
+
+#[derive(Debug, Clone)]
+pub struct ActorDemand {
+    pub actor: ActorId,
+    pub job: JobKey,
+    /// What must be free for the actor to be placed.
+    pub placement: ResourceSet,
+    /// What it holds from then on.
+    pub running: ResourceSet,
+    pub class_name: String,
+}
+
+#[derive(Debug, Clone)]
+pub enum Event {
+    ClientJoined {
+        client: ClientKey,
+        job: JobKey,
+    },
+    /// Its requests are forgotten; the workers that it leased are ended, since what they run has lost its owner.
+    ClientGone {
+        client: ClientKey,
+    },
+    JobStarted {
+        job: JobKey,
+    },
+    /// Its pool is given up. Workers of detached actors live on, and may still ask for leases.
+    JobEnded {
+        job: JobKey,
+    },
+    /// A worker process has registered.
+    WorkerStarted {
+        worker: WorkerKey,
+        job: JobKey,
+    },
+    /// One `StartWorker` has come to nothing.
+    WorkerStartFailed {
+        job: JobKey,
+        reason: String,
+    },
+    WorkerDied {
+        worker: WorkerKey,
+    },
+    LeaseRequested {
+        client: ClientKey,
+        request: LeaseRequest,
+    },
+    LeaseRequestCancelled {
+        client: ClientKey,
+        request: RequestKey,
+    },
+    /// `worker_gone`: the worker is ending by itself and must not be used again.
+    LeaseReturned {
+        client: ClientKey,
+        lease: LeaseKey,
+        worker_gone: bool,
+    },
+    /// The task that runs in this worker is about to sleep in `get` or `wait`.
+    WorkerBlocked {
+        worker: WorkerKey,
+    },
+    WorkerUnblocked {
+        worker: WorkerKey,
+    },
+    ActorRequested(ActorDemand),
+    /// The actor is no longer wanted, and had no worker yet.
+    ActorCancelled {
+        actor: ActorId,
+    },
+    /// Time has passed: the deadline of `next_deadline` has come.
+    Tick,
+}

@@ -1,0 +1,35 @@
+//! The local scheduler: which request gets a worker, and when one has to be given back.
+//!
+//! It keeps the node's resources, the queues of lease requests and actor placements, and what it knows of each worker
+//! process (idle, leased, an actor's, leaving), and decides on grants, revocations and the size of the worker pool.
+//! The raylet feeds it [`Event`]s and carries out its [`Effect`]s. There is no clock, no process and no socket here:
+//! `now` is a [`std::time::Duration`] since a moment of the caller's choice.
+//!
+//! Promises, checked by [`Scheduler::check_invariants`]:
+//! * `SCH-1` what is available is what the node has less what is granted; no resource is granted twice. Only a worker
+//!   that wakes from a blocking call may take CPUs that are not there, and nothing that needs CPUs is granted until the
+//!   sum fits again.
+//! * `SCH-2` each worker has exactly one role, and each lease exactly one worker.
+//! * `SCH-3` requests of one client and shape are served in their order; clients take turns; a request that others
+//!   overtake again and again ends up being waited for, so none starves.
+//! * `SCH-4` GPU indices are distinct, and shares of one index never exceed it.
+//!
+//! Deliberately absent: other nodes (requests that do not fit here wait here), runtime environments, placement groups.
+
+mod effect;
+mod event;
+mod explain;
+mod gpus;
+mod invariants;
+mod ledger;
+mod placing;
+mod pool;
+mod queue;
+mod revocation;
+mod scheduler;
+#[cfg(test)]
+mod tests;
+
+pub use effect::{Effect, StopReason};
+pub use event::{ActorDemand, ClientKey, Event, JobKey, LeaseKey, LeaseRequest, RequestKey, WorkerKey};
+pub use scheduler::{Options, Scheduler};

@@ -1,0 +1,253 @@
+//! Who gets what is free: queues take turns, and each queue keeps its order.
+
+use std::time::Duration;
+
+use ray_rs_types::resources::CPU;
+use ray_rs_types::{Quantity, ResourceSet};
+
+use crate::effect::Effect;
+use crate::event::{JobKey, LeaseKey, WorkerKey};
+use crate::queue::{Item, Queue, QueueKey, Wanted};
+use crate::scheduler::{AwaitsWorker, Lease, Scheduler, WaitedFor, WorkerState};
+
+impl Scheduler {
+    pub(crate) fn enqueue(&mut self, key: QueueKey, job: JobKey, item: Item, effects: &mut Vec<Effect>) {
+        let queue = self.queues.entry(key.clone()).or_insert_with(|| Queue::new(job));
+        if queue.items.is_empty() {
+            self.turns.push_back(key.clone());
+        }
+        let tell = !queue.told_infeasible && !self.ledger.feasible(&key.shape);
+        if tell {
+            queue.told_infeasible = true;
+            effects.push(Effect::Notice {
+                job,
+                text: self.ledger.infeasible_text(&item.name, &key.shape),
+            });
+        }
+        self.queues.get_mut(&key).expect("just entered").items.push_back(item);
+    }
+
+    /// Grants whatever fits, in turns.
+    pub(crate) fn serve(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        self.stop_waiting_in_vain(now);
+        let mut index = 0;
+        while index < self.turns.len() {
+            if !self.may_serve(&self.turns[index]) {
+                index += 1;
+                continue;
+            }
+            let key = self.turns.remove(index).expect("the index is inside");
+            self.note_overtaken(now, index, &key.shape);
+            let queue = self.queues.get_mut(&key).expect("a queue in the turns exists");
+            let item = queue.items.pop_front().expect("a queue in the turns has items");
+            queue.passed_over = 0;
+            queue.held += 1;
+            queue.told_stuck = false;
+            if !queue.items.is_empty() {
+                self.turns.push_back(key.clone());
+            }
+            if self
+                .waited_for
+                .as_ref()
+                .is_some_and(|waited_for| waited_for.queue == key)
+            {
+                self.waited_for = None;
+            }
+            self.place(now, key, item, effects);
+            // What came before did not fit and does not now; but the one waited for may have been served, which lifts
+            // the hold on what others may take.
+            index = 0;
+        }
+        if let Some(waited_for) = &self.waited_for {
+            self.look_again(waited_for.until);
+        }
+    }
+
+    fn may_serve(&self, key: &QueueKey) -> bool {
+        if !self.ledger.fits(&key.shape) {
+            return false;
+        }
+        if key.shape.get(CPU) == Quantity::ZERO
+            && self.queues[key]
+                .items
+                .front()
+                .is_some_and(|item| matches!(item.wanted, Wanted::Lease(..)))
+            && self.leases_without_cpu() >= self.options.max_leases_without_cpu
+        {
+            return false;
+        }
+        match &self.waited_for {
+            Some(waited_for) if waited_for.queue != *key => {
+                let lacking = self.lacking(&waited_for.queue.shape);
+                !key.shape.iter().any(|(name, _)| lacking.get(name) > Quantity::ZERO)
+            }
+            Some(_) | None => true,
+        }
+    }
+
+    fn leases_without_cpu(&self) -> usize {
+        self.leases
+            .values()
+            .filter(|lease| !lease.holding.cpu_lent && lease.holding.cpu() == Quantity::ZERO)
+            .count()
+    }
+
+    /// How much of each resource is missing for `demand`.
+    pub(crate) fn lacking(&self, demand: &ResourceSet) -> ResourceSet {
+        demand
+            .iter()
+            .map(|(name, amount)| {
+                (
+                    name.to_owned(),
+                    Quantity((amount.0 - self.ledger.available.get(name).0).max(0)),
+                )
+            })
+            .collect()
+    }
+
+    /// SCH-3: counts for each queue whose turn it was that something it lacks goes to another; who is overtaken too
+    /// often is waited for, as long as it has waited so far.
+    fn note_overtaken(&mut self, now: Duration, before: usize, granted: &ResourceSet) {
+        for position in 0..before {
+            let key = self.turns[position].clone();
+            let lacking = self.lacking(&key.shape);
+            if !granted.iter().any(|(name, _)| lacking.get(name) > Quantity::ZERO) || !self.could_fit(&key.shape) {
+                continue;
+            }
+            let queue = self.queues.get_mut(&key).expect("a queue in the turns exists");
+            queue.passed_over += 1;
+            if queue.passed_over >= self.options.passed_over_limit && self.waited_for.is_none() {
+                let since = queue.items.front().expect("a queue in the turns has items").since;
+                let patience = now.saturating_sub(since).max(Duration::from_millis(500));
+                self.waited_for = Some(WaitedFor {
+                    queue: key,
+                    until: now + patience,
+                });
+            }
+        }
+    }
+
+    /// Whether it would fit if every lease were returned: actors may hold what they have for ever.
+    pub(crate) fn could_fit(&self, demand: &ResourceSet) -> bool {
+        if !self.ledger.feasible(demand) {
+            return false;
+        }
+        let mut free = self.ledger.total.clone();
+        for holding in self.actors.values().filter_map(|hosted| hosted.holding.as_ref()) {
+            free.subtract(&holding.resources);
+        }
+        free.covers(demand)
+    }
+
+    fn stop_waiting_in_vain(&mut self, now: Duration) {
+        let in_vain = self.waited_for.as_ref().is_some_and(|waited_for| {
+            waited_for.until <= now
+                || self
+                    .queues
+                    .get(&waited_for.queue)
+                    .is_none_or(|queue| queue.items.is_empty())
+        });
+        if in_vain {
+            let waited_for = self.waited_for.take().expect("just looked at");
+            if let Some(queue) = self.queues.get_mut(&waited_for.queue) {
+                queue.passed_over = 0;
+            }
+        }
+    }
+
+    fn place(&mut self, now: Duration, queue: QueueKey, item: Item, effects: &mut Vec<Effect>) {
+        let job = self.queues[&queue].job;
+        let holding = self.ledger.take(&queue.shape);
+        let waiting = AwaitsWorker { queue, item, holding };
+        match self.pick_idle(job, &waiting.item.wanted) {
+            Some(worker) => self.give_worker(now, waiting, worker, effects),
+            None => self.jobs.entry(job).or_default().awaiting.push_back(waiting),
+        }
+    }
+
+    /// A worker that this client has used before has its lane open; failing that, the one that was active last.
+    fn pick_idle(&self, job: JobKey, wanted: &Wanted) -> Option<WorkerKey> {
+        let idle = &self.jobs.get(&job)?.idle;
+        let last_client = |worker: &&WorkerKey| self.workers[*worker].last_client;
+        let chosen = match wanted {
+            Wanted::Lease(client, _) => idle
+                .iter()
+                .rev()
+                .find(|worker| last_client(worker) == Some(*client))
+                .or_else(|| idle.iter().rev().find(|worker| last_client(worker).is_none())),
+            // An actor never needs the lanes of tasks, so it takes the worker that nobody would miss.
+            Wanted::Actor(_) => idle
+                .iter()
+                .find(|worker| last_client(worker).is_none())
+                .or_else(|| idle.first()),
+        };
+        chosen.or_else(|| idle.last()).copied()
+    }
+
+    pub(crate) fn give_worker(
+        &mut self,
+        now: Duration,
+        waiting: AwaitsWorker,
+        worker: WorkerKey,
+        effects: &mut Vec<Effect>,
+    ) {
+        let AwaitsWorker { queue, item, holding } = waiting;
+        match item.wanted {
+            Wanted::Lease(client, request) => {
+                self.last_lease += 1;
+                let lease = LeaseKey(self.last_lease);
+                let gpus = holding.gpu_indices();
+                self.set_worker_state(worker, WorkerState::Leased(lease));
+                self.workers.get_mut(&worker).expect("just changed").last_client = Some(client);
+                let granted = Lease {
+                    client,
+                    queue,
+                    worker,
+                    holding,
+                    granted_at: now,
+                    revoked: false,
+                };
+                self.leases.insert(lease, granted);
+                effects.push(Effect::GrantLease {
+                    client,
+                    request,
+                    lease,
+                    worker,
+                    gpus,
+                });
+            }
+            Wanted::Actor(actor) => {
+                self.queues
+                    .get_mut(&queue)
+                    .expect("a queue lives while something of it awaits a worker")
+                    .held -= 1;
+                self.forget_if_empty(&queue);
+                self.set_worker_state(worker, WorkerState::Actor(actor));
+                let hosted = self.actors.get_mut(&actor).expect("a cancelled actor is withdrawn");
+                let holding = self.ledger.swap(holding, &hosted.demand.running);
+                let gpus = holding.gpu_indices();
+                hosted.holding = Some(holding);
+                hosted.worker = Some(worker);
+                effects.push(Effect::PlaceActor { actor, worker, gpus });
+            }
+        }
+    }
+
+    pub(crate) fn release_awaiting(&mut self, waiting: &AwaitsWorker) {
+        self.ledger.give_back(&waiting.holding);
+        self.queues
+            .get_mut(&waiting.queue)
+            .expect("a queue lives while something of it awaits a worker")
+            .held -= 1;
+    }
+
+    pub(crate) fn forget_if_empty(&mut self, key: &QueueKey) {
+        let Some(queue) = self.queues.get(key) else { return };
+        if queue.items.is_empty() {
+            self.turns.retain(|turn| turn != key);
+        }
+        if queue.is_forgettable() {
+            self.queues.remove(key);
+        }
+    }
+}

@@ -1,0 +1,425 @@
+//! The state, and the one way in.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ray_rs_types::resources::CPU;
+use ray_rs_types::{ActorId, ResourceSet};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::effect::{Effect, StopReason};
+use crate::event::{ActorDemand, ClientKey, Event, JobKey, LeaseKey, LeaseRequest, WorkerKey};
+use crate::ledger::{Holding, Ledger};
+use crate::pool::JobPool;
+use crate::queue::{Item, Queue, QueueKey, Source, Wanted};
+
+/// The scheduler's knobs.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// A lease held for so long may be asked back for a request that waits.
+    pub revoke_after: Duration,
+    /// An idle worker above what the pool keeps is ended after so long.
+    pub idle_grace: Duration,
+    /// A request that nothing but actors keep from running is told to people after so long.
+    pub stuck_after: Duration,
+    /// A request overtaken so often is waited for.
+    pub passed_over_limit: u32,
+    /// Leases without a CPU are limited by this number only, as they cost a process each.
+    pub max_leases_without_cpu: usize,
+    /// Worker processes of one job that may be starting at a time.
+    pub max_starting: usize,
+    /// Starts that fail one after another before requests are rejected.
+    pub max_start_failures: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            revoke_after: Duration::from_millis(5),
+            idle_grace: Duration::from_secs(1),
+            stuck_after: Duration::from_secs(10),
+            passed_over_limit: 4,
+            max_leases_without_cpu: 256,
+            max_starting: 16,
+            max_start_failures: 3,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WorkerState {
+    Idle {
+        since: Duration,
+    },
+    Leased(LeaseKey),
+    Actor(ActorId),
+    /// It was told to end, or said that it does; only its death is awaited.
+    Leaving,
+}
+
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub job: JobKey,
+    pub state: WorkerState,
+    /// Who leased it last: between the two a lane is open already.
+    pub last_client: Option<ClientKey>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Lease {
+    pub client: ClientKey,
+    pub queue: QueueKey,
+    pub worker: WorkerKey,
+    pub holding: Holding,
+    pub granted_at: Duration,
+    pub revoked: bool,
+}
+
+/// Resources are set aside; only the worker process is missing.
+#[derive(Debug)]
+pub(crate) struct AwaitsWorker {
+    pub queue: QueueKey,
+    pub item: Item,
+    pub holding: Holding,
+}
+
+#[derive(Debug)]
+pub(crate) struct HostedActor {
+    pub demand: ActorDemand,
+    /// Set with `worker`: until then the actor is an item of a queue or awaits a worker.
+    pub holding: Option<Holding>,
+    pub worker: Option<WorkerKey>,
+}
+
+/// The longest overtaken request: what it lacks is kept for it.
+#[derive(Debug)]
+pub(crate) struct WaitedFor {
+    pub queue: QueueKey,
+    pub until: Duration,
+}
+
+/// See the crate's description.
+#[derive(Debug)]
+pub struct Scheduler {
+    pub(crate) options: Options,
+    pub(crate) ledger: Ledger,
+    /// Whole CPUs of the node: how many workers are kept ready.
+    pub(crate) cpus: usize,
+    pub(crate) jobs: FxHashMap<JobKey, JobPool>,
+    pub(crate) workers: FxHashMap<WorkerKey, Worker>,
+    pub(crate) clients: FxHashMap<ClientKey, JobKey>,
+    pub(crate) queues: FxHashMap<QueueKey, Queue>,
+    /// Queues with items, whose turn is next in front.
+    pub(crate) turns: VecDeque<QueueKey>,
+    pub(crate) leases: FxHashMap<LeaseKey, Lease>,
+    pub(crate) actors: FxHashMap<ActorId, HostedActor>,
+    pub(crate) waited_for: Option<WaitedFor>,
+    pub(crate) last_lease: u64,
+    pub(crate) deadline: Option<Duration>,
+}
+
+impl Scheduler {
+    pub fn new(total: ResourceSet, options: Options) -> Self {
+        let cpus = (total.get(CPU).to_f64().ceil() as usize).max(1);
+        Self {
+            options,
+            ledger: Ledger::new(total),
+            cpus,
+            jobs: FxHashMap::default(),
+            workers: FxHashMap::default(),
+            clients: FxHashMap::default(),
+            queues: FxHashMap::default(),
+            turns: VecDeque::new(),
+            leases: FxHashMap::default(),
+            actors: FxHashMap::default(),
+            waited_for: None,
+            last_lease: 0,
+            deadline: None,
+        }
+    }
+
+    pub fn total(&self) -> &ResourceSet {
+        &self.ledger.total
+    }
+
+    /// What is free now; below zero where a woken worker took CPUs that were gone.
+    pub fn available(&self) -> &ResourceSet {
+        &self.ledger.available
+    }
+
+    /// When `Event::Tick` is due; `None` when only an event can change anything.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        self.deadline
+    }
+
+    /// Takes a fact in and appends the orders that follow from it.
+    pub fn on_event(&mut self, now: Duration, event: Event, effects: &mut Vec<Effect>) {
+        match event {
+            Event::ClientJoined { client, job } => {
+                self.clients.insert(client, job);
+            }
+            Event::ClientGone { client } => self.client_gone(client, effects),
+            Event::JobStarted { job } => self.jobs.entry(job).or_default().alive = true,
+            Event::JobEnded { job } => self.job_ended(job, effects),
+            Event::WorkerStarted { worker, job } => self.worker_started(now, worker, job),
+            Event::WorkerStartFailed { job, reason } => self.worker_start_failed(job, reason, effects),
+            Event::WorkerDied { worker } => self.worker_died(worker),
+            Event::LeaseRequested { client, request } => self.lease_requested(now, client, request, effects),
+            Event::LeaseRequestCancelled { client, request } => self.withdraw(Wanted::Lease(client, request)),
+            Event::LeaseReturned {
+                client,
+                lease,
+                worker_gone,
+            } => {
+                self.lease_returned(now, client, lease, worker_gone);
+            }
+            Event::WorkerBlocked { worker } => {
+                if let Some(lease) = self.lease_of(worker) {
+                    let lease = self
+                        .leases
+                        .get_mut(&lease)
+                        .expect("SCH-2: a leased worker's lease exists");
+                    self.ledger.lend_cpu(&mut lease.holding);
+                }
+            }
+            Event::WorkerUnblocked { worker } => {
+                if let Some(lease) = self.lease_of(worker) {
+                    let lease = self
+                        .leases
+                        .get_mut(&lease)
+                        .expect("SCH-2: a leased worker's lease exists");
+                    self.ledger.retake_cpu(&mut lease.holding);
+                }
+            }
+            Event::ActorRequested(demand) => self.actor_requested(now, demand, effects),
+            Event::ActorCancelled { actor } => self.actor_cancelled(actor),
+            Event::Tick => {}
+        }
+        self.settle(now, effects);
+    }
+
+    /// What follows from any change: grants, then the pool, then revocations; and when to look again.
+    fn settle(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        self.deadline = None;
+        self.hand_out_idle(now, effects);
+        self.serve(now, effects);
+        self.size_pools(now, effects);
+        self.ask_leases_back(now, effects);
+        self.tell_stuck(now, effects);
+    }
+
+    /// Remembers to look again at `when`.
+    pub(crate) fn look_again(&mut self, when: Duration) {
+        self.deadline = Some(self.deadline.map_or(when, |deadline| deadline.min(when)));
+    }
+
+    fn lease_of(&self, worker: WorkerKey) -> Option<LeaseKey> {
+        match self.workers.get(&worker)?.state {
+            WorkerState::Leased(lease) => Some(lease),
+            WorkerState::Idle { .. } | WorkerState::Actor(_) | WorkerState::Leaving => None,
+        }
+    }
+
+    fn lease_requested(&mut self, now: Duration, client: ClientKey, request: LeaseRequest, effects: &mut Vec<Effect>) {
+        let Some(&job) = self.clients.get(&client) else { return };
+        let key = QueueKey {
+            source: Source::Client(client),
+            shape: Arc::new(request.resources),
+        };
+        let item = Item {
+            wanted: Wanted::Lease(client, request.request),
+            name: format!("task {}", request.task_name).into(),
+            since: now,
+        };
+        self.enqueue(key, job, item, effects);
+    }
+
+    fn actor_requested(&mut self, now: Duration, demand: ActorDemand, effects: &mut Vec<Effect>) {
+        if self.actors.contains_key(&demand.actor) {
+            return;
+        }
+        let key = QueueKey {
+            source: Source::Actors(demand.job),
+            shape: Arc::new(demand.placement.clone()),
+        };
+        let item = Item {
+            wanted: Wanted::Actor(demand.actor),
+            name: format!("actor {}", demand.class_name).into(),
+            since: now,
+        };
+        let job = demand.job;
+        self.actors.insert(
+            demand.actor,
+            HostedActor {
+                demand,
+                holding: None,
+                worker: None,
+            },
+        );
+        self.enqueue(key, job, item, effects);
+    }
+
+    fn actor_cancelled(&mut self, actor: ActorId) {
+        if self.actors.get(&actor).is_some_and(|hosted| hosted.worker.is_none()) {
+            self.actors.remove(&actor);
+            self.withdraw(Wanted::Actor(actor));
+        }
+    }
+
+    fn lease_returned(&mut self, now: Duration, client: ClientKey, lease: LeaseKey, worker_gone: bool) {
+        if self.leases.get(&lease).is_none_or(|held| held.client != client) {
+            return;
+        }
+        let lease = self.end_lease(lease);
+        let state = if worker_gone {
+            WorkerState::Leaving
+        } else {
+            WorkerState::Idle { since: now }
+        };
+        self.set_worker_state(lease.worker, state);
+    }
+
+    /// Frees what a lease holds. Its worker's state is the caller's next concern.
+    fn end_lease(&mut self, key: LeaseKey) -> Lease {
+        let lease = self
+            .leases
+            .remove(&key)
+            .expect("SCH-2: the caller has looked the lease up");
+        self.ledger.give_back(&lease.holding);
+        let queue = self
+            .queues
+            .get_mut(&lease.queue)
+            .expect("a queue lives as long as its leases");
+        queue.held -= 1;
+        queue.revoked -= usize::from(lease.revoked);
+        self.forget_if_empty(&lease.queue);
+        lease
+    }
+
+    fn client_gone(&mut self, client: ClientKey, effects: &mut Vec<Effect>) {
+        if self.clients.remove(&client).is_none() {
+            return;
+        }
+        let waiting: Vec<Wanted> = self
+            .queues
+            .iter()
+            .filter(|(key, _)| key.source == Source::Client(client))
+            .flat_map(|(_, queue)| queue.items.iter().map(|item| item.wanted))
+            .chain(
+                self.awaiting_workers()
+                    .map(|waiting| waiting.item.wanted)
+                    .filter(|wanted| matches!(wanted, Wanted::Lease(owner, _) if *owner == client)),
+            )
+            .collect();
+        self.withdraw_all(&waiting.into_iter().collect());
+        let mut held: Vec<LeaseKey> = self
+            .leases
+            .iter()
+            .filter(|(_, lease)| lease.client == client)
+            .map(|(key, _)| *key)
+            .collect();
+        held.sort_unstable();
+        for lease in held {
+            let lease = self.end_lease(lease);
+            self.set_worker_state(lease.worker, WorkerState::Leaving);
+            effects.push(Effect::StopWorker {
+                worker: lease.worker,
+                reason: StopReason::OwnerGone,
+            });
+        }
+    }
+
+    fn job_ended(&mut self, job: JobKey, effects: &mut Vec<Effect>) {
+        let Some(pool) = self.jobs.get_mut(&job) else { return };
+        pool.alive = false;
+        for worker in pool.idle.clone() {
+            self.set_worker_state(worker, WorkerState::Leaving);
+            effects.push(Effect::StopWorker {
+                worker,
+                reason: StopReason::JobEnded,
+            });
+        }
+    }
+
+    fn worker_died(&mut self, worker: WorkerKey) {
+        let Some(state) = self.workers.get(&worker).map(|worker| worker.state) else {
+            return;
+        };
+        match state {
+            WorkerState::Leased(lease) => {
+                self.end_lease(lease);
+            }
+            WorkerState::Actor(actor) => {
+                let hosted = self.actors.remove(&actor).expect("SCH-2: a worker's actor is known");
+                self.ledger
+                    .give_back(&hosted.holding.expect("a placed actor holds its resources"));
+            }
+            WorkerState::Idle { .. } | WorkerState::Leaving => {}
+        }
+        self.set_worker_state(worker, WorkerState::Leaving);
+        let gone = self.workers.remove(&worker).expect("just looked up");
+        self.jobs
+            .get_mut(&gone.job)
+            .expect("a pool lives as long as its workers")
+            .workers -= 1;
+    }
+
+    /// Changes a worker's role and keeps its job's list of idle workers true.
+    pub(crate) fn set_worker_state(&mut self, key: WorkerKey, state: WorkerState) {
+        let worker = self
+            .workers
+            .get_mut(&key)
+            .expect("SCH-2: roles are given to known workers");
+        let pool = self
+            .jobs
+            .get_mut(&worker.job)
+            .expect("a pool lives as long as its workers");
+        if matches!(worker.state, WorkerState::Idle { .. }) {
+            pool.idle.retain(|idle| *idle != key);
+        }
+        if matches!(state, WorkerState::Idle { .. }) {
+            pool.idle.push(key);
+        }
+        worker.state = state;
+    }
+
+    /// Drops requests wherever they wait.
+    pub(crate) fn withdraw_all(&mut self, gone: &FxHashSet<Wanted>) {
+        if gone.is_empty() {
+            return;
+        }
+        let mut touched = Vec::new();
+        for (key, queue) in &mut self.queues {
+            let before = queue.items.len();
+            queue.items.retain(|item| !gone.contains(&item.wanted));
+            if queue.items.len() != before {
+                touched.push(key.clone());
+            }
+        }
+        let mut released = Vec::new();
+        for pool in self.jobs.values_mut() {
+            let (dropped, kept): (VecDeque<_>, VecDeque<_>) = pool
+                .awaiting
+                .drain(..)
+                .partition(|waiting| gone.contains(&waiting.item.wanted));
+            pool.awaiting = kept;
+            released.push(dropped);
+        }
+        for waiting in released.into_iter().flatten() {
+            self.release_awaiting(&waiting);
+            touched.push(waiting.queue);
+        }
+        for key in touched {
+            self.forget_if_empty(&key);
+        }
+    }
+
+    pub(crate) fn withdraw(&mut self, wanted: Wanted) {
+        self.withdraw_all(&FxHashSet::from_iter([wanted]));
+    }
+
+    pub(crate) fn awaiting_workers(&self) -> impl Iterator<Item = &AwaitsWorker> {
+        self.jobs.values().flat_map(|pool| pool.awaiting.iter())
+    }
+}

@@ -1,0 +1,716 @@
+//! The scheduler against a small world that obeys its orders.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use ray_rs_types::{ActorId, JobId, ResourceSet};
+
+use crate::*;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// Obeys every effect at once, except that revoked leases stay until `return_revoked`.
+struct World {
+    scheduler: Scheduler,
+    now: Duration,
+    next_worker: u64,
+    next_request: u64,
+    /// Worker starts ordered and not yet carried out.
+    starts: Vec<JobKey>,
+    auto_start: bool,
+    granted: BTreeMap<LeaseKey, (ClientKey, RequestKey, WorkerKey, Vec<u32>)>,
+    revoked: BTreeSet<LeaseKey>,
+    actors: BTreeMap<ActorId, WorkerKey>,
+    rejected: Vec<RequestKey>,
+    stopped: Vec<(WorkerKey, StopReason)>,
+    notices: Vec<String>,
+    live: BTreeSet<WorkerKey>,
+}
+
+fn job(number: u32) -> JobKey {
+    JobKey(number)
+}
+
+fn cpus(amount: f64) -> ResourceSet {
+    ResourceSet::new().with("CPU", amount)
+}
+
+fn actor_id(number: u8) -> ActorId {
+    ActorId::new([number; 12], JobId::from_int(1))
+}
+
+impl World {
+    fn new(total: ResourceSet) -> Self {
+        let mut world = Self {
+            scheduler: Scheduler::new(total, Options::default()),
+            now: Duration::ZERO,
+            next_worker: 0,
+            next_request: 0,
+            starts: Vec::new(),
+            auto_start: true,
+            granted: BTreeMap::new(),
+            revoked: BTreeSet::new(),
+            actors: BTreeMap::new(),
+            rejected: Vec::new(),
+            stopped: Vec::new(),
+            notices: Vec::new(),
+            live: BTreeSet::new(),
+        };
+        world.on(Event::JobStarted { job: job(1) });
+        for client in 0..3 {
+            world.on(Event::ClientJoined {
+                client: ClientKey(client),
+                job: job(1),
+            });
+        }
+        world
+    }
+
+    fn on(&mut self, event: Event) {
+        let mut pending = vec![event];
+        while let Some(event) = pending.pop() {
+            let mut effects = Vec::new();
+            self.scheduler.on_event(self.now, event, &mut effects);
+            self.scheduler.check_invariants();
+            for effect in effects {
+                match effect {
+                    Effect::GrantLease {
+                        client,
+                        request,
+                        lease,
+                        worker,
+                        gpus,
+                    } => {
+                        assert!(self.live.contains(&worker), "granted a dead worker");
+                        assert!(
+                            self.granted.values().all(|(_, _, used, _)| *used != worker),
+                            "SCH-2: one worker, one lease"
+                        );
+                        self.granted.insert(lease, (client, request, worker, gpus));
+                    }
+                    Effect::RejectLease { request, .. } => self.rejected.push(request),
+                    Effect::RevokeLease { lease, .. } => {
+                        assert!(self.revoked.insert(lease), "asked back once only");
+                    }
+                    Effect::StartWorker { job } => self.starts.push(job),
+                    Effect::StopWorker { worker, reason } => {
+                        self.stopped.push((worker, reason));
+                        self.live.remove(&worker);
+                        self.granted.retain(|_, (_, _, used, _)| *used != worker);
+                        pending.push(Event::WorkerDied { worker });
+                    }
+                    Effect::PlaceActor { actor, worker, .. } => {
+                        self.actors.insert(actor, worker);
+                    }
+                    Effect::RejectActor { .. } => {}
+                    Effect::Notice { text, .. } => self.notices.push(text),
+                }
+            }
+            if self.auto_start && pending.is_empty() && !self.starts.is_empty() {
+                pending.push(self.start_one());
+            }
+        }
+    }
+
+    fn start_one(&mut self) -> Event {
+        let job = self.starts.remove(0);
+        self.next_worker += 1;
+        let worker = WorkerKey(self.next_worker);
+        self.live.insert(worker);
+        Event::WorkerStarted { worker, job }
+    }
+
+    fn request(&mut self, client: u64, resources: ResourceSet) -> RequestKey {
+        self.next_request += 1;
+        let request = RequestKey(self.next_request);
+        let request_of = LeaseRequest {
+            request,
+            resources,
+            task_name: "f".to_owned(),
+        };
+        self.on(Event::LeaseRequested {
+            client: ClientKey(client),
+            request: request_of,
+        });
+        request
+    }
+
+    fn lease(&self, request: RequestKey) -> Option<LeaseKey> {
+        self.granted
+            .iter()
+            .find(|(_, held)| held.1 == request)
+            .map(|(lease, _)| *lease)
+    }
+
+    fn give_back(&mut self, lease: LeaseKey) {
+        let (client, ..) = self.granted.remove(&lease).expect("it was granted");
+        self.revoked.remove(&lease);
+        self.on(Event::LeaseReturned {
+            client,
+            lease,
+            worker_gone: false,
+        });
+    }
+
+    fn advance(&mut self, by: Duration) {
+        let until = self.now + by;
+        while let Some(deadline) = self.scheduler.next_deadline().filter(|deadline| *deadline <= until) {
+            self.now = deadline.max(self.now);
+            self.on(Event::Tick);
+            assert!(
+                self.scheduler.next_deadline().is_none_or(|next| next > self.now),
+                "a tick does what is due"
+            );
+        }
+        self.now = until;
+    }
+
+    fn kill(&mut self, worker: WorkerKey) {
+        self.live.remove(&worker);
+        self.granted.retain(|_, (_, _, used, _)| *used != worker);
+        self.on(Event::WorkerDied { worker });
+    }
+}
+
+#[test]
+fn a_job_starts_with_a_worker_for_each_cpu_and_then_nothing_happens() {
+    let mut world = World::new(cpus(2.0));
+    assert_eq!(world.live.len(), 2);
+    assert_eq!(world.scheduler.next_deadline(), None, "an idle node has no timer");
+    world.advance(Duration::from_secs(100));
+    assert_eq!((world.live.len(), world.stopped.len()), (2, 0));
+}
+
+#[test]
+fn grants_while_there_is_room_then_in_order() {
+    let mut world = World::new(cpus(2.0));
+    let requests: Vec<_> = (0..4).map(|_| world.request(0, cpus(1.0))).collect();
+    let first = world.lease(requests[0]).expect("granted");
+    assert!(world.lease(requests[1]).is_some() && world.lease(requests[2]).is_none());
+    world.give_back(first);
+    assert!(world.lease(requests[2]).is_some() && world.lease(requests[3]).is_none());
+    world.on(Event::LeaseRequestCancelled {
+        client: ClientKey(0),
+        request: requests[3],
+    });
+    assert_eq!(world.scheduler.available(), &ResourceSet::new());
+}
+
+#[test]
+fn a_worker_is_kept_spare_and_surplus_ends_after_the_grace() {
+    let mut world = World::new(cpus(2.0));
+    let leases: Vec<_> = (0..2).map(|_| world.request(0, cpus(1.0))).collect();
+    assert_eq!(world.live.len(), 3, "one more than is in use");
+    for request in leases {
+        let lease = world.lease(request).expect("granted");
+        world.give_back(lease);
+    }
+    world.advance(999 * MS);
+    assert_eq!(world.live.len(), 3);
+    world.advance(MS);
+    assert_eq!(world.live.len(), 2);
+    assert!(world.stopped.iter().all(|(_, reason)| *reason == StopReason::Surplus));
+    assert_eq!(world.scheduler.next_deadline(), None);
+}
+
+#[test]
+fn the_worker_used_before_is_used_again() {
+    let mut world = World::new(cpus(2.0));
+    let mine = world.request(0, cpus(1.0));
+    let lease = world.lease(mine).expect("granted");
+    let worker = world.granted[&lease].2;
+    let others = world.request(1, cpus(1.0));
+    world.give_back(lease);
+    let lease = world.lease(others).expect("granted");
+    world.give_back(lease);
+    let again = world.request(0, cpus(1.0));
+    let lease = world.lease(again).expect("granted");
+    assert_eq!(world.granted[&lease].2, worker);
+}
+
+#[test]
+fn nested_tasks_run_to_any_depth_and_wakers_over_subscribe() {
+    let mut world = World::new(cpus(2.0));
+    let mut chain = Vec::new();
+    for _ in 0..200 {
+        let request = world.request(0, cpus(1.0));
+        let lease = world.lease(request).expect("a blocked parent's CPU is free");
+        let worker = world.granted[&lease].2;
+        world.on(Event::WorkerBlocked { worker });
+        chain.push((lease, worker));
+    }
+    for (_, worker) in &chain {
+        world.on(Event::WorkerUnblocked { worker: *worker });
+    }
+    assert_eq!(world.scheduler.available().get("CPU").to_f64(), -198.0);
+    let waiting = world.request(1, cpus(1.0));
+    for (index, (lease, _)) in chain.into_iter().enumerate() {
+        assert_eq!(
+            world.lease(waiting).is_some(),
+            index >= 199,
+            "nothing is granted before the sum fits"
+        );
+        world.give_back(lease);
+    }
+    let lease = world.lease(waiting).expect("it fits now");
+    world.give_back(lease);
+    assert_eq!(world.scheduler.available(), world.scheduler.total());
+}
+
+#[test]
+fn blocking_twice_or_without_a_lease_changes_nothing_more() {
+    let mut world = World::new(cpus(1.0));
+    let request = world.request(0, cpus(1.0));
+    let lease = world.lease(request).expect("granted");
+    let worker = world.granted[&lease].2;
+    world.on(Event::WorkerUnblocked { worker });
+    world.on(Event::WorkerBlocked { worker });
+    world.on(Event::WorkerBlocked { worker });
+    assert_eq!(world.scheduler.available(), &cpus(1.0));
+    world.give_back(lease);
+    world.on(Event::WorkerBlocked { worker });
+    assert_eq!(world.scheduler.available(), &cpus(1.0));
+}
+
+#[test]
+fn a_blocked_task_keeps_what_is_not_a_cpu() {
+    let mut world = World::new(cpus(1.0).with("GPU", 1.0).with("special", 1.0));
+    let request = world.request(0, cpus(1.0).with("GPU", 1.0).with("special", 1.0));
+    let lease = world.lease(request).expect("granted");
+    world.on(Event::WorkerBlocked {
+        worker: world.granted[&lease].2,
+    });
+    assert_eq!(world.scheduler.available(), &cpus(1.0));
+    world.give_back(lease);
+    assert_eq!(world.scheduler.available(), world.scheduler.total());
+}
+
+#[test]
+fn a_waiting_client_gets_a_share_after_five_milliseconds() {
+    let mut world = World::new(cpus(2.0));
+    let first = world.request(0, cpus(1.0));
+    let second = world.request(0, cpus(1.0));
+    let waiting = world.request(1, cpus(1.0));
+    assert!(world.revoked.is_empty());
+    world.advance(5 * MS);
+    assert_eq!(
+        world.revoked,
+        BTreeSet::from([world.lease(first).expect("granted")]),
+        "the longest held one, once"
+    );
+    world.advance(100 * MS);
+    assert_eq!(world.revoked.len(), 1);
+    let lease = *world.revoked.first().expect("one");
+    world.give_back(lease);
+    assert!(world.lease(waiting).is_some());
+    // Now each has one: equal shares are left alone, however many wait.
+    world.request(0, cpus(1.0));
+    world.request(1, cpus(1.0));
+    world.advance(1000 * MS);
+    assert!(world.revoked.is_empty());
+    assert!(world.lease(second).is_some());
+}
+
+#[test]
+fn a_big_request_is_not_starved_by_small_ones() {
+    let mut world = World::new(cpus(2.0));
+    for _ in 0..4 {
+        world.request(0, cpus(1.0));
+    }
+    let big = world.request(1, cpus(2.0));
+    let mut steps = 0;
+    while world.lease(big).is_none() {
+        steps += 1;
+        assert!(steps < 200, "SCH-3: the big request starves");
+        world.advance(MS);
+        let oldest = *world.granted.first_key_value().expect("something runs").0;
+        world.give_back(oldest);
+        world.request(0, cpus(1.0));
+        world.request(0, cpus(1.0));
+    }
+}
+
+#[test]
+fn nobody_waits_for_what_actors_hold_for_ever() {
+    let mut world = World::new(cpus(2.0));
+    let demand = ActorDemand {
+        actor: actor_id(1),
+        job: job(1),
+        placement: cpus(1.0),
+        running: cpus(1.0),
+        class_name: "Keeper".to_owned(),
+    };
+    world.on(Event::ActorRequested(demand));
+    world.request(1, cpus(2.0));
+    for _ in 0..100 {
+        let small = world.request(0, cpus(1.0));
+        let lease = world.lease(small).expect("the free CPU is used");
+        world.give_back(lease);
+    }
+    world.advance(Duration::from_secs(10));
+    assert_eq!(world.notices.len(), 1);
+    assert!(
+        world.notices[0].contains("actors hold what it asks for"),
+        "{}",
+        world.notices[0]
+    );
+}
+
+#[test]
+fn an_actor_is_placed_with_one_cpu_and_runs_with_none() {
+    let mut world = World::new(cpus(1.0));
+    for number in 1..=20 {
+        let demand = ActorDemand {
+            actor: actor_id(number),
+            job: job(1),
+            placement: cpus(1.0),
+            running: ResourceSet::new(),
+            class_name: "A".to_owned(),
+        };
+        world.on(Event::ActorRequested(demand));
+    }
+    assert_eq!(world.actors.len(), 20);
+    assert_eq!(world.scheduler.available(), &cpus(1.0));
+    assert_eq!(world.live.len(), 21, "twenty actors and the idle worker");
+    let worker = world.actors[&actor_id(3)];
+    world.kill(worker);
+    assert_eq!(world.scheduler.available(), &cpus(1.0));
+}
+
+#[test]
+fn infeasible_requests_say_once_what_is_missing_and_wait() {
+    let mut world = World::new(cpus(2.0));
+    let request = world.request(0, cpus(1.0).with("GPU", 1.0));
+    world.request(0, cpus(1.0).with("GPU", 1.0));
+    assert_eq!(world.notices.len(), 1);
+    assert!(world.notices[0].contains("{GPU: 1} is missing"), "{}", world.notices[0]);
+    assert!(world.scheduler.explain(ClientKey(0), request).contains("is missing"));
+    world.advance(Duration::from_secs(60));
+    assert_eq!(world.notices.len(), 1);
+    assert!(world.lease(request).is_none() && world.rejected.is_empty());
+}
+
+#[test]
+fn gpus_are_distinct() {
+    let mut world = World::new(cpus(4.0).with("GPU", 2.0));
+    let shape = || cpus(1.0).with("GPU", 1.0);
+    let requests = [
+        world.request(0, shape()),
+        world.request(1, shape()),
+        world.request(2, shape()),
+    ];
+    let gpus = |world: &World, request| world.lease(request).map(|lease| world.granted[&lease].3.clone());
+    assert_eq!(gpus(&world, requests[0]), Some(vec![0]));
+    assert_eq!(gpus(&world, requests[1]), Some(vec![1]));
+    assert_eq!(gpus(&world, requests[2]), None);
+}
+
+#[test]
+fn when_a_client_dies_its_leased_workers_end_and_its_requests_go() {
+    let mut world = World::new(cpus(2.0));
+    let requests: Vec<_> = (0..3).map(|_| world.request(0, cpus(1.0))).collect();
+    let lease = world.lease(requests[0]).expect("granted");
+    let worker = world.granted[&lease].2;
+    world.on(Event::ClientGone { client: ClientKey(0) });
+    assert!(world.stopped.contains(&(worker, StopReason::OwnerGone)));
+    assert_eq!(world.scheduler.available(), world.scheduler.total());
+    assert_eq!(world.live.len(), 2, "the pool is filled up again");
+}
+
+#[test]
+fn a_worker_that_leaves_by_itself_is_not_used_again() {
+    let mut world = World::new(cpus(1.0));
+    let request = world.request(0, cpus(1.0));
+    let lease = world.lease(request).expect("granted");
+    let (client, _, worker, _) = world.granted.remove(&lease).expect("granted");
+    world.on(Event::LeaseReturned {
+        client,
+        lease,
+        worker_gone: true,
+    });
+    let next = world.request(0, cpus(1.0));
+    let lease = world.lease(next).expect("granted");
+    assert_ne!(world.granted[&lease].2, worker);
+}
+
+#[test]
+fn workers_that_do_not_start_reject_requests_with_the_reason() {
+    let mut world = World::new(cpus(1.0));
+    world.auto_start = false;
+    let running = world.request(0, cpus(0.5));
+    assert!(world.lease(running).is_some());
+    let waiting = world.request(0, cpus(0.5));
+    let mut failures = 0;
+    while !world.starts.is_empty() {
+        assert_eq!(world.rejected.is_empty(), failures < 3);
+        failures += 1;
+        assert!(failures < 10, "it does not try for ever");
+        world.starts.remove(0);
+        world.on(Event::WorkerStartFailed {
+            job: job(1),
+            reason: "no python".to_owned(),
+        });
+    }
+    assert_eq!(world.rejected, [waiting]);
+    let retried = world.request(0, cpus(0.5));
+    assert_eq!(world.starts.len(), 1, "real need tries again");
+    let event = world.start_one();
+    world.on(event);
+    assert!(world.lease(retried).is_some());
+}
+
+#[test]
+fn an_ended_job_keeps_no_workers_but_serves_its_detached_actors() {
+    let mut world = World::new(cpus(2.0));
+    world.on(Event::JobEnded { job: job(1) });
+    for client in 0..3 {
+        world.on(Event::ClientGone {
+            client: ClientKey(client),
+        });
+    }
+    assert!(world.live.is_empty());
+    let demand = ActorDemand {
+        actor: actor_id(1),
+        job: job(1),
+        placement: cpus(1.0),
+        running: cpus(1.0),
+        class_name: "Detached".to_owned(),
+    };
+    world.on(Event::ActorRequested(demand));
+    assert_eq!((world.live.len(), world.actors.len()), (1, 1));
+    assert_eq!(world.scheduler.next_deadline(), None);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Request {
+        client: u64,
+        shape: usize,
+    },
+    Return {
+        pick: usize,
+    },
+    ReturnGone {
+        pick: usize,
+    },
+    Cancel {
+        back: u64,
+        client: u64,
+    },
+    Block {
+        pick: usize,
+    },
+    Unblock {
+        pick: usize,
+    },
+    Actor {
+        number: u8,
+        placement: usize,
+        running: usize,
+    },
+    CancelActor {
+        number: u8,
+    },
+    Kill {
+        pick: usize,
+    },
+    ClientGone {
+        client: u64,
+    },
+    ClientJoined {
+        client: u64,
+    },
+    Start {
+        fails: bool,
+    },
+    Advance {
+        ms: u64,
+    },
+    EndJob,
+    StartJob,
+}
+
+fn shapes() -> Vec<ResourceSet> {
+    vec![
+        cpus(1.0),
+        cpus(0.5),
+        cpus(3.0),
+        ResourceSet::new(),
+        cpus(1.0).with("GPU", 0.5),
+        cpus(1.0).with("GPU", 1.0),
+        ResourceSet::new().with("special", 1.0),
+        cpus(9.0),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let shape = 0..shapes().len();
+    let pick = 0..64usize;
+    prop_oneof![
+        6 => (0..3u64, shape.clone()).prop_map(|(client, shape)| Step::Request { client, shape }),
+        4 => pick.clone().prop_map(|pick| Step::Return { pick }),
+        1 => pick.clone().prop_map(|pick| Step::ReturnGone { pick }),
+        1 => (0..8u64, 0..3u64).prop_map(|(back, client)| Step::Cancel { back, client }),
+        2 => pick.clone().prop_map(|pick| Step::Block { pick }),
+        2 => pick.clone().prop_map(|pick| Step::Unblock { pick }),
+        2 => (0..6u8, shape.clone(), shape).prop_map(|(number, placement, running)| Step::Actor {
+            number,
+            placement,
+            running
+        }),
+        1 => (0..6u8).prop_map(|number| Step::CancelActor { number }),
+        2 => pick.prop_map(|pick| Step::Kill { pick }),
+        1 => (0..3u64).prop_map(|client| Step::ClientGone { client }),
+        1 => (0..3u64).prop_map(|client| Step::ClientJoined { client }),
+        6 => prop::bool::weighted(0.1).prop_map(|fails| Step::Start { fails }),
+        3 => (0..30u64).prop_map(|ms| Step::Advance { ms }),
+        1 => Just(Step::EndJob),
+        1 => Just(Step::StartJob),
+    ]
+}
+
+impl World {
+    fn take(&mut self, step: Step) {
+        let picked = |world: &Self, pick: usize| {
+            let leases: Vec<_> = world.granted.keys().copied().collect();
+            (!leases.is_empty()).then(|| leases[pick % leases.len()])
+        };
+        match step {
+            Step::Request { client, shape } => {
+                self.request(client, shapes()[shape].clone());
+            }
+            Step::Return { pick } => {
+                if let Some(lease) = picked(self, pick) {
+                    self.give_back(lease);
+                }
+            }
+            Step::ReturnGone { pick } => {
+                if let Some(lease) = picked(self, pick) {
+                    let (client, ..) = self.granted.remove(&lease).expect("picked");
+                    self.revoked.remove(&lease);
+                    self.on(Event::LeaseReturned {
+                        client,
+                        lease,
+                        worker_gone: true,
+                    });
+                }
+            }
+            Step::Cancel { back, client } => {
+                let request = RequestKey(self.next_request.saturating_sub(back));
+                self.on(Event::LeaseRequestCancelled {
+                    client: ClientKey(client),
+                    request,
+                });
+            }
+            Step::Block { pick } | Step::Unblock { pick } => {
+                if let Some(lease) = picked(self, pick) {
+                    let worker = self.granted[&lease].2;
+                    let blocks = matches!(step, Step::Block { .. });
+                    self.on(if blocks {
+                        Event::WorkerBlocked { worker }
+                    } else {
+                        Event::WorkerUnblocked { worker }
+                    });
+                }
+            }
+            Step::Actor {
+                number,
+                placement,
+                running,
+            } => self.on(Event::ActorRequested(ActorDemand {
+                actor: actor_id(number),
+                job: job(1),
+                placement: shapes()[placement].clone(),
+                running: shapes()[running].clone(),
+                class_name: "A".to_owned(),
+            })),
+            Step::CancelActor { number } => self.on(Event::ActorCancelled {
+                actor: actor_id(number),
+            }),
+            Step::Kill { pick } => {
+                let live: Vec<_> = self.live.iter().copied().collect();
+                if !live.is_empty() {
+                    self.kill(live[pick % live.len()]);
+                }
+            }
+            Step::ClientGone { client } => self.on(Event::ClientGone {
+                client: ClientKey(client),
+            }),
+            Step::ClientJoined { client } => self.on(Event::ClientJoined {
+                client: ClientKey(client),
+                job: job(1),
+            }),
+            Step::Start { fails } => {
+                if fails && !self.starts.is_empty() {
+                    let job = self.starts.remove(0);
+                    self.on(Event::WorkerStartFailed {
+                        job,
+                        reason: "test".to_owned(),
+                    });
+                } else if !self.starts.is_empty() {
+                    let event = self.start_one();
+                    self.on(event);
+                }
+            }
+            Step::Advance { ms } => self.advance(Duration::from_millis(ms)),
+            Step::EndJob => self.on(Event::JobEnded { job: job(1) }),
+            Step::StartJob => self.on(Event::JobStarted { job: job(1) }),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn promises_hold_after_any_steps_and_everything_comes_back(steps in prop::collection::vec(step(), 1..150)) {
+        let mut world = World::new(cpus(4.0).with("GPU", 2.0).with("special", 1.0));
+        world.auto_start = false;
+        for step in steps {
+            world.take(step);
+        }
+        for client in 0..3 {
+            world.on(Event::ClientGone { client: ClientKey(client) });
+        }
+        for number in 0..6 {
+            world.on(Event::ActorCancelled { actor: actor_id(number) });
+        }
+        for worker in world.live.clone() {
+            world.kill(worker);
+        }
+        prop_assert_eq!(world.scheduler.available(), world.scheduler.total());
+    }
+
+    /// Three clients that always want more, with shapes of their own; each must be served again and again.
+    #[test]
+    fn no_client_starves(
+        shapes in prop::collection::vec(1..=4u32, 3),
+        hold_ms in prop::collection::vec(1..20u64, 3),
+    ) {
+        let mut world = World::new(cpus(4.0));
+        let mut held_ms = [0u32; 3];
+        let mut until: BTreeMap<LeaseKey, Duration> = BTreeMap::new();
+        for client in 0..3 {
+            for _ in 0..4 {
+                world.request(client, cpus(f64::from(shapes[client as usize])));
+            }
+        }
+        for _ in 0..3000 {
+            world.advance(MS);
+            for (lease, (client, ..)) in world.granted.clone() {
+                let index = client.0 as usize;
+                held_ms[index] += 1;
+                let end = *until.entry(lease).or_insert_with(|| world.now + hold_ms[index] as u32 * MS);
+                // A task's end is no lease's end, unless the lease was asked back.
+                if end <= world.now && world.revoked.contains(&lease) {
+                    world.give_back(lease);
+                    world.request(client.0, cpus(f64::from(shapes[index])));
+                }
+            }
+        }
+        for held in held_ms {
+            prop_assert!(held >= 100, "SCH-3: leases were held for {:?} of 3000 ms", held_ms);
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Connects, passes the handshake, and calls.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, BufMut, Bytes};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpStream, UnixStream};
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codegen::Service;
+use tonic::codegen::http::Uri;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+use super::MAX_MESSAGE_BYTES;
+use super::stream::Connection;
+use crate::handshake::{self, HandshakeError};
+use crate::token::Token;
+
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    Unix(PathBuf),
+    Tcp(SocketAddr),
+}
+
+/// Why there is no channel.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("no connection to {address:?}: {source}")]
+    Failed {
+        address: Address,
+        source: tonic::transport::Error,
+    },
+}
+
+/// Connects to `address`. When the connection breaks later, the next call connects (and proves itself) again.
+///
+/// # Errors
+/// When nobody listens, or who listens does not know `token`.
+pub async fn channel(address: Address, token: Token) -> Result<Channel, ConnectError> {
+    // The authority is what HTTP/2 requires; the connector below decides where to connect.
+    let endpoint = Endpoint::from_static("http://session.ray-rs.invalid").tcp_nodelay(true);
+    let connector = Connector {
+        address: address.clone(),
+        token,
+    };
+    endpoint
+        .connect_with_connector(connector)
+        .await
+        .map_err(|source| ConnectError::Failed { address, source })
+}
+
+#[derive(Debug, Clone)]
+struct Connector {
+    address: Address,
+    token: Token,
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<Connection>;
+    type Error = HandshakeError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, HandshakeError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), HandshakeError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let Self { address, token } = self.clone();
+        Box::pin(async move {
+            let mut connection = open(&address).await?;
+            handshake::connect(&mut connection, &token).await?;
+            Ok(TokioIo::new(connection))
+        })
+    }
+}
+
+async fn open(address: &Address) -> io::Result<Connection> {
+    match address {
+        Address::Unix(path) => Ok(Connection::Unix(UnixStream::connect(path).await?)),
+        Address::Tcp(address) => {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            Ok(Connection::Tcp(stream))
+        }
+    }
+}
+
+/// Makes unary calls whose messages stay encoded: a raylet forwards its clients' calls without looking into them.
+#[derive(Debug, Clone)]
+pub struct RawClient {
+    channel: Channel,
+    /// `/ray_rs.v1.Gcs/`
+    prefix: &'static str,
+}
+
+impl RawClient {
+    /// Calls the service `ray_rs.v1.Gcs` over `channel`.
+    pub fn gcs(channel: Channel) -> Self {
+        Self {
+            channel,
+            prefix: "/ray_rs.v1.Gcs/",
+        }
+    }
+
+    /// Calls `method` (such as `KvGet`) with an encoded request, and returns the encoded reply.
+    ///
+    /// # Errors
+    /// What the service answered; `INVALID_ARGUMENT` when `method` cannot be a method's name.
+    pub async fn call(&self, method: &str, payload: Bytes) -> Result<Bytes, Status> {
+        if method.is_empty() || !method.bytes().all(|c| c.is_ascii_alphanumeric()) {
+            return Err(Status::invalid_argument(format!("{method:?} is no method's name")));
+        }
+        let path = PathAndQuery::try_from(format!("{}{method}", self.prefix)).expect("letters and digits");
+        let mut client = tonic::client::Grpc::new(self.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        client
+            .ready()
+            .await
+            .map_err(|error| Status::unavailable(format!("the control store cannot be reached: {error}")))?;
+        Ok(client
+            .unary(Request::new(payload), path, BytesCodec)
+            .await?
+            .into_inner())
+    }
+}
+
+/// A message is its bytes.
+#[derive(Debug, Clone, Copy)]
+struct BytesCodec;
+
+impl Codec for BytesCodec {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for BytesCodec {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, into: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        into.put(item);
+        Ok(())
+    }
+}
+
+impl Decoder for BytesCodec {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(from.copy_to_bytes(from.remaining())))
+    }
+}

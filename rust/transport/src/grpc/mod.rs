@@ -1,0 +1,12 @@
+//! gRPC whose every connection has passed the [`handshake`](crate::handshake) first.
+
+mod client;
+mod server;
+mod stream;
+
+pub use client::{Address, ConnectError, RawClient, channel};
+pub use server::{Listener, ServeError, serve};
+pub use stream::{Connection, PeerInfo};
+
+/// Largest message that either side takes: pickled functions may carry data with them.
+pub const MAX_MESSAGE_BYTES: usize = 512 << 20;

@@ -1,0 +1,149 @@
+//! Accepts connections, lets those through that pass the handshake, and hands them to tonic.
+
+use std::convert::Infallible;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::body::Body;
+use tonic::codegen::{Service, http};
+use tonic::transport::Server;
+
+use super::stream::{Authenticated, Connection, PeerInfo};
+use crate::handshake;
+use crate::token::Token;
+
+/// Strangers that may be in the middle of a handshake at the same time; more wait in the kernel's backlog.
+const MAX_HANDSHAKES: usize = 64;
+/// Pause after `accept` failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A socket that listens.
+#[derive(Debug)]
+pub enum Listener {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+impl Listener {
+    /// Takes over a Unix socket that the parent process bound and listens on.
+    pub fn unix_from_fd(fd: OwnedFd) -> io::Result<Self> {
+        let listener = std::os::unix::net::UnixListener::from(fd);
+        listener.set_nonblocking(true)?;
+        Ok(Self::Unix(UnixListener::from_std(listener)?))
+    }
+
+    async fn accept(&self) -> io::Result<Connection> {
+        match self {
+            Self::Unix(listener) => Ok(Connection::Unix(listener.accept().await?.0)),
+            Self::Tcp(listener) => {
+                let stream = listener.accept().await?.0;
+                stream.set_nodelay(true)?;
+                Ok(Connection::Tcp(stream))
+            }
+        }
+    }
+}
+
+/// The server stopped for another reason than its shutdown.
+#[derive(Debug, thiserror::Error)]
+#[error("the gRPC server failed: {0}")]
+pub struct ServeError(#[from] tonic::transport::Error);
+
+/// Serves `service` on all `listeners` until `shutdown` resolves; then open calls get to finish, and streams must end
+/// by themselves.
+///
+/// A connection from another user of this machine, or one that fails the handshake, is closed without a word.
+pub async fn serve<S>(
+    listeners: Vec<Listener>,
+    token: Token,
+    service: S,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let (ready, incoming) = mpsc::channel::<Result<Authenticated, Infallible>>(MAX_HANDSHAKES);
+    let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    let acceptors: Vec<_> = listeners
+        .into_iter()
+        .map(|listener| {
+            AbortOnDrop(tokio::spawn(accept_loop(
+                listener,
+                token.clone(),
+                Arc::clone(&handshakes),
+                ready.clone(),
+            )))
+        })
+        .collect();
+    drop(ready);
+    let served = Server::builder()
+        .serve_with_incoming_shutdown(service, ReceiverStream::new(incoming), shutdown)
+        .await;
+    drop(acceptors);
+    Ok(served?)
+}
+
+/// Ends its task with the server, so that the sockets close when it does.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn accept_loop(
+    listener: Listener,
+    token: Token,
+    handshakes: Arc<Semaphore>,
+    ready: mpsc::Sender<Result<Authenticated, Infallible>>,
+) {
+    loop {
+        let permit = Arc::clone(&handshakes)
+            .acquire_owned()
+            .await
+            .expect("the semaphore is never closed");
+        let connection = match listener.accept().await {
+            Ok(connection) => connection,
+            Err(error) => {
+                tracing::warn!(%error, "could not accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (token, ready) = (token.clone(), ready.clone());
+        tokio::spawn(async move {
+            let _permit = permit;
+            tokio::select! {
+                authenticated = authenticate(connection, &token) => if let Some(authenticated) = authenticated {
+                    // A send error means that the server has ended; the connection ends with it.
+                    let _ = ready.send(Ok(authenticated)).await;
+                },
+                () = ready.closed() => {}
+            }
+        });
+    }
+}
+
+async fn authenticate(mut connection: Connection, token: &Token) -> Option<Authenticated> {
+    let peer = connection.peer().ok()?;
+    if let PeerInfo::Local { uid, .. } = peer
+        && uid != rustix::process::geteuid().as_raw()
+    {
+        tracing::warn!(uid, "closed a connection from another user");
+        return None;
+    }
+    match handshake::accept(&mut connection, token).await {
+        Ok(()) => Some(Authenticated { connection, peer }),
+        Err(error) => {
+            tracing::warn!(?peer, %error, "closed a connection");
+            None
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The end of another process, learned from a pidfd.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// A process that is watched. It stays the same process even when its number is used again.
+#[derive(Debug)]
+pub struct ProcessWatch {
+    pid: u32,
+    /// `None`: it was gone already when the watch began.
+    fd: Option<AsyncFd<OwnedFd>>,
+}
+
+impl ProcessWatch {
+    /// Starts to watch. A process that does not exist (any more) counts as ended.
+    ///
+    /// Must be called inside a Tokio runtime with I/O enabled.
+    pub fn new(pid: u32) -> io::Result<Self> {
+        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let raw = raw.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("{pid} is no process id")))?;
+        let fd = match pidfd_open(raw, PidfdFlags::NONBLOCK) {
+            // SAFETY: an `OwnedFd` is open until it is dropped, always answers with the same number, and nothing here
+            // takes it out of the `AsyncFd`.
+            Ok(fd) => Some(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE)? }),
+            Err(rustix::io::Errno::SRCH) => None,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self { pid, fd })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Resolves when the process has ended (a zombie has). May be dropped and called again.
+    pub async fn ended(&self) {
+        if let Some(fd) = &self.fd {
+            // An error here means that the runtime shuts down; then nobody needs the answer.
+            let _ = fd.readable().await;
+        }
+    }
+
+    /// Asks the process to end. One that has ended already is no error.
+    pub fn terminate(&self) -> io::Result<()> {
+        self.signal(Signal::TERM)
+    }
+
+    /// Ends the process at once.
+    pub fn kill(&self) -> io::Result<()> {
+        self.signal(Signal::KILL)
+    }
+
+    fn signal(&self, signal: Signal) -> io::Result<()> {
+        let Some(fd) = &self.fd else { return Ok(()) };
+        match pidfd_send_signal(fd.get_ref(), signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_process_is_seen_once_and_for_ever() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let mut child = std::process::Command::new("sleep")
+                .arg("1000")
+                .spawn()
+                .expect("started");
+            let watch = ProcessWatch::new(child.id()).expect("watched");
+            watch.kill().expect("signalled");
+            watch.ended().await;
+            watch.ended().await;
+            child.wait().expect("reaped");
+            watch.terminate().expect("gone is no error");
+            ProcessWatch::new(child.id()).expect("watched").ended().await;
+        });
+    }
+}

@@ -1,0 +1,214 @@
+//! A session's directory at its end: what is removed, what is kept.
+//!
+//! `<root>/session_<stamp>_<pid>/` holds the sockets, the token, `session.json`, the control store and `logs/`;
+//! `<root>/session_latest` points to the newest session. Whoever ends last (gcs or raylet; or the sweep of the next
+//! start) calls [`clean_up`]. Calling it twice, or from two processes at once, is harmless.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Ended sessions whose logs are kept.
+pub const KEPT_SESSIONS: usize = 10;
+/// Directories of sessions are called so.
+pub const SESSION_PREFIX: &str = "session_";
+/// Name of the link to the newest session.
+pub const LATEST_LINK: &str = "session_latest";
+/// File into which the gcs writes the TCP address it listens on, as soon as it does.
+pub const GCS_ADDRESS_FILE: &str = "gcs_address";
+
+/// Removes an ended session: everything but a log that says something, and the link that points to it. Of kept logs
+/// only those of the [`KEPT_SESSIONS`] newest ended sessions stay.
+///
+/// # Errors
+/// `InvalidInput` when `session_dir` is no session's directory of this user's; else the first failure (the rest is
+/// still removed).
+pub fn clean_up(session_dir: &Path) -> io::Result<()> {
+    let root = check_session_dir(session_dir)?;
+    let link = root.join(LATEST_LINK);
+    if fs::read_link(&link).is_ok_and(|target| target.file_name() == session_dir.file_name()) {
+        gone_is_fine(fs::remove_file(&link))?;
+    }
+    let keep_logs = has_content(&session_dir.join("logs"));
+    let outcome = if keep_logs {
+        remove_all_but_logs(session_dir)
+    } else {
+        gone_is_fine(fs::remove_dir_all(session_dir))
+    };
+    forget_old_logs(&root)?;
+    outcome
+}
+
+/// Writes `text` to `path` so that a reader sees all of it or no file.
+pub fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}", std::process::id()));
+    fs::write(&temporary, text)?;
+    fs::rename(&temporary, path)
+}
+
+/// The root of a directory that may be removed. A wrong argument must never remove anything.
+fn check_session_dir(session_dir: &Path) -> io::Result<PathBuf> {
+    let wrong = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, format!("{}: {why}", session_dir.display()));
+    let name = session_dir
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    if !name.starts_with(SESSION_PREFIX) || name == LATEST_LINK {
+        return Err(wrong("not a session's directory"));
+    }
+    match fs::symlink_metadata(session_dir) {
+        Ok(meta) if !meta.is_dir() => return Err(wrong("not a directory")),
+        Ok(meta) if meta.uid() != rustix::process::geteuid().as_raw() => return Err(wrong("another user's")),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    session_dir
+        .parent()
+        .map(Path::to_owned)
+        .ok_or_else(|| wrong("it has no parent"))
+}
+
+fn remove_all_but_logs(session_dir: &Path) -> io::Result<()> {
+    let mut outcome = Ok(());
+    for entry in entries(session_dir)? {
+        if entry.file_name() == "logs" {
+            continue;
+        }
+        let removed = match entry.file_type() {
+            Ok(kind) if kind.is_dir() => fs::remove_dir_all(entry.path()),
+            _ => fs::remove_file(entry.path()),
+        };
+        outcome = outcome.and(gone_is_fine(removed));
+    }
+    outcome
+}
+
+/// Removes the logs of ended sessions (those that have nothing but logs) past the newest few.
+fn forget_old_logs(root: &Path) -> io::Result<()> {
+    let mut ended = Vec::new();
+    for entry in entries(root)? {
+        let is_session = entry
+            .file_name()
+            .to_str()
+            .is_some_and(|name| name.starts_with(SESSION_PREFIX));
+        if !is_session || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        let path = entry.path();
+        let inside = entries(&path)?;
+        if inside.len() == 1 && inside[0].file_name() == "logs" {
+            let modified = entry
+                .metadata()
+                .and_then(|meta| meta.modified())
+                .unwrap_or(std::time::UNIX_EPOCH);
+            ended.push((modified, path));
+        }
+    }
+    ended.sort();
+    let surplus = ended.len().saturating_sub(KEPT_SESSIONS);
+    for (_, path) in &ended[..surplus] {
+        gone_is_fine(fs::remove_dir_all(path))?;
+    }
+    Ok(())
+}
+
+fn has_content(dir: &Path) -> bool {
+    entries(dir).is_ok_and(|inside| {
+        inside
+            .iter()
+            .any(|entry| entry.metadata().is_ok_and(|meta| meta.is_file() && meta.len() > 0))
+    })
+}
+
+fn entries(dir: &Path) -> io::Result<Vec<fs::DirEntry>> {
+    match fs::read_dir(dir) {
+        Ok(reader) => reader.collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn gone_is_fine(outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(root: &Path, name: &str, log: &str) -> PathBuf {
+        let dir = root.join(name);
+        for inner in ["logs", "sockets", "gcs"] {
+            fs::create_dir_all(dir.join(inner)).expect("made");
+        }
+        fs::write(dir.join("token"), "secret").expect("written");
+        fs::write(dir.join("logs/raylet.log"), log).expect("written");
+        dir
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<String> = entries(dir)
+            .expect("read")
+            .iter()
+            .map(|entry| entry.file_name().into_string().expect("text"))
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_quiet_session_leaves_nothing() {
+        let root = tempfile::tempdir().expect("a directory");
+        let dir = session(root.path(), "session_1_2", "");
+        std::os::unix::fs::symlink("session_1_2", root.path().join(LATEST_LINK)).expect("linked");
+        clean_up(&dir).expect("cleaned");
+        assert!(names(root.path()).is_empty());
+        clean_up(&dir).expect("twice is harmless");
+    }
+
+    #[test]
+    fn logs_that_say_something_stay_and_the_link_of_another_session_too() {
+        let root = tempfile::tempdir().expect("a directory");
+        let dir = session(root.path(), "session_1_2", "warning");
+        std::os::unix::fs::symlink("session_9_9", root.path().join(LATEST_LINK)).expect("linked");
+        clean_up(&dir).expect("cleaned");
+        assert_eq!(names(root.path()), ["session_1_2", LATEST_LINK]);
+        assert_eq!(names(&dir), ["logs"]);
+    }
+
+    #[test]
+    fn only_the_newest_logs_are_kept_and_live_sessions_are_left_alone() {
+        let root = tempfile::tempdir().expect("a directory");
+        session(root.path(), "session_live", "x");
+        for number in 0..KEPT_SESSIONS + 3 {
+            clean_up(&session(root.path(), &format!("session_{number:02}"), "x")).expect("cleaned");
+        }
+        let left = names(root.path());
+        assert_eq!(left.len(), KEPT_SESSIONS + 1);
+        assert!(left.contains(&"session_live".to_owned()));
+    }
+
+    #[test]
+    fn nothing_but_a_session_is_ever_removed() {
+        let root = tempfile::tempdir().expect("a directory");
+        let other = root.path().join("photos");
+        fs::create_dir(&other).expect("made");
+        assert_eq!(
+            clean_up(&other).expect_err("refused").kind(),
+            io::ErrorKind::InvalidInput
+        );
+        let link = root.path().join("session_x");
+        std::os::unix::fs::symlink(&other, &link).expect("linked");
+        assert_eq!(
+            clean_up(&link).expect_err("refused").kind(),
+            io::ErrorKind::InvalidInput
+        );
+        assert!(other.exists());
+    }
+}

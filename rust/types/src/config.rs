@@ -1,0 +1,18 @@
+//! One place for each knob: name, default, environment variable, meaning.
+
+use std::time::Duration;
+
+/// Values up to this many bytes stay in their owner's memory and travel inline (Ray: `max_direct_call_object_size`).
+pub const MAX_INLINE_BYTES: usize = 100 * 1024;
+/// How long a process that was just active spins before it sleeps on its doorbell.
+pub const SPIN: Duration = Duration::from_micros(50);
+/// Most tasks that an owner puts on one lane before they are finished.
+pub const MAX_IN_FLIGHT: usize = 512;
+/// A worker rings its caller after this many replies even when more requests wait.
+pub const REPLIES_PER_RING: u32 = 32;
+/// Work that an owner likes to have in flight on one worker.
+pub const WINDOW_WORK: Duration = Duration::from_millis(2);
+/// A lane without progress for so long loses its unclaimed entries to other workers.
+pub const STALLED_LANE: Duration = Duration::from_millis(10);
+/// How long an owner keeps an idle lease that nobody else asks for.
+pub const LEASE_LINGER: Duration = Duration::from_millis(200);

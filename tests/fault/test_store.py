@@ -1,0 +1,94 @@
+"""A store that is small for what is asked of it."""
+
+import numpy as np
+import pytest
+from under_test import IS_RAY, exceptions, ray, ray_rs_only, wait_until
+
+MIB = 2**20
+
+
+@pytest.fixture
+def small_store():
+    ray.shutdown()
+    ray.init(num_cpus=2, object_store_memory=100 * MIB, include_dashboard=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def gigabyte_store():
+    ray.shutdown()
+    ray.init(num_cpus=2, object_store_memory=1024 * MIB, include_dashboard=False)
+    yield
+    ray.shutdown()
+
+
+@ray.remote
+def make(n):
+    return np.zeros(n, dtype=np.uint8)
+
+
+@ray_rs_only("Ray falls back to files, which are not there yet")
+@pytest.mark.usefixtures("small_store")
+def test_an_object_larger_than_the_store():
+    with pytest.raises(exceptions.ObjectStoreFullError) as raised:
+        ray.put(np.zeros(150 * MIB, dtype=np.uint8))
+    assert "object_store_memory" in str(raised.value) or "MiB" in str(raised.value)
+    with pytest.raises(exceptions.ObjectStoreFullError):
+        ray.get(make.remote(150 * MIB))
+    assert ray.get(ray.put(np.ones(10 * MIB, dtype=np.uint8)))[0] == 1
+    assert ray.get(make.remote(10 * MIB))[0] == 0
+
+
+@ray_rs_only("Ray falls back to files, which are not there yet")
+@pytest.mark.usefixtures("small_store")
+def test_a_store_full_of_live_objects():
+    held = []
+    with pytest.raises(exceptions.ObjectStoreFullError):
+        for i in range(20):
+            held.append(ray.put(np.full(10 * MIB, i, dtype=np.uint8)))
+    assert 5 <= len(held) <= 10
+    assert [int(array[-1]) for array in ray.get(held)] == list(range(len(held)))
+    held.clear()
+    wait_until(lambda: ray.get(ray.put(np.ones(40 * MIB, dtype=np.uint8)))[0] == 1, "room")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.usefixtures("gigabyte_store")
+def test_puts_of_100_mb_for_ever():
+    array = np.ones(100_000_000 // 8)
+    for i in range(5 if IS_RAY else 60):
+        array[0] = i
+        back = ray.get(ray.put(array))
+        assert back[0] == i and back[-1] == 1
+        del back
+
+    @ray.remote
+    def sum_of(array):
+        return float(array[0] + array[-1])
+
+    for i in range(5 if IS_RAY else 20):
+        array[0] = i
+        assert ray.get(sum_of.remote(ray.put(array))) == i + 1
+    for _ in range(5 if IS_RAY else 20):
+        assert ray.get(make.remote(100_000_000)).nbytes == 100_000_000
+
+
+@pytest.mark.usefixtures("small_store")
+def test_results_of_tasks_fill_and_empty_the_store():
+    for _ in range(10):
+        refs = [make.remote(5 * MIB) for _ in range(8)]
+        assert all(array.nbytes == 5 * MIB for array in ray.get(refs))
+        del refs
+
+
+@pytest.mark.usefixtures("small_store")
+def test_pieces_of_every_size():
+    rng = np.random.default_rng(1)
+    held = {}
+    for i in range(200 if IS_RAY else 1500):
+        size = int(rng.integers(1, 2 * MIB))
+        held[i % 25] = (ray.put(np.full(size, i % 256, dtype=np.uint8)), size, i % 256)
+        ref, size, value = held[int(rng.integers(0, len(held)))]
+        array = ray.get(ref)
+        assert array.nbytes == size and array[0] == array[-1] == value

@@ -1,0 +1,177 @@
+"""A worker dies in the middle of a task: the caller learns how, which task, and its last words; retries are counted."""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+
+import pytest
+from under_test import exceptions, ray, ray_rs_only, wait_until
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+def segfault():
+    ctypes.string_at(0)
+
+
+def sigkill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def abort():
+    os.abort()
+
+
+def leave():
+    os._exit(3)
+
+
+def exit_cleanly():
+    sys.exit(0)
+
+
+def exit_badly():
+    sys.exit(5)
+
+
+@ray.remote
+def count_and(way, tally):
+    with open(tally, "a") as file:
+        file.write("x")
+    print("the last thing it said", file=sys.stderr, flush=True)
+    way()
+
+
+@ray.remote
+def fine():
+    return "fine"
+
+
+WAYS = [segfault, sigkill, abort, leave, exit_cleanly, exit_badly]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_every_way_to_die(way, tmp_path):
+    tally = tmp_path / "tally"
+    ref = count_and.options(max_retries=0).remote(way, str(tally))
+    with pytest.raises(exceptions.WorkerCrashedError):
+        ray.get(ref)
+    assert tally.read_text() == "x"
+    assert ray.get(fine.remote()) == "fine"
+
+
+@ray_rs_only("Ray's text is always the same")
+@pytest.mark.parametrize(
+    ("way", "cause"),
+    [(segfault, "SIGSEGV"), (sigkill, "SIGKILL"), (abort, "SIGABRT"), (leave, r"(exit )?code:? 3|status:? 3")],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_the_error_says_how_and_what(way, cause, tmp_path):
+    with pytest.raises(exceptions.WorkerCrashedError, match=cause) as raised:
+        ray.get(count_and.options(max_retries=0).remote(way, str(tmp_path / "tally")))
+    text = str(raised.value)
+    assert "count_and" in text
+    assert "the last thing it said" in text
+
+
+@pytest.mark.parametrize("retries", [1, 2])
+def test_retries_are_counted(retries, tmp_path):
+    tally = tmp_path / "tally"
+    with pytest.raises(exceptions.WorkerCrashedError):
+        ray.get(count_and.options(max_retries=retries).remote(leave, str(tally)))
+    assert tally.read_text() == "x" * (retries + 1)
+
+
+def test_a_retry_can_succeed(tmp_path):
+    tally = tmp_path / "tally"
+
+    @ray.remote(max_retries=2)
+    def die_once():
+        with open(tally, "a") as file:
+            file.write("x")
+        if tally.read_text() == "x":
+            os._exit(1)
+        return "second life"
+
+    assert ray.get(die_once.remote()) == "second life"
+
+
+def test_innocent_tasks_are_not_harmed(tmp_path):
+    """What was queued behind the crash on the same worker runs, and does not pay with a retry."""
+
+    @ray.remote(max_retries=0)
+    def maybe_die(i):
+        if i % 10 == 3:
+            os._exit(1)
+        return i
+
+    refs = [maybe_die.remote(i) for i in range(40)]
+    lived = died = 0
+    for i, ref in enumerate(refs):
+        if i % 10 == 3:
+            with pytest.raises(exceptions.WorkerCrashedError):
+                ray.get(ref)
+            died += 1
+        else:
+            assert ray.get(ref) == i
+            lived += 1
+    assert (lived, died) == (36, 4)
+
+
+def test_killed_from_outside_while_others_wait():
+    @ray.remote(max_retries=0)
+    def sleep(path):
+        with open(path, "w") as file:
+            file.write(str(os.getpid()))
+        time.sleep(1000)
+
+    @ray.remote(max_retries=0)
+    def after(x):
+        return x
+
+    path = os.path.join(os.environ["RAY_RS_TEST_SCRATCH"], "victim")
+    ref = sleep.remote(path)
+    behind = after.remote(ref)
+    pid = wait_until(lambda: os.path.exists(path) and open(path).read(), "the task to start")
+    os.kill(int(pid), signal.SIGKILL)
+    for lost in (ref, behind):
+        with pytest.raises(exceptions.WorkerCrashedError):
+            ray.get(lost, timeout=30)
+
+
+def test_the_owner_of_a_nested_task_dies():
+    @ray.remote(max_retries=0)
+    def outer():
+        @ray.remote
+        def inner():
+            time.sleep(0.2)
+            return 1
+
+        refs = [inner.remote() for _ in range(4)]
+        ray.get(refs[0])
+        os._exit(1)
+
+    with pytest.raises(exceptions.WorkerCrashedError):
+        ray.get(outer.remote())
+    assert ray.get([fine.remote() for _ in range(20)]) == ["fine"] * 20
+
+
+@ray_rs_only("looks at ray_rs's processes")
+def test_a_killed_zygote_is_replaced():
+    import traces
+
+    ray.get(fine.remote())
+    zygotes = [pid for pid, command in traces.processes().items() if "zygote" in command]
+    assert zygotes
+    for pid in zygotes:
+        os.kill(pid, signal.SIGKILL)
+    assert ray.get([fine.remote() for _ in range(10)]) == ["fine"] * 10  # the workers live on
+
+    @ray.remote
+    class New:
+        def f(self):
+            return "born after"
+
+    assert ray.get([New.remote().f.remote() for _ in range(4)], timeout=30) == ["born after"] * 4
