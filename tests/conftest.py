@@ -27,7 +27,7 @@ if os.environ.get("RAY_UNDER_TEST") == "ray":
     )
 
 import traces
-from under_test import IS_RAY, ray
+from under_test import IS_RAY, end_drivers, ray
 
 HERE = Path(__file__).parent
 SHM_BEFORE = traces.shared_memory()
@@ -106,6 +106,7 @@ def nothing_left(patience: float = 5.0) -> None:
 def _leak_check() -> Iterator[None]:
     """After each test that ends without a cluster, nothing may be left. A shared cluster is checked at its end."""
     yield
+    end_drivers()
     if not ray.is_initialized():
         nothing_left()
 

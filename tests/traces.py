@@ -43,6 +43,18 @@ def processes() -> dict[int, str]:
     return {pid: commands[pid] for pid in sorted(ours)}
 
 
+def daemons(kind: str) -> list[int]:
+    """Pids of the "gcs" or "raylet" processes of clusters that a test started."""
+    found = []
+    for pid in processes():
+        try:
+            if kind.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:8]:
+                found.append(pid)
+        except OSError:
+            continue
+    return found
+
+
 def shared_memory() -> set[str]:
     """Names in /dev/shm that belong to us."""
     names = set()

@@ -48,12 +48,24 @@ def script(body: str) -> str:
     return f"import {NAME} as ray\n" + textwrap.dedent(body)
 
 
+def contents(path: str | os.PathLike[str]) -> str:
+    """What stands in a file; nothing when it is not there (yet)."""
+    try:
+        return Path(path).read_text()
+    except FileNotFoundError:
+        return ""
+
+
+# Started by the test that runs; ended after it.
+_drivers: list[subprocess.Popen[str]] = []
+
+
 def start_driver(body: str, *args: str, env: dict[str, str] | None = None, **popen: Any) -> subprocess.Popen[str]:
-    """Starts a script in an interpreter of its own, as a user would."""
+    """Starts a script in an interpreter of its own, as a user would. It ends with the test at the latest."""
     folder = Path(tempfile.mkdtemp(prefix="driver-", dir=os.environ["RAY_RS_TEST_SCRATCH"]))
     path = folder / "driver.py"
     path.write_text(script(body))
-    return subprocess.Popen(
+    driver = subprocess.Popen(
         [sys.executable, "-u", str(path), *args],
         stdout=popen.pop("stdout", subprocess.PIPE),
         stderr=popen.pop("stderr", subprocess.PIPE),
@@ -61,6 +73,19 @@ def start_driver(body: str, *args: str, env: dict[str, str] | None = None, **pop
         env={**os.environ, **(env or {})},
         **popen,
     )
+    _drivers.append(driver)
+    return driver
+
+
+def end_drivers() -> None:
+    """Ends the drivers that the test has left running, and closes what they printed to."""
+    while _drivers:
+        driver = _drivers.pop()
+        driver.kill()
+        driver.wait()
+        for stream in (driver.stdin, driver.stdout, driver.stderr):
+            if stream is not None:
+                stream.close()
 
 
 def run_driver(

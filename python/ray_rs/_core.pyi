@@ -53,7 +53,7 @@ Asked for by the Python side (strike out what is not to be):
 import asyncio
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future as ConcurrentFuture
-from typing import Any, Generic, Protocol, TypeVar, final, overload
+from typing import Any, Generic, NoReturn, Protocol, TypeVar, final, overload
 
 T = TypeVar("T")
 _Id = TypeVar("_Id", bound="_BaseID")
@@ -388,6 +388,9 @@ class WorkerCallbacks(Protocol):
         """Before a task or actor that has GPUs."""
     def warn_return_ignored(self, callee_name: str) -> None:
         """A task with num_returns=0 returned something."""
+    def end_forked_child(self, error: BaseException | None) -> NoReturn:
+        """This process was forked by a task and came back from its function, by `error` or not: only its parent is a
+        worker. Ends the process as Python would."""
     special_methods: dict[str, Callable[..., Any]]
     """name -> function(instance, *args, **kwargs): `__ray_ready__`, `__ray_call__`, `__ray_terminate__`."""
     actor_exit: type[BaseException]

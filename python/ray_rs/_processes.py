@@ -146,10 +146,13 @@ def _script_directory() -> str | None:
 
 
 def _preload() -> list[str]:
-    """Modules that zygotes import before they fork: what costs most and is already in use here."""
-    wanted = [name for name in ("numpy",) if name in sys.modules]
-    # Editable installs may consist of an import hook, which `site` would have set up.
-    return wanted + [name for name in sys.modules if name.startswith("__editable__")]
+    """Modules that zygotes import before they fork: what costs most and is already in use here.
+
+    What unpickles functions and classes is needed in every worker: imported once, its pages are shared by all of them.
+    """
+    # Editable installs may consist of an import hook, which `site` would have set up; others may come through it.
+    hooks = [name for name in sys.modules if name.startswith("__editable__")]
+    return [*hooks, "cloudpickle.cloudpickle", *(name for name in ("numpy",) if name in sys.modules)]
 
 
 def _uuid4() -> str:

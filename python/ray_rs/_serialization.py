@@ -23,7 +23,7 @@ loads = pickle.loads
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle with out-of-band buffers, and with views of memory, which pickle has no rule for."""
+    """cloudpickle with out-of-band buffers, views of memory (pickle has no rule for them), and the files of functions."""
 
     def __init__(self, file: io.BytesIO, buffers: list[pickle.PickleBuffer] | None) -> None:
         super().__init__(file, protocol=5, buffer_callback=None if buffers is None else buffers.append)
@@ -31,7 +31,18 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is memoryview:
             return bytes, (obj.tobytes(),)
+        if type(obj) is types.CodeType:
+            return _reduce_code(obj)
         return super().reducer_override(obj)
+
+
+_FILE_NAME = 10  # Which argument of `CodeType` it is; the same in all versions of Python that we run on.
+
+
+def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:
+    """cloudpickle's reduction, with the name of the file: a remote traceback finds its lines of source by it."""
+    code_type, arguments = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
+    return code_type, (*arguments[:_FILE_NAME], code.co_filename, *arguments[_FILE_NAME + 1 :])
 
 
 def dumps(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:

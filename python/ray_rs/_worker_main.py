@@ -13,9 +13,9 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NoReturn
 
-from ray_rs import _core, _serialization, actor, runtime_context
+from ray_rs import _core, _function_table, _serialization, actor, runtime_context  # noqa: F401 - imported before the fork
 from ray_rs.exceptions import RayError, RayTaskError, _argument_failed_text, _format_remote_traceback
 
 __all__ = ["main", "warn_blocking_get"]
@@ -247,6 +247,19 @@ class _Callbacks:
     def set_gpus(self, gpu_ids: list[int]) -> None:
         names = runtime_context._visible_devices or [str(number) for number in range(max(gpu_ids, default=-1) + 1)]
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[number] for number in gpu_ids)
+
+    def end_forked_child(self, error: BaseException | None) -> NoReturn:
+        code = 0
+        if isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        elif error is not None:
+            import traceback
+
+            traceback.print_exception(error)
+            code = 1
+        _run_exit_handlers()
+        _flush()
+        os._exit(code & 0xFF)
 
     def warn_return_ignored(self, callee_name: str) -> None:
         print(

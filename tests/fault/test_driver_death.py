@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -18,11 +19,12 @@ BUSY = """
 import os, subprocess, sys, time
 import numpy as np
 ray.init(num_cpus=2, object_store_memory=200_000_000)
+started = sys.argv[1]
 
 @ray.remote
 def busy():
     subprocess.Popen(["sleep", "1000"])
-    open(sys.argv[1] + "/task", "w").close() if len(sys.argv) > 1 else None
+    open(started, "w").close()
     time.sleep(1000)
 
 @ray.remote
@@ -39,20 +41,27 @@ ray.get(actor.child.remote())
 view = ray.get(actor.array.remote())
 held = [ray.put(np.ones(1_000_000)) for _ in range(5)]
 ref = busy.remote()
-time.sleep(0.2)
+while not os.path.exists(started):
+    time.sleep(0.01)
 print("READY", flush=True)
+sys.stdin.readline()
 """
 
 
-def start_busy(rest="time.sleep(1000)"):
-    driver = start_driver(BUSY + rest)
-    for line in driver.stdout:
-        if "READY" in line:
-            break
-    else:
-        pytest.fail(driver.stderr.read())
-    assert len(traces.processes()) >= 6
+def start_busy(tmp_path, rest=""):
+    """A driver in the middle of its work. It goes on to `rest` when its standard input ends."""
+    driver = start_driver(BUSY + rest, str(tmp_path / "started"), stdin=subprocess.PIPE)
+    wait_for_line(driver, "READY")
+    # gcs, raylet, zygote, a worker for the task and one for the actor, and two subprocesses of these.
+    assert len(traces.processes()) >= 8, traces.processes()
     return driver
+
+
+def wait_for_line(driver, text):
+    for line in driver.stdout:
+        if text in line:
+            return line
+    pytest.fail(driver.stderr.read())
 
 
 def all_gone(within):
@@ -68,9 +77,9 @@ def all_gone(within):
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGSEGV", "SIGINT"])
-def test_killed_by_a_signal(name):
+def test_killed_by_a_signal(name, tmp_path):
     before = traces.shared_memory()
-    driver = start_busy()
+    driver = start_busy(tmp_path)
     driver.send_signal(getattr(signal, name))
     driver.wait(timeout=10)
     all_gone(within=2)
@@ -80,8 +89,9 @@ def test_killed_by_a_signal(name):
 @pytest.mark.parametrize(
     "end", ["os._exit(1)", "raise SystemExit(3)", "raise ValueError('uncaught')", "ray.shutdown()", ""], ids=str
 )
-def test_ends_by_itself(end):
-    driver = start_busy(end)
+def test_ends_by_itself(end, tmp_path):
+    driver = start_busy(tmp_path, end)
+    driver.stdin.close()
     driver.wait(timeout=20)
     all_gone(within=2)
     if "ValueError" in end:
@@ -110,16 +120,12 @@ def test_the_thread_that_called_init_may_end():
     assert "STILL THERE" in out, err
 
 
-def daemons(kind):
-    return [pid for pid, command in traces.processes().items() if kind in command]
-
-
 @pytest.mark.parametrize("kinds", [["gcs"], ["raylet"], ["gcs", "raylet"]], ids="-and-".join)
-def test_daemons_killed_first(kinds):
+def test_daemons_killed_first(kinds, tmp_path):
     """Whoever survives cleans up for the others; with both gone, the next start sweeps."""
-    driver = start_busy()
+    driver = start_busy(tmp_path)
     for kind in kinds:
-        pids = daemons(f"run_{kind}")
+        pids = traces.daemons(kind)
         assert pids, traces.processes()
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
@@ -147,9 +153,7 @@ def test_logs_of_the_dead_are_kept():
         time.sleep(1000)
         """
     )
-    for line in driver.stdout:
-        if "READY" in line:
-            break
+    wait_for_line(driver, "READY")
     driver.kill()
     driver.wait()
     all_gone(within=2)

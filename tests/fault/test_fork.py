@@ -4,9 +4,13 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
+import time
+from multiprocessing import resource_tracker
 
+import numpy as np
 import pytest
-from under_test import IS_RAY, ray, ray_rs_only, run_driver
+from under_test import IS_RAY, contents, ray, ray_rs_only, run_driver, wait_until
 
 pytestmark = [
     pytest.mark.usefixtures("cluster"),
@@ -63,6 +67,7 @@ def test_multiprocessing_in_the_driver(method):
     with multiprocessing.get_context(method).Pool(2) as pool:
         assert pool.map(square, range(20)) == [x * x for x in range(20)]
         assert ray.get([echo.remote(i) for i in range(20)]) == list(range(20))
+    resource_tracker._resource_tracker._stop()  # else it lives as long as this process
 
 
 def test_multiprocessing_in_a_task():
@@ -97,6 +102,147 @@ def test_fork_in_an_actor():
     actor = Actor.remote()
     assert ray.get(actor.fork.remote()) == 3
     assert ray.get(actor.ok.remote())
+
+
+@ray_rs_only("in Ray the child answers in its parent's place")
+def test_a_child_that_comes_back_from_its_task(tmp_path):
+    """Only the parent is a worker: the child ends where its function does, and the parent's answer counts."""
+
+    @ray.remote(max_retries=0)
+    def both(path):
+        pid = os.fork()
+        if pid == 0:
+            with open(path, "w") as file:
+                file.write("been here")
+            return "child"
+        return "parent", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    @ray.remote(max_retries=0)
+    def the_child_raises():
+        pid = os.fork()
+        if pid == 0:
+            raise ValueError("in the child")
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    @ray.remote
+    class Actor:
+        def __init__(self):
+            self.child = os.fork()
+
+        def status_of_child(self):
+            return os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])
+
+    path = tmp_path / "child"
+    assert ray.get(both.remote(str(path))) == ("parent", 0)
+    assert path.read_text() == "been here"
+    assert ray.get(the_child_raises.remote()) == 1
+    assert ray.get(Actor.remote().status_of_child.remote()) == 0
+    assert ray.get([echo.remote(i) for i in range(50)]) == list(range(50))
+
+
+@ray_rs_only("Ray's child process hangs")
+def test_a_forked_child_may_look_at_its_refs():
+    """Whatever the parent's threads were doing at that moment: nothing in the child waits for them."""
+    ref = ray.put("x")
+    ended = threading.Event()
+
+    def load():
+        while not ended.is_set():
+            ray.get([echo.remote(i) for i in range(20)])
+
+    def child():
+        names = {ref: repr(ref)}
+        for refused in (lambda: ray.get(ref), lambda: ref.future().result(5), lambda: ray.wait([ref]), ref.__await__):
+            try:
+                refused()
+            except Exception as error:
+                assert "fork" in str(error), error
+            else:
+                return 1
+        return 0 if names[ref] == repr(ref) else 2
+
+    threads = [threading.Thread(target=load) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        assert [fork_and_wait(child) for _ in range(20)] == [0] * 20
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+    assert ray.get(ref) == "x"
+
+
+@ray_rs_only("Ray's child process hangs")
+def test_a_childs_end_frees_nothing():
+    """The child drops the arrays that it inherited; in the parent they must stay in place."""
+    ref = ray.put(np.full(300_000, 7))
+    view = ray.get(ref)
+
+    def child():
+        nonlocal view
+        same = bool((view == 7).all())
+        view = None
+        return 0 if same else 1
+
+    assert fork_and_wait(child) == 0
+    del ref
+    for i in range(30):
+        assert ray.get(ray.put(np.full(300_000, i)))[0] == i
+    assert (view == 7).all()
+
+
+@ray_rs_only("Ray's child process hangs")
+def test_a_forked_child_starts_a_cluster_of_its_own():
+    done = run_driver(
+        """
+        import os, sys
+        ray.init(num_cpus=1)
+
+        @ray.remote
+        def f(x):
+            return x, os.environ.get("RAY_RS_ZYGOTE", "").rpartition("/")[0]
+
+        mine = ray.get(f.remote(1))
+        pid = os.fork()
+        if pid == 0:
+            ray.init(num_cpus=1)
+            theirs = ray.get(f.remote(2))
+            assert theirs[0] == 2 and theirs[1] != mine[1], (mine, theirs)
+            ray.shutdown()
+            sys.exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        assert ray.get(f.remote(3)) == (3, mine[1])
+        print("GOOD")
+        """
+    )
+    assert "GOOD" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("start_new_session", [False, True])
+def test_a_worker_dies_and_its_child_lives_on(start_new_session, tmp_path):
+    """The child has inherited the worker's sockets; its callers must not take that for a sign of life."""
+
+    @ray.remote(max_retries=0)
+    def leave_a_child(path):
+        if os.fork() == 0:
+            if start_new_session:
+                os.setsid()
+            with open(path, "w") as file:
+                file.write(str(os.getpid()))
+            time.sleep(1000)
+        while not contents(path):
+            time.sleep(0.01)
+        os._exit(3)
+
+    path = tmp_path / "child"
+    with pytest.raises(ray.exceptions.WorkerCrashedError):
+        ray.get(leave_a_child.remote(str(path)), timeout=30)
+    assert ray.get(echo.remote(1)) == 1
+    if start_new_session:
+        os.kill(int(path.read_text()), 9)
+    else:
+        wait_until(lambda: not os.path.exists(f"/proc/{path.read_text()}"), "the child to be ended")
 
 
 @ray_rs_only("Ray's child process hangs")

@@ -3,10 +3,11 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
-from under_test import exceptions, ray, ray_rs_only, wait_until
+from under_test import contents, exceptions, ray, ray_rs_only, wait_until
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -84,14 +85,14 @@ def test_a_reader_killed_while_it_holds_a_view():
 def test_a_writer_killed_in_the_middle():
     @ray.remote(max_retries=0)
     def write(path):
-        open(path, "w").write(str(os.getpid()))
+        Path(path).write_text(str(os.getpid()))
         while True:
             ray.put(np.random.random(1_000_000))
 
     for i in range(3):
         path = os.path.join(os.environ["RAY_RS_TEST_SCRATCH"], f"writer-{i}")
         ref = write.remote(path)
-        pid = wait_until(lambda path=path: os.path.exists(path) and open(path).read(), "the writer to start")
+        pid = wait_until(lambda path=path: contents(path), "the writer to start")
         time.sleep(0.05 * i)
         os.kill(int(pid), signal.SIGKILL)
         with pytest.raises(exceptions.WorkerCrashedError):

@@ -75,8 +75,6 @@ def test_wrong_things_everywhere():
         ray.get(f)
     with pytest.raises(TypeError):
         ray.wait([f])
-    with pytest.raises(TypeError):
-        ray.cancel(5)
     with pytest.raises(ValueError):
         ray.kill(f)
     with pytest.raises(AttributeError):

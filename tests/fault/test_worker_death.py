@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from under_test import exceptions, ray, ray_rs_only, wait_until
+from under_test import contents, exceptions, ray, ray_rs_only, wait_until
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -134,7 +134,7 @@ def test_killed_from_outside_while_others_wait():
     path = os.path.join(os.environ["RAY_RS_TEST_SCRATCH"], "victim")
     ref = sleep.remote(path)
     behind = after.remote(ref)
-    pid = wait_until(lambda: os.path.exists(path) and open(path).read(), "the task to start")
+    pid = wait_until(lambda: contents(path), "the task to start")
     os.kill(int(pid), signal.SIGKILL)
     for lost in (ref, behind):
         with pytest.raises(exceptions.WorkerCrashedError):
@@ -160,13 +160,11 @@ def test_the_owner_of_a_nested_task_dies():
 
 @ray_rs_only("looks at ray_rs's processes")
 def test_a_killed_zygote_is_replaced():
-    import traces
+    @ray.remote
+    def zygote():
+        return os.getppid()
 
-    ray.get(fine.remote())
-    zygotes = [pid for pid, command in traces.processes().items() if "zygote" in command]
-    assert zygotes
-    for pid in zygotes:
-        os.kill(pid, signal.SIGKILL)
+    os.kill(ray.get(zygote.remote()), signal.SIGKILL)
     assert ray.get([fine.remote() for _ in range(10)]) == ["fine"] * 10  # the workers live on
 
     @ray.remote

@@ -29,20 +29,26 @@ pub fn current() -> Option<Arc<CoreWorker>> {
     CURRENT.read().clone()
 }
 
+/// Why nothing works in a forked child.
+pub const FORK_TEXT: &str = "this process was forked from one that uses ray_rs, and the connection does not survive a \
+                             fork. Use tasks or actors instead, or the 'spawn' start method, or call ray_rs.init() here \
+                             first.";
+
 /// The connection, made with `init`'s defaults when there is none.
 pub fn require(py: Python<'_>) -> PyResult<Arc<CoreWorker>> {
     if let Some(core) = current() {
         return Ok(core);
     }
-    if FORKED.load(Ordering::Relaxed) {
-        return Err(errors::system(
-            py,
-            "this process was forked from one that uses ray_rs, and the connection does not survive a fork. Use tasks \
-             or actors instead, or the 'spawn' start method, or call ray_rs.init() here first.",
-        ));
+    if is_forked() {
+        return Err(errors::system(py, FORK_TEXT));
     }
     imports::AUTO_INIT.get(py)?.call0()?;
     connected(py)
+}
+
+/// Whether this process is such a child, and has not made a connection of its own.
+pub fn is_forked() -> bool {
+    FORKED.load(Ordering::Relaxed)
 }
 
 /// The connection, or an error when there is none.
@@ -99,7 +105,7 @@ pub fn connect(
 pub fn disconnect(py: Python<'_>) {
     if let Some(core) = replace(None) {
         py.detach(|| core.shutdown());
-        futures::forget_all(&core);
+        futures::fail_all(py, &core);
     }
 }
 
@@ -142,7 +148,12 @@ fn deliver(event: HostEvent, on_event: Option<&Py<PyAny>>) {
                 lines,
             } => on_event.call1(py, ("log", name, pid, is_stderr, lines)),
             HostEvent::Notice { level, text } => on_event.call1(py, ("notice", level, text)),
-            HostEvent::RayletDied => on_event.call1(py, ("raylet_died",)),
+            HostEvent::RayletDied => {
+                if let Some(core) = current() {
+                    futures::fail_all(py, &core);
+                }
+                on_event.call1(py, ("raylet_died",))
+            }
             HostEvent::Ready(_) => return,
         };
         if let Err(error) = result {
@@ -157,9 +168,25 @@ fn install_fork_guard(py: Python<'_>) -> PyResult<()> {
         return Ok(());
     }
     let options = PyDict::new(py);
+    options.set_item("before", wrap_pyfunction!(before_fork, py)?)?;
+    options.set_item("after_in_parent", wrap_pyfunction!(after_fork_in_parent, py)?)?;
     options.set_item("after_in_child", wrap_pyfunction!(after_fork_in_child, py)?)?;
     py.import("os")?.getattr("register_at_fork")?.call((), Some(&options))?;
     Ok(())
+}
+
+#[pyfunction]
+fn before_fork() {
+    if let Some(core) = current() {
+        core.before_fork();
+    }
+}
+
+#[pyfunction]
+fn after_fork_in_parent() {
+    if let Some(core) = current() {
+        core.after_fork_in_parent();
+    }
 }
 
 #[pyfunction]

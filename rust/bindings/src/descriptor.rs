@@ -77,6 +77,7 @@ impl ActorDescriptor {
             None => format!("{}.{}", self.class_name, method.name).into(),
         };
         MethodSpec {
+            class_name: self.class_name.as_str().into(),
             name,
             method: Arc::clone(&method.name),
             max_task_retries,

@@ -3,11 +3,11 @@
 use pyo3::call::PyCallArgs;
 use pyo3::exceptions::{PyConnectionError, PyKeyboardInterrupt, PyValueError};
 use pyo3::prelude::*;
-use ray_rs_core_worker::{ActorDeathCause, CoreError, Failure};
+use ray_rs_core_worker::{ActorDeathCause, CoreError, CoreWorker, Failure};
 use ray_rs_types::ObjectId;
 
 use crate::imports::{self, Name};
-use crate::pickle;
+use crate::{core, pickle};
 
 /// Calls an exception class, or a function that makes an exception.
 fn made<'py>(py: Python<'py>, name: &'static Name, args: impl PyCallArgs<'py>) -> PyErr {
@@ -23,7 +23,7 @@ pub fn from_core(py: Python<'_>, error: CoreError) -> PyErr {
     match error {
         CoreError::ConnectionFailed(_) => PyConnectionError::new_err(text),
         CoreError::StoreFull(_) => made(py, &imports::STORE_FULL, (text,)),
-        CoreError::RayletDied | CoreError::TimedOut { .. } | CoreError::Gcs(_) => system(py, text),
+        CoreError::RayletDied | CoreError::Closed | CoreError::TimedOut { .. } | CoreError::Gcs(_) => system(py, text),
         // Whoever waited raises what interrupted it; this is for a wait that no signal ended.
         CoreError::Interrupted => PyKeyboardInterrupt::new_err(()),
         CoreError::NotFound(_) => PyValueError::new_err(text),
@@ -49,6 +49,7 @@ pub fn from_failure(py: Python<'_>, failure: Failure, object: Option<ObjectId>) 
         ),
         Failure::ActorDied {
             actor_id,
+            class_name,
             cause,
             message,
             creation_error,
@@ -61,7 +62,7 @@ pub fn from_failure(py: Python<'_>, failure: Failure, object: Option<ObjectId>) 
             made(
                 py,
                 &imports::ACTOR_DIED,
-                (actor_id.hex(), "", cause_name(cause), message, creation_error),
+                (actor_id.hex(), class_name, cause_name(cause), message, creation_error),
             )
         }
         Failure::ActorUnavailable { actor_id, message } => {
@@ -97,8 +98,19 @@ pub fn get_timeout(py: Python<'_>) -> PyErr {
     made(py, &imports::GET_TIMEOUT, ("Get timed out: some object(s) not ready.",))
 }
 
+/// A wait that can never be satisfied.
+pub fn disconnected(py: Python<'_>, core: &CoreWorker) -> PyErr {
+    if core.is_closed() {
+        return system(py, "the session was shut down while this thread waited");
+    }
+    made(py, &imports::RAYLET_DIED, ())
+}
+
 /// An `ObjectRef` of a session that has ended.
 pub fn old_reference(py: Python<'_>) -> PyErr {
+    if core::is_forked() {
+        return system(py, core::FORK_TEXT);
+    }
     system(
         py,
         "this ObjectRef belongs to a session that has ended; its object is gone",
@@ -106,6 +118,9 @@ pub fn old_reference(py: Python<'_>) -> PyErr {
 }
 
 pub fn old_handle(py: Python<'_>, actor_id_hex: &str) -> PyErr {
+    if core::is_forked() {
+        return system(py, core::FORK_TEXT);
+    }
     let text = format!(
         "ActorHandle objects are not valid across Ray sessions. This actor handle (actor id {actor_id_hex}) belongs to \
          a session that has ended; make a new actor, or look it up with get_actor()."

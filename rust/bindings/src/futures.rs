@@ -11,7 +11,7 @@ use ray_rs_core_worker::CoreWorker;
 use rustc_hash::FxHashMap;
 
 use crate::object_ref::Counted;
-use crate::{imports, objects};
+use crate::{errors, imports, objects};
 
 enum Waiter {
     Asyncio { event_loop: Py<PyAny>, future: Py<PyAny> },
@@ -34,8 +34,8 @@ fn take(token: u64) -> Option<(Counted, Waiter)> {
     WAITERS.lock().as_mut()?.remove(&token)
 }
 
-/// The session has ended: nobody will complete these.
-pub fn forget_all(core: &Arc<CoreWorker>) {
+/// The session has ended: what has not come will never come.
+pub fn fail_all(py: Python<'_>, core: &Arc<CoreWorker>) {
     let tokens: Vec<u64> = match WAITERS.lock().as_ref() {
         Some(waiters) => {
             let of_session = |(_, (counted, _)): &(&u64, &(Counted, Waiter))| Arc::ptr_eq(&counted.core, core);
@@ -43,8 +43,7 @@ pub fn forget_all(core: &Arc<CoreWorker>) {
         }
         None => return,
     };
-    let forgotten: Vec<_> = tokens.into_iter().filter_map(take).collect();
-    drop(forgotten);
+    complete(py, &tokens);
 }
 
 /// A `concurrent.futures.Future` of the value.
@@ -76,7 +75,7 @@ pub fn call_back(counted: &Counted, callback: Py<PyAny>) {
     register(counted, Waiter::Callback { callback });
 }
 
-/// These are ready.
+/// These are ready, or never will be.
 pub fn complete(py: Python<'_>, tokens: &[u64]) {
     type Batch = (Py<PyAny>, Vec<(Counted, Py<PyAny>)>);
     let mut batches: Vec<Batch> = Vec::new();
@@ -126,7 +125,8 @@ impl Batch {
 }
 
 fn value_of(py: Python<'_>, counted: &Counted) -> PyResult<Py<PyAny>> {
-    let read = counted.core.read(counted.slot);
+    let read = counted.core.try_read(counted.slot);
+    let read = read.ok_or_else(|| errors::disconnected(py, &counted.core))?;
     Ok(objects::decode_read(py, &counted.core, counted.slot, read)?.unbind())
 }
 

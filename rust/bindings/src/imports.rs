@@ -57,6 +57,7 @@ pub static RUN_ASYNC_LOOP: Name = Name::new("ray_rs._async_loop", "run");
 pub static GET_TIMEOUT: Name = Name::new("ray_rs.exceptions", "GetTimeoutError");
 pub static STORE_FULL: Name = Name::new("ray_rs.exceptions", "ObjectStoreFullError");
 pub static SYSTEM_ERROR: Name = Name::new("ray_rs.exceptions", "RaySystemError");
+pub static RAYLET_DIED: Name = Name::new("ray_rs.exceptions", "LocalRayletDiedError");
 pub static ACTOR_EXISTS: Name = Name::new("ray_rs.exceptions", "ActorAlreadyExistsError");
 pub static HANDLE_NOT_FOUND: Name = Name::new("ray_rs.exceptions", "ActorHandleNotFoundError");
 pub static PENDING_CALLS_LIMIT: Name = Name::new("ray_rs.exceptions", "PendingCallsLimitExceeded");

@@ -80,7 +80,8 @@ impl ObjectRef {
     }
 
     fn live(&self, py: Python<'_>) -> PyResult<&Counted> {
-        self.counted.as_ref().ok_or_else(|| errors::old_reference(py))
+        let live = self.counted.as_ref().filter(|counted| core::is_current(&counted.core));
+        live.ok_or_else(|| errors::old_reference(py))
     }
 
     fn id(&self) -> ObjectId {

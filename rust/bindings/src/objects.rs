@@ -79,6 +79,7 @@ fn get_one<'py>(
         WaitOutcome::Satisfied => decode_read(py, core, slot, core.read(slot)),
         WaitOutcome::TimedOut => Err(errors::get_timeout(py)),
         WaitOutcome::Interrupted => Err(PyKeyboardInterrupt::new_err(())),
+        WaitOutcome::Disconnected => Err(errors::disconnected(py, core)),
     }
 }
 
@@ -109,6 +110,7 @@ fn get_all<'py>(
                 return Err(errors::get_timeout(py));
             }
             WaitOutcome::Interrupted => return Err(PyKeyboardInterrupt::new_err(())),
+            WaitOutcome::Disconnected => return Err(errors::disconnected(py, core)),
         }
         mask.clear();
     }
@@ -233,8 +235,10 @@ pub fn wait<'py>(
     if core.ready_mask(&slots, wanted, &mut mask) < wanted && timeout != Some(Duration::ZERO) {
         context::warn_if_blocking_a_loop(py)?;
         let outcome = gil::wait(py, |interrupt| core.wait(&slots, wanted, timeout, false, interrupt))?;
-        if outcome == WaitOutcome::Interrupted {
-            return Err(PyKeyboardInterrupt::new_err(()));
+        match outcome {
+            WaitOutcome::Satisfied | WaitOutcome::TimedOut => {}
+            WaitOutcome::Interrupted => return Err(PyKeyboardInterrupt::new_err(())),
+            WaitOutcome::Disconnected => return Err(errors::disconnected(py, &core)),
         }
         mask.clear();
         core.ready_mask(&slots, wanted, &mut mask);

@@ -13,7 +13,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{
-    PyBool, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PyNone, PySet, PyString, PyTuple, PyType,
+    PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PyNone, PySet, PyString, PyTuple, PyType,
 };
 use ray_rs_core_worker::{CoreWorker, ReadData, ReadValue, RefSlot, StoredValue, ValueData, ValueKind, ValueParts};
 use ray_rs_types::config::MAX_INLINE_BYTES;
@@ -207,6 +207,15 @@ fn plain_dumps<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> 
         .cast_into::<PyBytes>()?)
 }
 
+/// What a `bytearray` becomes: stored values don't change, so it comes back as `bytes`, as in Ray.
+fn frozen<'py>(array: &Bound<'py, PyByteArray>) -> PyResult<Bound<'py, PyBytes>> {
+    Ok(array
+        .py()
+        .get_type::<PyBytes>()
+        .call1((array,))?
+        .cast_into::<PyBytes>()?)
+}
+
 /// Pickles a value and stores it. `what` names it in the error when that can't be done: "the put value".
 pub fn encode(
     core: &Arc<CoreWorker>,
@@ -218,6 +227,10 @@ pub fn encode(
         return Ok(no_value());
     }
     if let Ok(bytes) = value.cast_exact::<PyBytes>() {
+        return store(py, core, ValueKind::Raw, bytes.as_bytes(), &[], SmallVec::new());
+    }
+    if let Ok(array) = value.cast_exact::<PyByteArray>() {
+        let bytes = frozen(array)?;
         return store(py, core, ValueKind::Raw, bytes.as_bytes(), &[], SmallVec::new());
     }
     if let Some(stream) = scalars::dumps(value) {
@@ -280,6 +293,11 @@ pub fn encode_arguments(core: &Arc<CoreWorker>, args: &Bound<'_, PyTuple>, calle
     if let Some(stream) = scalars::dumps(args) {
         return store(args.py(), core, ValueKind::Pickle, &stream, &[], SmallVec::new());
     }
+    let is_byte_array = |argument: Borrowed<'_, '_, PyAny>| argument.is_exact_instance_of::<PyByteArray>();
+    let args = &match args.iter_borrowed().any(is_byte_array) {
+        true => with_frozen(args)?,
+        false => args.clone(),
+    };
     let pickled = dumps(core, args).map_err(|error| {
         let at_fault = args.iter().find_map(|argument| match dumps(core, &argument) {
             Ok(pickled) => {
@@ -289,9 +307,19 @@ pub fn encode_arguments(core: &Arc<CoreWorker>, args: &Bound<'_, PyTuple>, calle
             Err(error) => Some((argument, error)),
         });
         let (culprit, error) = at_fault.unwrap_or_else(|| (args.clone().into_any(), error));
-        explain(&culprit, error, || format!("the argument for {callee}"))
+        explain(&culprit, error, || {
+            format!("the argument for a task or actor ({callee})")
+        })
     })?;
     store_pickled(core, pickled)
+}
+
+fn with_frozen<'py>(args: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyTuple>> {
+    let freeze = |argument: Bound<'py, PyAny>| match argument.cast_into_exact::<PyByteArray>() {
+        Ok(array) => Ok(frozen(&array)?.into_any()),
+        Err(other) => Ok(other.into_inner()),
+    };
+    PyTuple::new(args.py(), args.iter().map(freeze).collect::<PyResult<Vec<_>>>()?)
 }
 
 fn store_pickled(core: &Arc<CoreWorker>, pickled: Pickled<'_>) -> PyResult<StoredValue> {

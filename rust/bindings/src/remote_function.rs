@@ -56,8 +56,10 @@ impl RemoteFunction {
         let blob = plan.get_item("blob")?.cast_into::<PyBytes>()?.as_bytes().to_vec();
         let id = content_id(&blob);
         let name: Arc<str> = plan.get_item("name")?.extract::<String>()?.into();
+        let definition = gil::wait_for(py, |interrupt| core.export_function(id, blob, interrupt))?;
         let spec = FunctionSpec {
             id,
+            definition,
             name: Arc::clone(&name),
             resources: control::resources(&plan.get_item("resources")?)?,
             max_retries: plan.get_item("max_retries")?.extract()?,
@@ -65,7 +67,6 @@ impl RemoteFunction {
             max_calls: plan.get_item("max_calls")?.extract()?,
         };
         let num_returns = plan.get_item("num_returns")?.extract()?;
-        gil::wait_for(py, |interrupt| core.export_blob(id, blob, interrupt))?;
         let index = core.register_function(spec);
         let registered = Arc::new(Registered {
             epoch,

@@ -1,4 +1,4 @@
-//! The caller's side of actors: creation through the GCS, calls over a lane, news of restarts and deaths.
+//! The caller's side of actors: calls over a lane, news of restarts and deaths.
 
 use std::sync::Arc;
 
@@ -6,14 +6,12 @@ use ray_rs_actors::call_order::{self, CallKey, CallOrder, Why};
 use ray_rs_ownership::{Effect, RefSlot, TaskKey};
 use ray_rs_proto::lane::Kind;
 use ray_rs_proto::v1;
-use ray_rs_types::{ActorId, ObjectId, TaskId, WorkerAddress};
-use smallvec::SmallVec;
+use ray_rs_types::{ActorId, WorkerAddress};
 
-use crate::model::{
-    ActorDeathCause, ActorIndex, ActorRequest, CoreError, Failure, MethodIndex, Returns, StoredValue, TaskArgs,
-};
+use crate::creation::{Creator, Registration};
+use crate::model::{ActorDeathCause, ActorIndex, CoreError, Failure, MethodIndex, Returns, StoredValue, TaskArgs};
 use crate::peers::{CALL_SEQ, PeerIndex};
-use crate::state::{Question, State};
+use crate::state::State;
 use crate::submit::{Work, split};
 
 /// One actor as seen from this process.
@@ -23,15 +21,13 @@ pub(crate) struct ActorTarget {
     pub max_pending: Option<usize>,
     pub lane: Option<PeerIndex>,
     pub death: Option<v1::ActorDeath>,
-    /// Set by its creator, until it is registered.
-    pub request: Option<Box<ActorRequest>>,
+    /// In its creator, until the constructor's arguments have come.
+    pub spec: Option<Box<v1::ActorSpec>>,
+    pub registration: Registration,
+    /// In its creator, when it has a name: the thread that creates it waits for the control store's answer.
+    pub creator: Option<Creator>,
     /// The creation task, which holds the constructor's references for the actor's life.
     pub creation: Option<TaskKey>,
-    pub handle: Option<RefSlot>,
-    pub handle_id: Option<ObjectId>,
-    /// The handles went before the actor was registered.
-    pub gone_early: bool,
-    pub registered: bool,
     next_seq: u64,
 }
 
@@ -47,7 +43,7 @@ impl State {
         index
     }
 
-    fn new_actor(&mut self, id: ActorId, max_pending: Option<usize>) -> ActorIndex {
+    pub fn new_actor(&mut self, id: ActorId, max_pending: Option<usize>) -> ActorIndex {
         let config = call_order::Config {
             max_pending,
             max_task_retries: 0,
@@ -60,164 +56,18 @@ impl State {
             max_pending,
             lane: None,
             death: None,
-            request: None,
+            spec: None,
+            registration: Registration::Over,
+            creator: None,
             creation: None,
-            handle: None,
-            handle_id: None,
-            gone_early: false,
-            registered: false,
             next_seq: 1,
         });
         self.actor_by_id.insert(id, index);
         ActorIndex(index)
     }
 
-    fn actor(&mut self, index: ActorIndex) -> &mut ActorTarget {
+    pub fn actor(&mut self, index: ActorIndex) -> &mut ActorTarget {
         &mut self.actors[index.0 as usize]
-    }
-
-    pub fn create_actor(&mut self, mut request: ActorRequest) -> (ActorId, ActorIndex, RefSlot) {
-        let unique = self.fresh_unique();
-        let mut bytes = [0; 12];
-        bytes[..8].copy_from_slice(&unique.to_le_bytes());
-        let id = ActorId::new(bytes, self.job);
-        let handle_id = ObjectId::new(TaskId::new(unique, id), 0);
-        let handle = self.owner.actor_handle_created(handle_id);
-        let index = self.new_actor(id, request.max_pending_calls);
-        let empty = TaskArgs {
-            values: StoredValue::none(),
-            layout: Vec::new(),
-            kwarg_names: Vec::new(),
-            deps: SmallVec::new(),
-        };
-        let args = std::mem::replace(&mut request.args, empty);
-        let target = self.actor(index);
-        target.handle = Some(handle);
-        target.handle_id = Some(handle_id);
-        target.request = Some(Box::new(request));
-        let (spec, deps, held) = split(Work::Creation(index), unique, args, None);
-        let task_id = TaskId::new(unique, id);
-        let (key, _) = self
-            .owner
-            .task_submitted(task_id, 0, spec, deps, held, 0, &mut self.owner_effects);
-        self.actor(index).creation = Some(key);
-        self.run_effects();
-        (id, index, handle)
-    }
-
-    /// The constructor's arguments are there: the GCS takes over.
-    pub fn register_actor(&mut self, index: ActorIndex, key: TaskKey) {
-        let deps = self.resolved_deps(key);
-        let Some(spec) = self.owner.spec(key) else { return };
-        let mut args = spec.args.clone();
-        args.refs = spec.nested.clone();
-        let (layout, kwarg_names) = (spec.layout.clone(), spec.kwarg_names.clone());
-        let args = self.value_to_wire(&args, ray_rs_ownership::OwnerIndex::ME, false);
-        let me = self.me;
-        let job = self.job;
-        let target = self.actor(index);
-        let id = target.id;
-        let Some(request) = target.request.take() else { return };
-        target.registered = true;
-        let gone_early = target.gone_early;
-        let spec = v1::ActorSpec {
-            actor_id: id.0.to_vec(),
-            job_id: job.0.to_vec(),
-            class_id: request.class_id.0.to_vec(),
-            class_name: request.class_name,
-            args: Some(args),
-            layout,
-            kwarg_names,
-            deps,
-            placement_resources: Some((&request.placement_resources).into()),
-            running_resources: Some((&request.running_resources).into()),
-            max_restarts: request.max_restarts,
-            max_concurrency: request.max_concurrency,
-            is_async: request.is_async,
-            detached: request.detached,
-            name: request.name,
-            namespace: request.namespace,
-            owner: Some((&me).into()),
-            handle_descriptor: request.handle_descriptor,
-            max_task_retries: request.max_task_retries,
-            handle_id: target.handle_id.map(|id| id.0.to_vec()).unwrap_or_default(),
-            extra: request.extra,
-        };
-        let message = v1::RegisterActorRequest {
-            spec: Some(spec),
-            get_if_exists: request.get_if_exists,
-        };
-        self.ask_gcs(
-            "RegisterActor",
-            prost::Message::encode_to_vec(&message),
-            Question::RegisterActor(id),
-        );
-        if gone_early {
-            self.tell_gcs(
-                "ActorOutOfScope",
-                &v1::ActorOutOfScopeRequest {
-                    actor_id: id.0.to_vec(),
-                },
-            );
-        }
-    }
-
-    /// The GCS refused, or found the actor that has the name.
-    pub fn actor_registration_answered(&mut self, id: ActorId, answer: &Result<bytes::Bytes, String>) {
-        match answer {
-            Ok(_) => {
-                let message = v1::SubscribeActor {
-                    actor_id: id.0.to_vec(),
-                };
-                self.tell_raylet(v1::to_raylet::Body::SubscribeActor(message));
-            }
-            Err(message) => self.actor_died_locally(id, 7, message.clone(), Vec::new()),
-        }
-    }
-
-    pub fn creation_argument_failed(&mut self, index: ActorIndex, _key: TaskKey, error: StoredValue) {
-        let id = self.actor(index).id;
-        let creation_error = match &error.data {
-            crate::model::ValueData::Inline(bytes) => bytes.to_vec(),
-            _ => Vec::new(),
-        };
-        let message = "an argument of its constructor could not be computed".to_owned();
-        let cause = if creation_error.is_empty() { 7 } else { 3 };
-        self.actor_died_locally(id, cause, message, creation_error);
-    }
-
-    fn actor_died_locally(&mut self, id: ActorId, cause: u32, message: String, creation_error: Vec<u8>) {
-        self.actor_updated(v1::ActorUpdate {
-            actor_id: id.0.to_vec(),
-            state: 4,
-            worker: None,
-            incarnation: 0,
-            death: Some(v1::ActorDeath {
-                cause,
-                message,
-                creation_error,
-            }),
-        });
-    }
-
-    /// No handle is left anywhere.
-    pub fn actor_handles_gone(&mut self, handle_id: ObjectId) {
-        let id = handle_id.task_id().actor_id();
-        let Some(index) = self.actor_by_id.get(&id).copied() else {
-            return;
-        };
-        let target = self.actor(ActorIndex(index));
-        target.handle = None;
-        if target.registered {
-            self.tell_gcs(
-                "ActorOutOfScope",
-                &v1::ActorOutOfScopeRequest {
-                    actor_id: id.0.to_vec(),
-                },
-            );
-        } else {
-            target.gone_early = true;
-        }
     }
 
     // ---- calls -------------------------------------------------------------------------------------------------
@@ -321,6 +171,7 @@ impl State {
         let id = self.actor(actor).id;
         let error = StoredValue::failed(Failure::ActorDied {
             actor_id: id,
+            class_name: self.class_name_of(key),
             cause: ActorDeathCause::ExitedItself,
             message: "exit_actor() was called".to_owned(),
             creation_error: Vec::new(),
@@ -369,6 +220,7 @@ impl State {
             job_id: self.job.0.to_vec(),
             retry_exceptions: spec.retry_exceptions.clone(),
             max_calls: 0,
+            definition: Vec::new(),
         };
         self.send_on(lane, Kind::DefineFunction, &message, 0);
         index
@@ -378,6 +230,7 @@ impl State {
         if let Some((lane, seq)) = self.owner.spec_mut(key).and_then(|spec| spec.sent.take()) {
             self.take_in_flight(lane, seq);
         }
+        let class_name = self.class_name_of(key);
         let target = self.actor(actor);
         let actor_id = target.id;
         let failure = match why {
@@ -389,6 +242,7 @@ impl State {
                 let death = target.death.clone().unwrap_or_default();
                 Failure::ActorDied {
                     actor_id,
+                    class_name,
                     cause: cause_of(death.cause),
                     message: death.message,
                     creation_error: death.creation_error,
@@ -396,6 +250,13 @@ impl State {
             }
         };
         self.finish_with(key, &StoredValue::failed(failure));
+    }
+
+    fn class_name_of(&self, call: TaskKey) -> String {
+        match self.owner.spec(call).map(|spec| spec.work) {
+            Some(Work::Call { method, .. }) => self.methods[method.0 as usize].class_name.to_string(),
+            Some(Work::Normal(_) | Work::Creation(_)) | None => String::new(),
+        }
     }
 
     // ---- news --------------------------------------------------------------------------------------------------

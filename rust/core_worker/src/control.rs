@@ -12,13 +12,24 @@ use crate::model::{CoreError, HostEvent, Next};
 use crate::state::{Answer, Question, State};
 
 /// Ray's `gcs_server_request_timeout_seconds`.
-const GCS_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const GCS_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl CoreWorker {
     /// Asks the raylet and waits.
     pub(crate) fn ask(
         &self,
         body: impl FnOnce(u64) -> v1::to_raylet::Body,
+        what: &str,
+        timeout: Duration,
+        interrupt: Interrupt<'_>,
+    ) -> Result<Answer, CoreError> {
+        self.ask_with(|state, request| state.tell_raylet(body(request)), what, timeout, interrupt)
+    }
+
+    /// Asks in the caller's own way, and waits.
+    pub(crate) fn ask_with(
+        &self,
+        send: impl FnOnce(&mut State, u64),
         what: &str,
         timeout: Duration,
         interrupt: Interrupt<'_>,
@@ -32,15 +43,20 @@ impl CoreWorker {
             state
                 .questions
                 .insert(request, Question::Thread { thread, answer: None });
-            state.tell_raylet(body(request));
+            send(state, request);
             request
         });
         let began = Instant::now();
         loop {
             let answer = self.with(|state| {
-                if state.raylet_dead {
+                if state.raylet_dead || state.closed {
+                    let closed = state.closed;
                     state.questions.remove(&request);
-                    return Some(Err(CoreError::RayletDied));
+                    return Some(Err(if closed {
+                        CoreError::Closed
+                    } else {
+                        CoreError::RayletDied
+                    }));
                 }
                 match state.questions.get_mut(&request) {
                     Some(Question::Thread { answer, .. }) => answer.take().map(|answer| {
@@ -121,7 +137,7 @@ impl CoreWorker {
 }
 
 impl State {
-    fn answered(&mut self, request: u64, answer: Answer) {
+    pub fn answered(&mut self, request: u64, answer: Answer) {
         match self.questions.get_mut(&request) {
             Some(Question::Thread { thread, answer: slot }) => {
                 self.after.wake.push(thread.clone());
@@ -132,6 +148,15 @@ impl State {
                 self.questions.remove(&request);
                 if let Answer::Gcs(answer) = answer {
                     self.actor_registration_answered(id, &answer);
+                }
+            }
+            Some(Question::StoreFunction) => {
+                self.questions.remove(&request);
+                if let Answer::Gcs(Err(error)) = answer
+                    && !self.closed
+                {
+                    let text = format!("The control store could not keep a function: {error}");
+                    self.after.host.push(HostEvent::Notice { level: 1, text });
                 }
             }
             Some(Question::Forget) => {
@@ -230,11 +255,12 @@ impl State {
             .values()
             .filter_map(|question| match question {
                 Question::Thread { thread, .. } => Some(thread.clone()),
-                Question::RegisterActor(_) | Question::Forget => None,
+                Question::RegisterActor(_) | Question::StoreFunction | Question::Forget => None,
             })
             .chain(self.waiters.iter().flatten().map(|waiter| waiter.thread.clone()))
             .collect();
         self.after.wake.extend(threads);
+        self.nudge();
         if !self.closed {
             self.after.host.push(HostEvent::RayletDied);
         }

@@ -1,5 +1,6 @@
 //! The facade: joining a session, the lock, and the calls of the binding.
 
+use std::cell::RefCell;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{ArcMutexGuard, Mutex, MutexGuard, RawMutex};
 use ray_rs_lanes::{Doorbell, EXEC, PROGRESS, SpinPolicy, SpinTable, Spinner};
 use ray_rs_object_store::ArenaClient;
 use ray_rs_ownership::RefKind;
@@ -19,7 +20,19 @@ use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketT
 use crate::frames::{self, Filled, FrameReader};
 use crate::host::HostThread;
 use crate::model::*;
-use crate::state::{Answer, State};
+use crate::state::{Answer, Question, State};
+
+/// Functions to this size are sent to each worker that runs them: one message where there would be a question as well.
+const MAX_DEFINITION_BYTES: usize = 8 * 1024;
+
+fn put_function(id: FunctionId, blob: Vec<u8>) -> v1::KvPutRequest {
+    v1::KvPutRequest {
+        namespace: "fun".to_owned(),
+        key: id.0.to_vec(),
+        value: blob,
+        overwrite: false,
+    }
+}
 
 /// What happened so far, for benchmarks and tests.
 #[derive(Debug, Clone, Copy, Default)]
@@ -33,7 +46,8 @@ pub struct Counters {
 
 /// One process's membership in a session.
 pub struct CoreWorker {
-    pub(crate) state: Mutex<State>,
+    pub(crate) state: Arc<Mutex<State>>,
+    pub(crate) arena: Arc<ArenaClient>,
     pub(crate) bell: Arc<Doorbell>,
     pub(crate) spinner: Mutex<Spinner>,
     pub(crate) host: HostThread,
@@ -146,6 +160,7 @@ impl CoreWorker {
             arena_bytes: registered.arena_bytes,
         };
         let cpus = node_resources.get(ray_rs_types::resources::CPU).to_f64().ceil() as u32;
+        let arena = Arc::new(arena);
         let state = State::new(
             me,
             job_id,
@@ -153,7 +168,7 @@ impl CoreWorker {
             sockets,
             registered.process_number,
             cpus,
-            Arc::new(arena),
+            Arc::clone(&arena),
             Arc::clone(&bell),
         );
         let exec_event = rustix::event::eventfd(
@@ -162,7 +177,8 @@ impl CoreWorker {
         )
         .map_err(|e| failed("cannot make an eventfd", e.into()))?;
         let core = Arc::new(Self {
-            state: Mutex::new(state),
+            state: Arc::new(Mutex::new(state)),
+            arena,
             bell,
             spinner: Mutex::new(Spinner::new(table, SpinPolicy::detect())),
             host: HostThread::new(config.on_event),
@@ -231,7 +247,8 @@ impl CoreWorker {
             state.progress_wakes_at = Some(deadline);
             state.after.kick = true;
         }
-        if state.after.is_empty() {
+        // In a forked child, the state is a copy, but all that it would act upon is the parent's.
+        if state.after.is_empty() || self.is_forked() {
             return;
         }
         let after = std::mem::take(&mut state.after);
@@ -280,15 +297,39 @@ impl CoreWorker {
         if self.exported.lock().contains(&id) {
             return Ok(());
         }
-        let message = v1::KvPutRequest {
-            namespace: "fun".to_owned(),
-            key: id.0.to_vec(),
-            value: blob,
-            overwrite: false,
-        };
+        let message = put_function(id, blob);
         self.gcs_call("KvPut", prost::Message::encode_to_vec(&message), interrupt)?;
         self.exported.lock().insert(id);
         Ok(())
+    }
+
+    /// Keeps a pickled function in the control store. A small one travels to workers with its first task, so that nobody
+    /// waits until it is on the store's disk; returns what is to travel (nothing of a large one, which is there by then).
+    ///
+    /// # Errors
+    /// As [`Self::export_blob`]. Of a small one only that the raylet is gone: what else goes wrong is told as a notice.
+    pub fn export_function(
+        &self,
+        id: FunctionId,
+        blob: Vec<u8>,
+        interrupt: Interrupt<'_>,
+    ) -> Result<Bytes, CoreError> {
+        if blob.len() > MAX_DEFINITION_BYTES {
+            self.export_blob(id, blob, interrupt)?;
+            return Ok(Bytes::new());
+        }
+        let definition = Bytes::from(blob);
+        if self.exported.lock().insert(id) {
+            let message = put_function(id, definition.to_vec());
+            self.with(|state| {
+                if state.raylet_dead {
+                    return Err(CoreError::RayletDied);
+                }
+                state.ask_gcs("KvPut", prost::Message::encode_to_vec(&message), Question::StoreFunction);
+                Ok(())
+            })?;
+        }
+        Ok(definition)
     }
 
     pub fn fetch_blob(&self, id: FunctionId, interrupt: Interrupt<'_>) -> Result<Bytes, CoreError> {
@@ -332,91 +373,6 @@ impl CoreWorker {
         })
     }
 
-    pub fn create_actor(&self, request: ActorRequest, interrupt: Interrupt<'_>) -> Result<ActorCreated, CoreError> {
-        if request.name.is_empty() {
-            let (actor_id, actor, handle) = self.with(|state| state.create_actor(request));
-            return Ok(ActorCreated::New {
-                actor_id,
-                actor,
-                handle,
-            });
-        }
-        let (name, namespace) = (request.name.clone(), request.namespace.clone());
-        let get_if_exists = request.get_if_exists;
-        if let Some(found) = self.get_named_actor(&name, &namespace, interrupt)? {
-            if get_if_exists {
-                self.with(|state| crate::execute::drop_value(state, request.args.values));
-                return Ok(ActorCreated::Existing(found));
-            }
-            self.with(|state| crate::execute::drop_value(state, request.args.values));
-            return Err(CoreError::AlreadyExists(name));
-        }
-        let (actor_id, actor, handle) = self.with(|state| state.create_actor(request));
-        // The name is ours once the control store says so.
-        loop {
-            if self.with(|state| state.actors[actor.0 as usize].death.is_some()) {
-                self.drop_ref(handle);
-                return match self.get_named_actor(&name, &namespace, interrupt)? {
-                    Some(found) if get_if_exists => Ok(ActorCreated::Existing(found)),
-                    _ => Err(CoreError::AlreadyExists(name)),
-                };
-            }
-            match self.get_named_actor(&name, &namespace, interrupt)? {
-                Some(found) if found.actor_id == actor_id => break,
-                Some(found) => {
-                    self.drop_ref(handle);
-                    return if get_if_exists {
-                        Ok(ActorCreated::Existing(found))
-                    } else {
-                        Err(CoreError::AlreadyExists(name))
-                    };
-                }
-                // Its constructor's arguments are not there yet.
-                None => std::thread::park_timeout(Duration::from_millis(1)),
-            }
-        }
-        Ok(ActorCreated::New {
-            actor_id,
-            actor,
-            handle,
-        })
-    }
-
-    pub fn get_named_actor(
-        &self,
-        name: &str,
-        namespace: &str,
-        interrupt: Interrupt<'_>,
-    ) -> Result<Option<NamedActor>, CoreError> {
-        let message = v1::GetActorRequest {
-            actor_id: Vec::new(),
-            name: name.to_owned(),
-            namespace: namespace.to_owned(),
-        };
-        let reply = self.gcs_call("GetActor", prost::Message::encode_to_vec(&message), interrupt)?;
-        let reply: v1::GetActorReply =
-            prost::Message::decode(reply).map_err(|e| CoreError::Gcs(format!("an unreadable answer: {e}")))?;
-        let Some(v1::ActorInfo {
-            spec: Some(spec),
-            status,
-        }) = reply.actor
-        else {
-            return Ok(None);
-        };
-        if status.is_some_and(|status| status.state == 4) {
-            return Ok(None);
-        }
-        let Ok(actor_id) = ActorId::from_bytes(&spec.actor_id) else {
-            return Ok(None);
-        };
-        let actor = self.actor_index(actor_id, None);
-        Ok(Some(NamedActor {
-            actor_id,
-            actor,
-            handle_descriptor: spec.handle_descriptor,
-        }))
-    }
-
     pub fn actor_index(&self, actor_id: ActorId, max_pending_calls: Option<usize>) -> ActorIndex {
         self.with(|state| state.actor_index(actor_id, max_pending_calls))
     }
@@ -437,15 +393,6 @@ impl CoreWorker {
             }
             returns
         })
-    }
-
-    pub fn kill_actor(&self, actor_id: ActorId, no_restart: bool, interrupt: Interrupt<'_>) -> Result<(), CoreError> {
-        let message = v1::KillActorRequest {
-            actor_id: actor_id.0.to_vec(),
-            no_restart,
-        };
-        self.gcs_call("KillActor", prost::Message::encode_to_vec(&message), interrupt)
-            .map(drop)
     }
 
     // ---- references --------------------------------------------------------------------------------------------
@@ -502,6 +449,12 @@ impl CoreWorker {
 
     /// What to do next, without waiting.
     pub fn try_next_task(&self) -> Option<Next> {
+        if self.is_forked() {
+            return Some(Next::Exit {
+                graceful: true,
+                reason: "this process was forked by a worker and is none itself".to_owned(),
+            });
+        }
         let next = self.with(|state| {
             if !state.execution.has_work() {
                 state.drain_lanes(64);
@@ -666,9 +619,22 @@ impl CoreWorker {
         let _ = rustix::net::shutdown(&self.raylet, rustix::net::Shutdown::Both);
     }
 
+    /// User code is about to fork on this thread. What the lock guards stays whole until the fork is done: the thread
+    /// that would let the lock go does not exist in the child.
+    pub fn before_fork(&self) {
+        let guard = self.state.lock_arc();
+        HELD_OVER_FORK.with_borrow_mut(|held| held.push(guard));
+    }
+
+    pub fn after_fork_in_parent(&self) {
+        HELD_OVER_FORK.with_borrow_mut(Vec::pop);
+    }
+
     /// In the child of a fork of user code: the engine is dead here, and never touches what it shares with the parent.
     pub fn after_fork_in_child(&self) {
         self.forked.store(true, Ordering::SeqCst);
+        self.arena.after_fork_in_child();
+        HELD_OVER_FORK.with_borrow_mut(Vec::pop);
     }
 
     pub fn is_forked(&self) -> bool {
@@ -677,6 +643,11 @@ impl CoreWorker {
 
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Nothing that is not here yet will come any more.
+    pub fn is_disconnected(&self) -> bool {
+        self.is_closed() || self.state.lock().raylet_dead
     }
 
     pub fn counters(&self) -> Counters {
@@ -703,6 +674,7 @@ impl CoreWorker {
 pub type Interrupt<'a> = &'a mut dyn FnMut() -> bool;
 
 std::thread_local! {
+    static HELD_OVER_FORK: RefCell<Vec<ArcMutexGuard<RawMutex, State>>> = const { RefCell::new(Vec::new()) };
     /// This thread runs a normal task, whose CPU is given back while it blocks.
     pub(crate) static EXECUTING_NORMAL: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }

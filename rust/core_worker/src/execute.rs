@@ -13,7 +13,7 @@ use ray_rs_types::config::REPLIES_PER_RING;
 use ray_rs_types::{ActorId, FunctionId, JobId, TaskId};
 use smallvec::SmallVec;
 
-use crate::model::{ActorStart, Callee, ExecTask, Next, ReadValue, StoredValue, TaskStatus, ValueData};
+use crate::model::{ActorStart, Callee, ExecTask, Next, ReadValue, StoredValue, TaskStatus};
 use crate::peers::{CALL_SEQ, PeerIndex};
 use crate::state::State;
 use crate::wire::{Coverage, lost_argument};
@@ -322,6 +322,7 @@ impl Callee {
             job_id: JobId::from_bytes(&definition.job_id).unwrap_or(job),
             retry_exceptions: definition.retry_exceptions,
             max_calls: definition.max_calls,
+            definition: definition.definition,
             binding_slot: AtomicU32::new(0),
             average_us: AtomicU32::new(u32::MAX),
         }
@@ -337,14 +338,4 @@ impl Callee {
         };
         self.average_us.store(average, Ordering::Relaxed);
     }
-}
-
-/// Frees what a value of no use occupies.
-pub(crate) fn drop_value(state: &mut State, value: StoredValue) {
-    let data: ValueData = value.data.clone();
-    for slot in value.refs {
-        state.drop_local(slot);
-    }
-    state.free_data(&data);
-    state.run_effects();
 }

@@ -15,6 +15,7 @@
 mod actors;
 mod control;
 mod core;
+mod creation;
 mod drain;
 mod events;
 mod execute;

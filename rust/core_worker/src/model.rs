@@ -93,11 +93,14 @@ pub struct FunctionSpec {
     /// Empty: application errors are final; `[1]`: all are retried; else a pickled tuple of classes.
     pub retry_exceptions: Vec<u8>,
     pub max_calls: u32,
+    /// As [`crate::CoreWorker::export_function`] gave it: what workers are told of the function itself.
+    pub definition: Bytes,
 }
 
 /// The same for an actor's method.
 #[derive(Debug, Clone)]
 pub struct MethodSpec {
+    pub class_name: Arc<str>,
     /// "Counter.inc".
     pub name: Arc<str>,
     pub method: Arc<str>,
@@ -229,6 +232,8 @@ pub enum WaitOutcome {
     TimedOut,
     /// `interrupt` returned true.
     Interrupted,
+    /// What is waited for will never come: this process has left the session, or its raylet is gone.
+    Disconnected,
 }
 
 /// What a worker does next.
@@ -254,6 +259,8 @@ pub struct Callee {
     pub job_id: JobId,
     pub retry_exceptions: Vec<u8>,
     pub max_calls: u32,
+    /// The pickled function, if its owner sent it along.
+    pub definition: Vec<u8>,
     /// Free for the binding: the unpickled function's index in its own cache, 0 when none yet.
     pub binding_slot: std::sync::atomic::AtomicU32,
     /// Moving average of its run time here, in microseconds; `u32::MAX` before the first run.
@@ -322,6 +329,7 @@ pub enum Failure {
     },
     ActorDied {
         actor_id: ActorId,
+        class_name: String,
         cause: ActorDeathCause,
         message: String,
         creation_error: Vec<u8>,
@@ -373,6 +381,8 @@ pub enum CoreError {
     StoreFull(String),
     #[error("the raylet of this node is gone; start again with ray_rs.shutdown() and ray_rs.init()")]
     RayletDied,
+    #[error("the session was shut down meanwhile; start another with ray_rs.init()")]
+    Closed,
     #[error("no answer to {what} within {after:?}")]
     TimedOut { what: String, after: Duration },
     #[error("interrupted")]

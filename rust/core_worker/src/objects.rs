@@ -77,10 +77,7 @@ impl CoreWorker {
                 refs,
             });
         }
-        let (arena, me) = {
-            let state = self.state.lock();
-            (Arc::clone(&state.arena), state.me.worker_id)
-        };
+        let (arena, me) = (&self.arena, self.info().address.worker_id);
         let block = loop {
             match arena.allocate(total) {
                 Ok(block) => break block,
@@ -198,7 +195,7 @@ impl CoreWorker {
         interrupt: Interrupt<'_>,
     ) -> WaitOutcome {
         if self.is_forked() {
-            return WaitOutcome::Interrupted;
+            return WaitOutcome::Disconnected;
         }
         let began = timeout.map(|_| Instant::now());
         let Some(me) = self.with(|state| register(state, slots, num_wanted, stop_at_error)) else {
@@ -224,8 +221,8 @@ impl CoreWorker {
                 }
                 slice = slice.min(left);
             }
-            if self.is_closed() || self.state.lock().raylet_dead {
-                break WaitOutcome::Interrupted;
+            if self.is_disconnected() {
+                break WaitOutcome::Disconnected;
             }
             if !blocked && EXECUTING_NORMAL.get() {
                 if spun {
@@ -284,6 +281,7 @@ impl CoreWorker {
                 return Place::Park;
             }
             state.holder = true;
+            state.holder_rests = true;
             self.bell.disarm_eventfd();
             if let Some(at) = state.next_deadline() {
                 slice = slice.min(at.saturating_sub(state.now()).max(Duration::from_micros(100)));
@@ -312,6 +310,7 @@ impl CoreWorker {
                     })
                 };
                 self.with(|state| {
+                    state.holder_rests = false;
                     state.drain_lanes(256);
                     state.on_deadline();
                     state.pass_holder_on();

@@ -72,8 +72,10 @@ pub(crate) enum Answer {
 pub(crate) enum Question {
     /// A thread waits for it.
     Thread { thread: Thread, answer: Option<Answer> },
-    /// The registration of an actor: the answer matters only when it is a refusal.
+    /// The registration of an actor.
     RegisterActor(ActorId),
+    /// A function for the control store: its workers have it, so only a failure matters.
+    StoreFunction,
     /// Nobody waits.
     Forget,
 }
@@ -101,6 +103,8 @@ pub(crate) struct State {
     pub waiters: Vec<Option<Waiter>>,
     /// A thread of this process drains the lanes and sleeps on the doorbell.
     pub holder: bool,
+    /// The holder does not look at this state now: it spins or sleeps. Whoever changes what it waits for nudges it.
+    pub holder_rests: bool,
     pub questions: FxHashMap<u64, Question>,
     pub next_request: u64,
     /// Values asked for from their owners, by request.
@@ -159,6 +163,7 @@ impl State {
             execution: Execution::default(),
             waiters: Vec::new(),
             holder: false,
+            holder_rests: false,
             questions: FxHashMap::default(),
             next_request: 1,
             fetches: FxHashMap::default(),
@@ -337,6 +342,9 @@ impl State {
                     if waiter.parked {
                         waiter.parked = false;
                         self.after.wake.push(waiter.thread.clone());
+                    } else if self.holder_rests {
+                        // Another thread has drained what the holder may be waiting for.
+                        self.nudge();
                     }
                 }
             }

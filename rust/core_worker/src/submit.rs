@@ -87,7 +87,7 @@ impl State {
         match spec.work {
             Work::Normal(function) => self.enqueue(key, function),
             Work::Call { actor, .. } => self.call_ready(actor, key),
-            Work::Creation(actor) => self.register_actor(actor, key),
+            Work::Creation(actor) => self.constructor_arguments_came(actor, key),
         }
     }
 
@@ -113,7 +113,7 @@ impl State {
         };
         match self.owner.spec(key).map(|spec| spec.work) {
             Some(Work::Call { actor, .. }) => self.call_dropped(actor, key),
-            Some(Work::Creation(actor)) => return self.creation_argument_failed(actor, key, error),
+            Some(Work::Creation(actor)) => return self.creation_argument_failed(actor, &error),
             Some(Work::Normal(_)) | None => {}
         }
         self.finish_with(key, &error);
@@ -143,13 +143,18 @@ impl State {
                 request,
                 class,
                 backlog,
+                first,
             } => {
+                let task_name = match self.owner.spec(TaskKey(first.0)).map(|spec| spec.work) {
+                    Some(Work::Normal(function)) => self.function(function).name.to_string(),
+                    Some(Work::Call { .. } | Work::Creation(_)) | None => String::new(),
+                };
                 let resources = &self.classes[class.0 as usize];
                 let message = v1::RequestLease {
                     request_id: request.0,
                     resources: Some(resources.into()),
                     backlog,
-                    task_name: String::new(),
+                    task_name,
                 };
                 self.tell_raylet(v1::to_raylet::Body::RequestLease(message));
             }
@@ -309,6 +314,7 @@ impl State {
             job_id: self.job.0.to_vec(),
             retry_exceptions: spec.retry_exceptions.clone(),
             max_calls: spec.max_calls,
+            definition: spec.definition.to_vec(),
         };
         self.send_on(lane, Kind::DefineFunction, &message, 0);
         index
@@ -561,6 +567,9 @@ impl State {
         if who == ray_rs_ownership::OwnerIndex::ME || !self.peers.mark_dead(who) {
             return;
         }
+        // It may have been killed after it had taken our sleeper's announcement and before it woke it: then no other
+        // peer's ring would reach that sleeper (BELL-2).
+        self.bell.wake_all();
         let lanes: Vec<PeerIndex> = (0..self.peers.lanes.len() as u32)
             .map(PeerIndex)
             .filter(|lane| self.peers.get(*lane).is_some_and(|peer| peer.who == who))

@@ -67,11 +67,12 @@ pub enum Event {
 pub enum Effect {
     /// Write the task to the lane of the lease's worker.
     Push { lease: LeaseKey, task: TaskKey },
-    /// Ask the raylet for a worker; `backlog` tasks of the class are queued.
+    /// Ask the raylet for a worker; `backlog` tasks of the class are queued, and it is the turn of `first`.
     RequestLease {
         request: RequestKey,
         class: ClassKey,
         backlog: u32,
+        first: TaskKey,
     },
     /// The request is no longer wanted. A grant that crosses it is handled.
     CancelRequest { request: RequestKey },

@@ -94,7 +94,7 @@ impl Dispatcher {
             return;
         }
         let streaming = state.streaming > 0;
-        let Some((_, charge)) = self.head(class) else { return };
+        let Some((first, charge)) = self.head(class) else { return };
         let work = u64::from(charge) * queued as u64;
         let window = WINDOW_WORK.as_nanos() as u64;
         let useful = if streaming {
@@ -118,6 +118,7 @@ impl Dispatcher {
                 request,
                 class: ClassKey(class),
                 backlog,
+                first,
             });
         }
     }

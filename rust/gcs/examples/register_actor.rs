@@ -65,6 +65,7 @@ async fn measure(began: Instant, gcs: &Child, address: Address, token: Token) ->
         let spec = v1::ActorSpec {
             actor_id: vec![number; 16],
             class_id: vec![5; 28],
+            args: Some(v1::Value::default()),
             owner: Some(address),
             handle_descriptor: vec![0; 600],
             ..v1::ActorSpec::default()

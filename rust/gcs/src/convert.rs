@@ -48,7 +48,7 @@ pub fn persisted(actor: ActorId, status: Status<'_>) -> v1::ActorUpdate {
 }
 
 /// `None` when the record is not one of ours.
-pub fn restored(update: &v1::ActorUpdate) -> Option<Restored> {
+pub fn restored(update: &v1::ActorUpdate, has_arguments: bool) -> Option<Restored> {
     let worker = match &update.worker {
         Some(worker) => Some(WorkerAddress::try_from(worker).ok()?),
         None => None,
@@ -59,6 +59,7 @@ pub fn restored(update: &v1::ActorUpdate) -> Option<Restored> {
         worker,
         incarnation: update.incarnation,
         death,
+        has_arguments,
     })
 }
 
@@ -119,7 +120,7 @@ pub fn end_of_process(report: Option<&v1::DeathReport>) -> String {
             "its process (pid {}) was killed (SIGKILL): by the kernel for want of memory, or by a user",
             report.pid
         ),
-        signal => format!("its process (pid {}) was ended by signal {signal}", report.pid),
+        signal => format!("its process (pid {}) was ended by {}", report.pid, signal_name(signal)),
     };
     if !report.detail.is_empty() {
         text.push_str("; ");
@@ -130,6 +131,28 @@ pub fn end_of_process(report: Option<&v1::DeathReport>) -> String {
         text.push_str(&report.last_stderr);
     }
     text
+}
+
+/// The signals that end programs, as Linux numbers them on x86 and ARM.
+fn signal_name(signal: i32) -> String {
+    let name = match signal {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL",
+        5 => "SIGTRAP",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        11 => "SIGSEGV",
+        13 => "SIGPIPE",
+        14 => "SIGALRM",
+        15 => "SIGTERM",
+        24 => "SIGXCPU",
+        31 => "SIGSYS",
+        _ => return format!("signal {signal}"),
+    };
+    format!("signal {signal} ({name})")
 }
 
 #[cfg(test)]
@@ -165,24 +188,28 @@ mod tests {
                     incarnation: 4,
                     death: Some(death),
                 };
-                let back = restored(&persisted(actor, status)).expect("ours");
+                let back = restored(&persisted(actor, status), true).expect("ours");
                 assert_eq!(
                     back,
                     Restored {
                         phase,
                         worker,
                         incarnation: 4,
-                        death: Some(death.clone())
+                        death: Some(death.clone()),
+                        has_arguments: true,
                     }
                 );
                 assert_eq!(published(actor, status).death.is_some(), phase == Phase::Dead);
             }
         }
         assert!(
-            restored(&v1::ActorUpdate {
-                state: 9,
-                ..v1::ActorUpdate::default()
-            })
+            restored(
+                &v1::ActorUpdate {
+                    state: 9,
+                    ..v1::ActorUpdate::default()
+                },
+                true
+            )
             .is_none()
         );
     }
@@ -197,6 +224,8 @@ mod tests {
             ..v1::DeathReport::default()
         };
         assert!(end_of_process(Some(&report)).contains("SIGKILL"));
+        let report = v1::DeathReport { signal: 11, ..report };
+        assert!(end_of_process(Some(&report)).contains("SIGSEGV"));
         let report = v1::DeathReport {
             exit_code: 3,
             signal: 0,

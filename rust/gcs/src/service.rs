@@ -13,6 +13,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::state::{Durable, RECONNECT_GRACE, State};
 
+/// `ray.kill` of an actor that is not known waits so long for its registration.
+const KILL_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Clones serve the same state.
 #[derive(Debug, Clone)]
 pub struct GcsService {
@@ -69,6 +72,16 @@ impl GcsService {
             None => tokio::time::sleep(RECONNECT_GRACE).await,
         }
         self.state().node_died(node, connection, now_ms());
+    }
+
+    /// Waits until the actor is known, at most so long: handles may travel faster than registrations.
+    async fn registration_of(&self, actor_id: &[u8], patience: Duration) -> Result<(), Status> {
+        let awaited = self.state().await_registration(crate::state::actor_id(actor_id)?);
+        if let Some(awaited) = awaited {
+            // Whether it came or not, the caller looks again.
+            let _ = tokio::time::timeout(patience, awaited).await;
+        }
+        Ok(())
     }
 
     /// The process behind a local connection; the session's end waits for its end.
@@ -176,7 +189,12 @@ impl Gcs for GcsService {
     }
 
     async fn get_actor(&self, request: Request<v1::GetActorRequest>) -> Result<Response<v1::GetActorReply>, Status> {
-        Ok(Response::new(self.state().get_actor(&request.into_inner())?))
+        let request = request.into_inner();
+        if !request.actor_id.is_empty() && request.patience_ms > 0 {
+            let patience = Duration::from_millis(u64::from(request.patience_ms));
+            self.registration_of(&request.actor_id, patience).await?;
+        }
+        Ok(Response::new(self.state().get_actor(&request)?))
     }
 
     async fn list_actors(&self, _: Request<Empty>) -> Result<Response<v1::ListActorsReply>, Status> {
@@ -184,7 +202,9 @@ impl Gcs for GcsService {
     }
 
     async fn kill_actor(&self, request: Request<v1::KillActorRequest>) -> Result<Response<Empty>, Status> {
-        let durable = self.state().kill_actor(&request.into_inner())?;
+        let request = request.into_inner();
+        self.registration_of(&request.actor_id, KILL_PATIENCE).await?;
+        let durable = self.state().kill_actor(&request)?;
         after(durable, Empty {}).await
     }
 

@@ -217,6 +217,14 @@ fn by_name(name: &str) -> v1::GetActorRequest {
         actor_id: Vec::new(),
         name: name.to_owned(),
         namespace: "ns".to_owned(),
+        patience_ms: 0,
+    }
+}
+
+fn killing(number: u8) -> v1::KillActorRequest {
+    v1::KillActorRequest {
+        actor_id: actor(number).0.to_vec(),
+        no_restart: true,
     }
 }
 
@@ -272,11 +280,7 @@ async fn create_call_and_kill(storage: impl Storage) {
         "arguments go to the constructor only"
     );
 
-    let kill = v1::KillActorRequest {
-        actor_id: actor(1).0.to_vec(),
-        no_restart: true,
-    };
-    client.kill_actor(kill).await.expect("killed");
+    client.kill_actor(killing(1)).await.expect("killed");
     match node.next().await {
         node_command::Body::StopActor(stop) => assert_eq!((stop.worker_id, stop.graceful), (vec![9; 28], false)),
         other => panic!("expected a stop, got {other:?}"),
@@ -346,15 +350,89 @@ fn a_taken_name_is_an_error_or_the_actor_that_has_it() {
             .existing
             .expect("there");
         assert_eq!(existing.spec.expect("whole").actor_id, actor(1).0);
-        let kill = v1::KillActorRequest {
-            actor_id: actor(1).0.to_vec(),
-            no_restart: true,
-        };
-        client.kill_actor(kill).await.expect("killed");
+        client.kill_actor(killing(1)).await.expect("killed");
         client
             .register_actor(registering(spec(2, "a")))
             .await
             .expect("the name is free again");
+        served.stop();
+    });
+}
+
+#[test]
+fn a_name_is_taken_before_the_arguments_have_come() {
+    run(async {
+        let served = Served::start(MemoryStorage::default());
+        let mut client = served.client().await;
+        let mut node = served.node().await;
+        let without_arguments = v1::ActorSpec {
+            args: None,
+            ..spec(1, "a")
+        };
+        client
+            .register_actor(registering(without_arguments.clone()))
+            .await
+            .expect("registered");
+        let error = client
+            .register_actor(registering(spec(2, "a")))
+            .await
+            .expect_err("taken");
+        assert_eq!(error.code(), Code::AlreadyExists);
+        client
+            .register_actor(registering(without_arguments))
+            .await
+            .expect("once more after a lost answer");
+        client
+            .register_actor(registering(spec(1, "a")))
+            .await
+            .expect("the arguments");
+        client
+            .register_actor(registering(spec(1, "a")))
+            .await
+            .expect("once more after a lost answer");
+        let start = node.next_start().await;
+        assert_eq!(start.spec.expect("whole").args.expect("whole").data[..], [7; 10]);
+        node.assigned(actor(1), 0, 9).await;
+        served.stop();
+    });
+}
+
+#[test]
+fn a_registration_is_waited_for() {
+    run(async {
+        let served = Served::start(MemoryStorage::default());
+        let mut client = served.client().await;
+        let mut node = served.node().await;
+        let asking = |number: u8, patience_ms| v1::GetActorRequest {
+            actor_id: actor(number).0.to_vec(),
+            patience_ms,
+            ..v1::GetActorRequest::default()
+        };
+        let mut followers = [client.clone(), client.clone(), client.clone()];
+        let [follower, killer, impatient] = &mut followers;
+        let (found, killed, gave_up, ()) = tokio::join!(
+            follower.get_actor(asking(1, u32::MAX)),
+            killer.kill_actor(killing(2)),
+            impatient.get_actor(asking(3, 1)),
+            async {
+                // The questions are there first.
+                while served.state.lock().expect("whole").awaited_actors() < 2 {
+                    tokio::task::yield_now().await;
+                }
+                for number in [1, 2] {
+                    client
+                        .register_actor(registering(spec(number, "")))
+                        .await
+                        .expect("registered");
+                    node.next_start().await;
+                }
+            }
+        );
+        assert!(found.expect("asked").into_inner().actor.is_some());
+        assert!(gave_up.expect("asked").into_inner().actor.is_none());
+        killed.expect("killed");
+        let dead = client.get_actor(asking(2, 0)).await.expect("asked").into_inner().actor;
+        assert_eq!(dead.expect("known").status.expect("known").state, 4);
         served.stop();
     });
 }

@@ -15,8 +15,8 @@ use crate::raylet::Raylet;
 
 /// Pause before a control store that does not answer is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
-/// How long an actor may be unknown to the control store before its followers are told that it is dead.
-const REGISTRATION_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+/// A handle may travel faster than its actor's registration: so long, unknown is not dead.
+const REGISTRATION_PATIENCE: Duration = Duration::from_secs(5);
 
 /// States of `ActorUpdate` by their numbers.
 const PLACED: u32 = 1;
@@ -239,16 +239,15 @@ impl Raylet {
         } else if is_new {
             let (gcs, inputs) = (self.gcs.clone(), self.inputs.clone());
             tokio::spawn(async move {
+                // The control store holds the question until it knows the actor.
                 let request = || v1::GetActorRequest {
                     actor_id: actor.0.to_vec(),
+                    patience_ms: REGISTRATION_PATIENCE.as_millis() as u32,
                     ..v1::GetActorRequest::default()
                 };
-                // A handle may travel faster than its actor's registration: unknown for a while is not dead.
-                let patience = tokio::time::Instant::now() + REGISTRATION_PATIENCE;
                 let reply: Result<v1::GetActorReply, String> = loop {
                     match gcs.ask("GetActor", request()).await {
                         Err(error) if error.starts_with("Unavailable") => {}
-                        Ok(v1::GetActorReply { actor: None }) if tokio::time::Instant::now() < patience => {}
                         reply => break reply,
                     }
                     tokio::time::sleep(ASK_AGAIN).await;

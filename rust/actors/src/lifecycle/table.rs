@@ -17,7 +17,7 @@ pub struct Lifecycle {
     actors: FxHashMap<ActorId, Actor>,
     /// Worker to the actor it hosts: exactly those in `Constructing`, `Alive` and `Leaving`.
     hosts: FxHashMap<WorkerId, ActorId>,
-    /// Owner and job to their actors that end with them: exactly those neither detached nor dead.
+    /// Owner and job to their actors that end with them: exactly those in which [`Actor::is_bound`] holds.
     by_owner: Index<WorkerAddress>,
     by_job: Index<JobId>,
 }
@@ -31,6 +31,8 @@ struct Actor {
 
 #[derive(Debug)]
 enum State {
+    /// It has its name and can be followed; its owner still computes what the constructor is called with.
+    WaitingForArguments,
     /// No node was chosen yet.
     WaitingForNode {
         attempts: u32,
@@ -69,7 +71,7 @@ impl State {
     fn host(&self) -> Option<WorkerAddress> {
         match self {
             Self::Constructing { worker } | Self::Alive { worker } | Self::Leaving { worker, .. } => Some(*worker),
-            Self::WaitingForNode { .. } | Self::Starting { .. } | Self::Dead { .. } => None,
+            Self::WaitingForArguments | Self::WaitingForNode { .. } | Self::Starting { .. } | Self::Dead { .. } => None,
         }
     }
 }
@@ -79,7 +81,12 @@ impl Lifecycle {
     /// incarnations and dead actors change nothing.
     pub fn on_event(&mut self, event: Event, effects: &mut Vec<Effect>) {
         match event {
-            Event::Registered { actor, facts } => self.registered(actor, facts, effects),
+            Event::Registered {
+                actor,
+                facts,
+                has_arguments,
+            } => self.registered(actor, facts, has_arguments, effects),
+            Event::ArgumentsCame { actor } => self.arguments_came(actor, effects),
             Event::NodeChosen { actor, node } => self.node_chosen(actor, node, effects),
             Event::Assigned {
                 actor,
@@ -131,6 +138,7 @@ impl Lifecycle {
             (Phase::Placed, Some(worker), None) => State::Constructing { worker },
             (Phase::Alive, Some(worker), None) => State::Alive { worker },
             (_, Some(worker), Some(death)) => State::Leaving { worker, death },
+            (_, _, _) if !was.has_arguments => State::WaitingForArguments,
             (_, _, _) => State::WaitingForNode { attempts: 0 },
         };
         if let Some(worker) = state.host() {
@@ -139,18 +147,12 @@ impl Lifecycle {
         if matches!(state, State::WaitingForNode { .. }) {
             effects.push(Effect::ChooseNode { actor });
         }
-        if !facts.detached && !matches!(state, State::Dead { .. }) {
-            self.by_owner.add(facts.owner, actor);
-            self.by_job.add(actor.job_id(), actor);
-        }
-        self.actors.insert(
-            actor,
-            Actor {
-                facts,
-                incarnation: was.incarnation,
-                state,
-            },
-        );
+        let entry = Actor {
+            facts,
+            incarnation: was.incarnation,
+            state,
+        };
+        self.insert(actor, entry);
     }
 
     /// Forgets a dead actor; false (and nothing changes) when it is not dead.
@@ -168,6 +170,7 @@ impl Lifecycle {
     pub fn status(&self, actor: ActorId) -> Option<Status<'_>> {
         let entry = self.actors.get(&actor)?;
         let (phase, death) = match &entry.state {
+            State::WaitingForArguments => (Phase::PendingCreation, None),
             State::WaitingForNode { .. } | State::Starting { .. } if entry.incarnation == 0 => {
                 (Phase::PendingCreation, None)
             }
@@ -183,6 +186,13 @@ impl Lifecycle {
             incarnation: entry.incarnation,
             death,
         })
+    }
+
+    /// Whether it was registered without its constructor's arguments, and they have not come yet.
+    pub fn awaits_arguments(&self, actor: ActorId) -> bool {
+        self.actors
+            .get(&actor)
+            .is_some_and(|entry| matches!(entry.state, State::WaitingForArguments))
     }
 
     /// Actors without a node, for whoever chooses when nodes come or change.
@@ -226,7 +236,7 @@ impl Lifecycle {
                     "ACT-2: a worker hosts one actor"
                 );
             }
-            if !entry.facts.detached && !matches!(entry.state, State::Dead { .. }) {
+            if entry.is_bound() {
                 by_owner.add(entry.facts.owner, *actor);
                 by_job.add(actor.job_id(), *actor);
             }
@@ -240,25 +250,52 @@ impl Lifecycle {
         );
     }
 
-    fn registered(&mut self, actor: ActorId, facts: ActorFacts, effects: &mut Vec<Effect>) {
+    fn registered(&mut self, actor: ActorId, facts: ActorFacts, has_arguments: bool, effects: &mut Vec<Effect>) {
         if self.actors.contains_key(&actor) {
             return;
         }
-        if !facts.detached {
-            self.by_owner.add(facts.owner, actor);
+        let state = if has_arguments {
+            State::WaitingForNode { attempts: 0 }
+        } else {
+            State::WaitingForArguments
+        };
+        let entry = Actor {
+            facts,
+            incarnation: 0,
+            state,
+        };
+        self.insert(actor, entry);
+        effects.push(Effect::Persist { actor });
+        if has_arguments {
+            effects.push(Effect::ChooseNode { actor });
+        }
+    }
+
+    fn insert(&mut self, actor: ActorId, entry: Actor) {
+        if entry.is_bound() {
+            self.by_owner.add(entry.facts.owner, actor);
             self.by_job.add(actor.job_id(), actor);
         }
-        let state = State::WaitingForNode { attempts: 0 };
-        self.actors.insert(
-            actor,
-            Actor {
-                facts,
-                incarnation: 0,
-                state,
-            },
-        );
-        effects.push(Effect::Persist { actor });
+        self.actors.insert(actor, entry);
+    }
+
+    fn arguments_came(&mut self, actor: ActorId, effects: &mut Vec<Effect>) {
+        if !self.awaits_arguments(actor) {
+            return;
+        }
+        self.change(actor, State::WaitingForNode { attempts: 0 });
         effects.push(Effect::ChooseNode { actor });
+    }
+
+    /// Changes the state and, where that frees the actor from its owner and job, the indices.
+    fn change(&mut self, actor: ActorId, state: State) {
+        let entry = self.actors.get_mut(&actor).expect("callers have looked it up");
+        let was_bound = entry.is_bound();
+        entry.state = state;
+        if was_bound && !entry.is_bound() {
+            self.by_owner.remove(entry.facts.owner, actor);
+            self.by_job.remove(actor.job_id(), actor);
+        }
     }
 
     fn node_chosen(&mut self, actor: ActorId, node: NodeId, effects: &mut Vec<Effect>) {
@@ -302,7 +339,13 @@ impl Lifecycle {
             Some(State::Starting { early: None, .. } | State::WaitingForNode { .. }) => State::Constructing { worker },
             Some(State::Constructing { worker: known } | State::Alive { worker: known }) if *known == worker => return,
             Some(State::Leaving { worker: known, .. }) if *known == worker => return,
-            Some(State::Constructing { .. } | State::Alive { .. } | State::Leaving { .. } | State::Dead { .. })
+            Some(
+                State::WaitingForArguments
+                | State::Constructing { .. }
+                | State::Alive { .. }
+                | State::Leaving { .. }
+                | State::Dead { .. },
+            )
             | None => {
                 effects.push(Effect::StopWorker {
                     actor,
@@ -358,16 +401,21 @@ impl Lifecycle {
                 effects.push(Effect::Persist { actor });
                 effects.push(Effect::Publish { actor });
             }
-            State::WaitingForNode { .. } | State::Alive { .. } | State::Leaving { .. } | State::Dead { .. } => {}
+            State::WaitingForArguments
+            | State::WaitingForNode { .. }
+            | State::Alive { .. }
+            | State::Leaving { .. }
+            | State::Dead { .. } => {}
         }
     }
 
+    /// An argument that could not be computed counts as the constructor's failure.
     fn is_constructing(&self, actor: ActorId, incarnation: u32) -> bool {
         self.actors.get(&actor).is_some_and(|entry| {
             entry.incarnation == incarnation
                 && matches!(
                     entry.state,
-                    State::Constructing { .. } | State::Starting { early: None, .. }
+                    State::WaitingForArguments | State::Constructing { .. } | State::Starting { early: None, .. }
                 )
         })
     }
@@ -436,12 +484,13 @@ impl Lifecycle {
         match &entry.state {
             State::Dead { .. } => {}
             // It never ran: there is nothing to start over.
-            State::WaitingForNode { .. } if may_restart => {}
+            State::WaitingForArguments | State::WaitingForNode { .. } if may_restart => {}
             State::Starting { .. } | State::Constructing { .. } | State::Alive { .. } if may_restart => {
                 self.stop(actor, false, "ray.kill", effects);
                 self.restart(actor, effects);
             }
-            State::WaitingForNode { .. }
+            State::WaitingForArguments
+            | State::WaitingForNode { .. }
             | State::Starting { .. }
             | State::Constructing { .. }
             | State::Alive { .. }
@@ -454,7 +503,7 @@ impl Lifecycle {
             return;
         };
         match &entry.state {
-            State::WaitingForNode { .. } | State::Starting { .. } => {
+            State::WaitingForArguments | State::WaitingForNode { .. } | State::Starting { .. } => {
                 self.end(actor, Death::OutOfScope, true, effects);
             }
             State::Constructing { worker } | State::Alive { worker } => {
@@ -484,7 +533,10 @@ impl Lifecycle {
                 effects.push(Effect::Persist { actor });
                 effects.push(Effect::ReleaseName { actor });
             }
-            State::WaitingForNode { .. } | State::Leaving { .. } | State::Dead { .. } => {}
+            State::WaitingForArguments
+            | State::WaitingForNode { .. }
+            | State::Leaving { .. }
+            | State::Dead { .. } => {}
         }
     }
 
@@ -539,7 +591,7 @@ impl Lifecycle {
             State::Constructing { worker } | State::Alive { worker } | State::Leaving { worker, .. } => {
                 (worker.node_id, Some(worker.worker_id))
             }
-            State::WaitingForNode { .. } | State::Dead { .. } => return,
+            State::WaitingForArguments | State::WaitingForNode { .. } | State::Dead { .. } => return,
         };
         effects.push(Effect::StopWorker {
             actor,
@@ -551,21 +603,30 @@ impl Lifecycle {
     }
 
     fn bury(&mut self, actor: ActorId, death: Death, effects: &mut Vec<Effect>) {
-        let entry = self.actors.get_mut(&actor).expect("callers have looked it up");
-        if let Some(worker) = entry.state.host() {
+        if let Some(worker) = self.actors[&actor].state.host() {
             self.hosts.remove(&worker.worker_id);
         }
-        if !entry.facts.detached {
-            self.by_owner.remove(entry.facts.owner, actor);
-            self.by_job.remove(actor.job_id(), actor);
-        }
-        entry.state = State::Dead { death };
+        self.change(actor, State::Dead { death });
         effects.push(Effect::Persist { actor });
         effects.push(Effect::Publish { actor });
     }
 }
 
 impl Actor {
+    /// It ends with its owner and with its job. A detached actor does so only as long as its owner alone has what its
+    /// constructor needs.
+    fn is_bound(&self) -> bool {
+        match self.state {
+            State::Dead { .. } => false,
+            State::WaitingForArguments => true,
+            State::WaitingForNode { .. }
+            | State::Starting { .. }
+            | State::Constructing { .. }
+            | State::Alive { .. }
+            | State::Leaving { .. } => !self.facts.detached,
+        }
+    }
+
     fn may_restart(&self) -> bool {
         u32::try_from(self.facts.max_restarts).map_or(true, |limit| self.incarnation < limit)
     }

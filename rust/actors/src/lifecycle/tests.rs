@@ -50,6 +50,7 @@ impl Story {
         let effects = story.event(Event::Registered {
             actor: actor(1),
             facts: facts(max_restarts, detached),
+            has_arguments: true,
         });
         assert_eq!(
             effects,
@@ -147,7 +148,8 @@ fn an_actor_is_placed_then_alive_and_a_second_registration_changes_nothing() {
     assert_eq!(
         story.event(Event::Registered {
             actor: actor(1),
-            facts: facts(0, false)
+            facts: facts(0, false),
+            has_arguments: true,
         }),
         []
     );
@@ -386,6 +388,51 @@ fn owners_and_jobs_take_their_actors_along_but_not_detached_ones() {
 }
 
 #[test]
+fn an_actor_without_arguments_is_known_and_not_started() {
+    let without_arguments = |detached| {
+        let mut story = Story::default();
+        let registered = Event::Registered {
+            actor: actor(1),
+            facts: facts(0, detached),
+            has_arguments: false,
+        };
+        assert_eq!(story.event(registered), [persist()]);
+        assert_eq!(story.phase(), Phase::PendingCreation);
+        assert!(story.0.awaits_arguments(actor(1)) && story.0.waiting_for_node().is_empty());
+        story
+    };
+    let came = || Event::ArgumentsCame { actor: actor(1) };
+    let owner_died = || Event::WorkerDied {
+        worker: worker(200).worker_id,
+        message: String::new(),
+    };
+    let mut story = without_arguments(true);
+    assert_eq!(story.event(came()), [choose()]);
+    assert_eq!(story.event(came()), []);
+    assert_eq!(story.event(owner_died()), [], "it is detached");
+
+    // Only the owner could have computed them.
+    let mut orphan = without_arguments(true);
+    assert_eq!(orphan.event(owner_died()), [persist(), publish(), release()]);
+    assert_eq!(orphan.event(came()), []);
+
+    let mut failed = without_arguments(false);
+    let failure = Event::ConstructorFailed {
+        actor: actor(1),
+        incarnation: 0,
+        message: "an argument".to_owned(),
+        error: vec![1],
+    };
+    assert_eq!(failed.event(failure), [persist(), publish(), release()]);
+    let mut killed = without_arguments(false);
+    let kill = Event::KillRequested {
+        actor: actor(1),
+        no_restart: true,
+    };
+    assert_eq!(killed.event(kill), [persist(), publish(), release()]);
+}
+
+#[test]
 fn a_node_that_cannot_start_it_is_asked_again_and_then_no_more() {
     let mut story = Story::starting(0);
     let failed = || Event::StartFailed {
@@ -422,6 +469,7 @@ fn a_restored_actor_goes_on_where_it_was() {
         worker,
         incarnation: 2,
         death: None,
+        has_arguments: true,
     };
     lifecycle.restore(
         actor(1),
@@ -436,8 +484,15 @@ fn a_restored_actor_goes_on_where_it_was() {
         &mut effects,
     );
     lifecycle.check_invariants();
+    let without_arguments = Restored {
+        has_arguments: false,
+        ..restored(Phase::PendingCreation, None)
+    };
+    lifecycle.restore(actor(3), facts(-1, true), without_arguments, &mut effects);
+    lifecycle.check_invariants();
     assert_eq!(effects, [choose()]);
     assert_eq!(lifecycle.waiting_for_node(), [actor(1)]);
+    assert!(lifecycle.awaits_arguments(actor(3)));
     lifecycle.on_event(
         Event::WorkerDied {
             worker: worker(9).worker_id,
@@ -453,9 +508,13 @@ fn any_event() -> impl Strategy<Value = Event> {
     let id = || (0u8..4).prop_map(actor);
     let process = || (0u8..12).prop_map(worker);
     prop_oneof![
-        4 => (id(), -1..3i32, any::<bool>(), process()).prop_map(|(actor, max_restarts, detached, owner)| {
-            Event::Registered { actor, facts: ActorFacts { owner, max_restarts, detached } }
-        }),
+        4 => (id(), -1..3i32, any::<bool>(), process(), any::<bool>()).prop_map(
+            |(actor, max_restarts, detached, owner, has_arguments)| {
+                let facts = ActorFacts { owner, max_restarts, detached };
+                Event::Registered { actor, facts, has_arguments }
+            }
+        ),
+        3 => id().prop_map(|actor| Event::ArgumentsCame { actor }),
         6 => id().prop_map(|actor| Event::NodeChosen { actor, node: NODE }),
         6 => (id(), 0..3u32, process()).prop_map(|(actor, incarnation, worker)| {
             Event::Assigned { actor, incarnation, worker }

@@ -16,10 +16,16 @@ pub struct ActorFacts {
 /// A fact about an actor, a worker, a node or a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// An actor was registered. Registering it again changes nothing.
+    /// An actor was registered. Registering it again changes nothing. Unless `has_arguments`, its constructor's
+    /// arguments are still being computed.
     Registered {
         actor: ActorId,
         facts: ActorFacts,
+        has_arguments: bool,
+    },
+    /// Its constructor's arguments have come.
+    ArgumentsCame {
+        actor: ActorId,
     },
     /// A node can take the actor.
     NodeChosen {
@@ -143,4 +149,6 @@ pub struct Restored {
     pub worker: Option<WorkerAddress>,
     pub incarnation: u32,
     pub death: Option<Death>,
+    /// Its constructor's arguments had come.
+    pub has_arguments: bool,
 }

@@ -90,7 +90,7 @@ impl Executor {
             Some(slot) => slot,
             None => {
                 let made = match callee.function_id {
-                    Some(id) => self.load_function(py, id)?,
+                    Some(id) => self.load_function(py, id, &callee.definition)?,
                     None => self.load_method(py, &callee.method)?,
                 };
                 self.callees.add(callee, made)
@@ -100,9 +100,13 @@ impl Executor {
         Ok(self.callees.at(slot).expect("the slot was just taken"))
     }
 
-    fn load_function(&self, py: Python<'_>, id: FunctionId) -> PyResult<Callable> {
-        let blob = gil::wait_for(py, |interrupt| self.core.fetch_blob(id, interrupt))?;
-        let callable = pickle::loads(py, &blob)?.unbind();
+    fn load_function(&self, py: Python<'_>, id: FunctionId, definition: &[u8]) -> PyResult<Callable> {
+        let callable = if definition.is_empty() {
+            let blob = gil::wait_for(py, |interrupt| self.core.fetch_blob(id, interrupt))?;
+            pickle::loads(py, &blob)?.unbind()
+        } else {
+            pickle::loads(py, definition)?.unbind()
+        };
         Ok(Callable::Function(Arc::new(Function {
             callable,
             runs: AtomicU32::new(0),

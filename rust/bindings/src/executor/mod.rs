@@ -48,6 +48,7 @@ pub struct Callbacks {
     pub start_actor: Py<PyAny>,
     pub set_gpus: Py<PyAny>,
     pub warn_return_ignored: Py<PyAny>,
+    pub end_forked_child: Py<PyAny>,
     pub special_methods: Py<PyDict>,
     pub actor_exit: Py<PyAny>,
 }
@@ -61,6 +62,7 @@ impl Callbacks {
             start_actor: find("start_actor")?,
             set_gpus: find("set_gpus")?,
             warn_return_ignored: find("warn_return_ignored")?,
+            end_forked_child: find("end_forked_child")?,
             special_methods: callbacks.getattr("special_methods")?.cast_into()?.unbind(),
             actor_exit: find("actor_exit")?,
         })

@@ -84,6 +84,9 @@ impl Executor {
 
     /// Encodes how a task ended and tells its caller.
     pub fn complete(&self, py: Python<'_>, task: Box<ExecTask>, ended: Ended<'_>) -> Option<Exit> {
+        if self.core.is_forked() {
+            return Some(self.end_forked_child(py, task, ended));
+        }
         let value = match ended {
             Ended::Returned(value) => value,
             Ended::Raised { error, from_argument } => return self.fail(py, task, error, from_argument),
@@ -96,6 +99,24 @@ impl Executor {
         let exit = self.count_run(&task);
         self.core.finish(*task, TaskStatus::Finished, returns, exit.is_some());
         exit
+    }
+
+    /// User code forked, and this is the child, back from the function that only its parent is to answer for.
+    fn end_forked_child(&self, py: Python<'_>, task: Box<ExecTask>, ended: Ended<'_>) -> Exit {
+        let error = match ended {
+            Ended::Returned(_) => None,
+            Ended::Raised { error, .. } => Some(error.into_value(py)),
+        };
+        // The parent's memory is not given back from here.
+        std::mem::forget(task);
+        if let Err(error) = self.callbacks.end_forked_child.call1(py, (error,)) {
+            error.write_unraisable(py, None);
+        }
+        Exit {
+            graceful: false,
+            code: 1,
+            reason: "a forked child came back from its task".to_owned(),
+        }
     }
 
     /// `max_calls`.

@@ -7,6 +7,7 @@ mod client;
 mod parts;
 mod stories;
 
+use std::path::Path;
 use std::time::Instant;
 
 fn main() {
@@ -26,8 +27,23 @@ fn main() {
     for (name, story) in stories::ALL {
         if wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str())) {
             let started = Instant::now();
-            story();
+            if let Err(panic) = std::panic::catch_unwind(story) {
+                print_logs(root.path());
+                std::panic::resume_unwind(panic);
+            }
             println!("session story {name} ... ok ({} ms)", started.elapsed().as_millis());
+        }
+    }
+}
+
+/// What the sessions' processes wrote, before it is removed with the directory.
+fn print_logs(root: &Path) {
+    for session in std::fs::read_dir(root).into_iter().flatten().flatten() {
+        for log in std::fs::read_dir(session.path().join("logs")).into_iter().flatten().flatten() {
+            let text = std::fs::read_to_string(log.path()).unwrap_or_default();
+            if !text.is_empty() {
+                eprintln!("---- {}\n{text}", log.path().display());
+            }
         }
     }
 }

@@ -235,6 +235,7 @@ async fn create_actor(driver: &mut Client, job_id: &[u8], class: &str, unique: u
         job_id: job_id.to_vec(),
         class_id: vec![2; 28],
         class_name: class.to_owned(),
+        args: Some(v1::Value::default()),
         placement_resources: Some((&cpus(1.0)).into()),
         running_resources: Some((&ResourceSet::new()).into()),
         max_restarts,
@@ -418,7 +419,8 @@ fn dead_zygote() {
             .parse()
             .expect("a pid");
         kill(zygote);
-        wait_until("the zygote is gone", || !is_running(zygote));
+        // Reaped, that is, all its threads: one that waits for a child might still take that child's status with it.
+        wait_until("the zygote is gone", || !Path::new(&format!("/proc/{zygote}")).exists());
         // The worker lives on, and how it ends is still known.
         assert!(is_running(worker.pid));
         kill(worker.pid);

@@ -8,6 +8,7 @@ use ray_rs_actors::lifecycle::{ActorFacts, Event, Phase, Status as Life};
 use ray_rs_proto::v1;
 use ray_rs_types::{ActorId, FunctionId, WorkerAddress};
 use rustc_hash::FxHashMap;
+use tokio::sync::oneshot;
 use tonic::Status;
 
 use super::{Durable, State};
@@ -24,6 +25,8 @@ pub(super) struct Actors {
     names: FxHashMap<(String, String), ActorId>,
     /// In the order in which they died.
     dead: VecDeque<ActorId>,
+    /// Not registered yet, with whoever waits for that.
+    awaited: FxHashMap<ActorId, Vec<oneshot::Sender<()>>>,
 }
 
 impl Actors {
@@ -47,6 +50,17 @@ impl Actors {
         })
     }
 
+    /// The write that stores it.
+    fn keep_spec(&mut self, actor: ActorId, spec: v1::ActorSpec) -> Write {
+        let value = Some(spec.encode_to_vec().into());
+        self.specs.insert(actor, spec);
+        Write {
+            table: Table::ActorSpecs,
+            key: actor.0.to_vec(),
+            value,
+        }
+    }
+
     pub(super) fn release_name(&mut self, actor: ActorId) {
         let Some(spec) = self.specs.get(&actor).filter(|spec| !spec.name.is_empty()) else {
             return;
@@ -56,6 +70,12 @@ impl Actors {
         {
             entry.remove();
         }
+    }
+
+    /// It is registered now, or never will be: those who wait look again.
+    fn end_wait(&mut self, actor: ActorId) {
+        // Dropping a sender wakes the one who waits.
+        self.awaited.remove(&actor);
     }
 
     /// Queues the actor's status to be stored; drops from memory what a dead or lasting actor never needs again.
@@ -129,7 +149,7 @@ pub(super) fn facts_of(spec: &v1::ActorSpec) -> Result<ActorFacts, Status> {
     })
 }
 
-pub(super) fn actor_id(bytes: &[u8]) -> Result<ActorId, Status> {
+pub fn actor_id(bytes: &[u8]) -> Result<ActorId, Status> {
     ActorId::from_bytes(bytes).map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
@@ -144,10 +164,18 @@ impl State {
         let actor = actor_id(&spec.actor_id)?;
         let facts = facts_of(&spec)?;
         FunctionId::from_bytes(&spec.class_id).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let has_arguments = spec.args.is_some();
         if self.actors.specs.contains_key(&actor) {
-            // The same request once more, after a connection was lost.
-            return Ok((v1::RegisterActorReply::default(), self.durable_so_far()));
+            let durable = if has_arguments && self.lifecycle.awaits_arguments(actor) {
+                let writes = vec![self.actors.keep_spec(actor, spec)];
+                self.actor_events([Event::ArgumentsCame { actor }], writes)
+            } else {
+                // The same request once more, after a connection was lost.
+                self.durable_so_far()
+            };
+            return Ok((v1::RegisterActorReply::default(), durable));
         }
+        self.actors.end_wait(actor);
         if self.jobs.has_finished(actor.job_id()) {
             return Err(Status::failed_precondition("the job has finished"));
         }
@@ -156,8 +184,10 @@ impl State {
             if let Some(holder) = self.actors.names.get(&key).copied() {
                 if !request.get_if_exists {
                     return Err(Status::already_exists(format!(
-                        "The name {} (namespace={}) is already taken. Use a different name, or get the existing actor",
-                        spec.name, spec.namespace
+                        "The name {name} (namespace={namespace}) is already taken. Use a different name, or get the \
+                         existing actor with ray_rs.get_actor({name:?}, namespace={namespace:?}) or get_if_exists=True.",
+                        name = spec.name,
+                        namespace = spec.namespace
                     )));
                 }
                 let existing = self.actor_info(holder);
@@ -165,15 +195,35 @@ impl State {
             }
             self.actors.names.insert(key, actor);
         }
-        let value = Some(spec.encode_to_vec().into());
-        self.actors.specs.insert(actor, spec);
-        let writes = vec![Write {
-            table: Table::ActorSpecs,
-            key: actor.0.to_vec(),
-            value,
-        }];
-        let durable = self.actor_events([Event::Registered { actor, facts }], writes);
+        let writes = vec![self.actors.keep_spec(actor, spec)];
+        let registered = Event::Registered {
+            actor,
+            facts,
+            has_arguments,
+        };
+        let durable = self.actor_events([registered], writes);
         Ok((v1::RegisterActorReply::default(), durable))
+    }
+
+    /// Resolves (with an error or not) when it is worth looking again whether the actor is known; `None`: it is.
+    pub fn await_registration(&mut self, actor: ActorId) -> Option<oneshot::Receiver<()>> {
+        if self.actors.specs.contains_key(&actor) {
+            return None;
+        }
+        // Those who gave up are forgotten.
+        self.actors.awaited.retain(|_, waiting| {
+            waiting.retain(|waiting| !waiting.is_closed());
+            !waiting.is_empty()
+        });
+        let (sender, receiver) = oneshot::channel();
+        self.actors.awaited.entry(actor).or_default().push(sender);
+        Some(receiver)
+    }
+
+    /// How many actors are waited for.
+    #[cfg(test)]
+    pub fn awaited_actors(&self) -> usize {
+        self.actors.awaited.len()
     }
 
     /// By id, or by name; without an actor when there is none.

@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 use crate::commit::{Committer, Flushed};
 use crate::storage::{StorageError, Write};
 
+pub use actors::actor_id;
 pub use nodes::RECONNECT_GRACE;
 
 use actors::Actors;

@@ -6,6 +6,7 @@ use ray_rs_actors::lifecycle::{Effect, Event};
 use ray_rs_proto::v1::{self, NodeCommand, node_command::Body, node_report};
 use ray_rs_types::{NodeId, ResourceSet, WorkerAddress, WorkerId};
 use rustc_hash::FxHashMap;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tonic::Status;
 
@@ -100,12 +101,17 @@ impl Nodes {
 
 impl Node {
     fn send(&mut self, command: NodeCommand) {
-        if let Some(commands) = &self.commands
-            && commands.try_send(Ok(command)).is_err()
-        {
-            tracing::warn!(node = %self.info.name, "cut off a node that does not read its commands");
-            self.commands = None;
+        let Some(commands) = &self.commands else { return };
+        match commands.try_send(Ok(command)) {
+            Ok(()) => return,
+            Err(TrySendError::Full(_)) => {
+                let index = self.info.node_index;
+                tracing::warn!(index, "cut off a node that does not read its commands");
+            }
+            // Its connection has ended, of which `follow` will tell.
+            Err(TrySendError::Closed(_)) => {}
         }
+        self.commands = None;
     }
 }
 

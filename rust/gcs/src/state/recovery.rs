@@ -76,7 +76,7 @@ fn read_actors(storage: &dyn Storage) -> Result<(Lifecycle, Actors), StorageErro
         let Some((_, update)) = states.next_if(|(other, _)| *other == actor) else {
             return;
         };
-        if let (Ok(facts), Some(was)) = (facts_of(&spec), convert::restored(&update)) {
+        if let (Ok(facts), Some(was)) = (facts_of(&spec), convert::restored(&update, spec.args.is_some())) {
             actors.restore(actor, spec, was.phase, was.death.is_some());
             lifecycle.restore(actor, facts, was, &mut Vec::new());
         }

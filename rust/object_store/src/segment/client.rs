@@ -52,6 +52,8 @@ pub struct ArenaClient {
     inside: Mutex<Inside>,
     pins: Mutex<Pins>,
     has_zombies: AtomicBool,
+    /// This process is a forked child of the client: the row of pins is its parent's.
+    forked: AtomicBool,
 }
 
 impl ArenaClient {
@@ -75,7 +77,14 @@ impl ArenaClient {
             }),
             pins: Mutex::new(Pins::default()),
             has_zombies: AtomicBool::new(false),
+            forked: AtomicBool::new(false),
         })
+    }
+
+    /// In a forked child of the client: from here on nothing that is dropped here changes what the parent has pinned.
+    /// What is read here stays in place only while the parent holds it.
+    pub fn after_fork_in_child(&self) {
+        self.forked.store(true, Ordering::Relaxed);
     }
 
     pub fn client(&self) -> u32 {
@@ -240,6 +249,10 @@ impl ArenaClient {
     }
 
     fn unpin(&self, offset: u64) {
+        // Not even its lock is taken in a forked child: another thread of the parent may have held it.
+        if self.forked.load(Ordering::Relaxed) {
+            return;
+        }
         let mut pins = self.pins.lock();
         let Some((slot, count)) = pins.held.get_mut(&offset) else {
             return;
