@@ -38,7 +38,7 @@ def reduce_tree(modules):
 MODULES = (
     "argparse ast asyncio base64 bisect calendar collections copy csv datetime decimal difflib email enum fractions "
     "functools glob gzip hashlib heapq html http inspect io ipaddress itertools json logging math os pathlib pickle "
-    "random re shutil socket sqlite3 statistics string subprocess tarfile tempfile textwrap threading typing unittest "
+    "random re shutil socket sqlite3 statistics string subprocess tarfile tempfile textwrap threading unittest "
     "urllib uuid warnings weakref xml zipfile"
 ).split()
 

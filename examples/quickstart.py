@@ -38,32 +38,29 @@ def standard_library(limit):
 
 
 def count_words(path):
-    """How often each word occurs in a file; longest: the longest name, with the line it stands in."""
-    counts, longest = collections.Counter(), ("", 0)
+    """How often each word occurs in a file; and the name in it that is made of most words, with its line."""
+    counts, longest = collections.Counter(), (0, "", 0)
     with open(path, encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
             for name in NAME.findall(line):
-                if len(name) > len(longest[0]):
-                    longest = (name, number)
-                for word in WORD.findall(name):
+                words = WORD.findall(name)
+                if len(words) > longest[0]:
+                    longest = (len(words), name, number)
+                for word in words:
                     word = word.lower()
                     if len(word) > 2 and word not in DULL:
                         counts[word] += 1
     return counts, (*longest, path)
 
 
-def longer(entries):
-    return max(entries, key=lambda entry: (len(entry[0]), entry))
-
-
 def index(paths):
-    """The counts of each file of a group, and the group's index: words, words by files, the longest name."""
+    """The counts of each file of a group, and the group's index: words, words by files, the name of most words."""
     counted = [count_words(path) for path in paths]
     words, files = collections.Counter(), collections.Counter()
     for counts, _ in counted:
         words.update(counts)
         files.update(counts.keys())
-    return [counts for counts, _ in counted], (words, files, longer(longest for _, longest in counted))
+    return [counts for counts, _ in counted], (words, files, max(longest for _, longest in counted))
 
 
 def merge(*indexes):
@@ -71,7 +68,7 @@ def merge(*indexes):
     for more_words, more_files, _ in indexes:
         words.update(more_words)
         files.update(more_files)
-    return words, files, longer(longest for _, _, longest in indexes)
+    return words, files, max(longest for _, _, longest in indexes)
 
 
 def usage(counts, vocabulary):
@@ -133,9 +130,9 @@ def with_ray(paths, numpy):
     while waiting:
         (ready,), waiting = ray.wait(waiting)
         progress.report.remote(group_of[ready])
-        if len(waiting) % 4 == 0:
+        if sys.stdout.isatty() or not waiting:
             done, files, size = ray.get(progress.look.remote())
-            print(f"\r  {done:4} of {files} files, {size / 1e6:5.1f} MB", end="", flush=True)
+            print(f"\r  {done} of {files} files, {size / 1e6:.1f} MB", end="", flush=True)
     print()
 
     # A tree: each task merges a few partial indexes; what is passed on are references.
@@ -191,22 +188,23 @@ def main():
     (words, files, longest, likeness), parallel = timed(with_ray, paths, numpy)
 
     print(f"  {sum(words.values()):,} words, {len(words):,} different ones")
-    print("  most used:     ", ", ".join(f"{word} ({n:,})" for word, n in words.most_common(6)))
-    print("  in most files: ", ", ".join(f"{word} ({n})" for word, n in files.most_common(6)))
-    print(f"  longest name:   {longest[0]}, {os.path.relpath(longest[2], root)} line {longest[1]}")
+    print("  most used:", ", ".join(f"{word} ({n:,})" for word, n in words.most_common(6)))
+    print("  in most files:", ", ".join(f"{word} ({n})" for word, n in files.most_common(6)))
+    how_many, name, line, path = longest
+    print(f"  most words in a name: {how_many}, {name}, {os.path.relpath(path, root)} line {line}")
     for alike, name_one, name_two in most_alike(likeness, [os.path.relpath(path, root) for path in paths]):
-        print(f"  much alike:      {name_one} and {name_two} ({alike:.2f})")
+        print(f"  much alike: {name_one} and {name_two} ({alike:.2f})")
 
     same, serial = timed(serially, paths, numpy)
     assert same[:2] == (words, files), "both ways must find the same words"
     faster = serial / parallel
     print(f"With tasks {parallel:.2f} s, serially {serial:.2f} s: {faster:.1f} times as fast on {cpus} CPUs.")
 
-    n = 2000
-    ray.get([nothing.remote() for _ in range(100)])
-    _, batch = timed(lambda: ray.get([nothing.remote() for _ in range(n)]))
-    _, one_by_one = timed(lambda: [ray.get(nothing.remote()) for _ in range(n // 10)])
-    print(f"Empty tasks: {n / batch:,.0f} a second in a batch, {n / 10 / one_by_one:,.0f} a second one after another.")
+    many, few = 20_000, 2_000
+    ray.get([nothing.remote() for _ in range(few)])
+    _, batch = timed(lambda: ray.get([nothing.remote() for _ in range(many)]))
+    _, one_by_one = timed(lambda: [ray.get(nothing.remote()) for _ in range(few)])
+    print(f"Empty tasks: {many / batch:,.0f} a second in a batch, {few / one_by_one:,.0f} a second one after another.")
     _, stopping = timed(ray.shutdown)
     print(f"Shut down in {stopping * 1000:.0f} ms.")
 

@@ -386,6 +386,8 @@ class WorkerCallbacks(Protocol):
         max_concurrency, is_async, gpu_ids, resources, job_id (JobID), extra (bytes). `cls` is the unpickled blob."""
     def set_gpus(self, gpu_ids: list[int]) -> None:
         """Before a task or actor that has GPUs."""
+    def set_cpus(self, cpus: float) -> None:
+        """Before a task that holds more or fewer CPUs than the one before it."""
     def warn_return_ignored(self, callee_name: str) -> None:
         """A task with num_returns=0 returned something."""
     def end_forked_child(self, error: BaseException | None) -> NoReturn:

@@ -47,7 +47,6 @@ def _run(config: dict[str, Any], fork_token: int) -> int:
     info = _core.process_info()
     _redirect_output(config["log_dir"], f"worker-{info['worker_id'].hex()}-{info['job_id'].hex()}-{os.getpid()}")
     faulthandler.enable(2)  # the stack of a segmentation fault ends up in the error that the caller gets
-    _name_process("ray::IDLE")
     graceful, code, _reason = _core.run_worker_loop(_Callbacks(info["node_ip"]))
     if graceful:
         _run_exit_handlers()
@@ -78,7 +77,7 @@ def _prepare_process(config: dict[str, Any]) -> None:
         os.chdir(config["cwd"])
 
 
-# The driver says nothing of OMP_NUM_THREADS: it follows the CPUs of the actor.
+# The driver says nothing of OMP_NUM_THREADS: it follows the CPUs of the task or actor.
 _threads_follow_cpus = False
 
 
@@ -93,12 +92,6 @@ def _restore_thread_counts(driver_values: dict[str, str | None]) -> None:
             _threads_follow_cpus = True
         else:
             os.environ.pop(name, None)
-
-
-def _name_process(title: str) -> None:
-    """Shows in `ps -o comm` what the process is."""
-    with contextlib.suppress(OSError), open("/proc/self/comm", "w") as file:
-        file.write(title[:15])
 
 
 def _run_exit_handlers() -> None:
@@ -227,11 +220,9 @@ class _Callbacks:
         global _actor_marker
         runtime_context._actor_info.update(info)
         _actor_marker = f":actor_name:{info['class_name']}\n"
-        _name_process(f"ray::{info['class_name']}")
         if info["gpu_ids"]:
             self.set_gpus(info["gpu_ids"])
-        if _threads_follow_cpus:
-            os.environ["OMP_NUM_THREADS"] = str(max(1, int(info["resources"].get("CPU", 1))))
+        self.set_cpus(info["resources"].get("CPU", 1.0))
         if info["is_async"]:
             # Each coroutine that awaits another uses up Python frames, and a thousand may be under way.
             sys.setrecursionlimit(max(sys.getrecursionlimit(), 10_000))
@@ -247,6 +238,10 @@ class _Callbacks:
     def set_gpus(self, gpu_ids: list[int]) -> None:
         names = runtime_context._visible_devices or [str(number) for number in range(max(gpu_ids, default=-1) + 1)]
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[number] for number in gpu_ids)
+
+    def set_cpus(self, cpus: float) -> None:
+        if _threads_follow_cpus:
+            os.environ["OMP_NUM_THREADS"] = str(max(1, int(cpus)))
 
     def end_forked_child(self, error: BaseException | None) -> NoReturn:
         code = 0

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("no_cluster")
 
 HERE = Path(__file__).parent
 PROGRAMS = sorted((HERE / "programs").glob("*.py"))
-# What the program prints goes to the real standard output, what an engine has to say about crashes and retries does not.
+# What the program prints goes to the real standard output; what an engine says about crashes and retries does not.
 OWN_OUTPUT = "import functools, sys; print = functools.partial(print, file=sys.stdout); sys.stdout = sys.stderr\n"
 
 

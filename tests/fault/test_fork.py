@@ -2,11 +2,11 @@
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
-from multiprocessing import resource_tracker
 
 import numpy as np
 import pytest
@@ -23,14 +23,11 @@ def echo(x):
     return x
 
 
-def square(x):
-    return x * x
-
-
 def fork_and_wait(child):
-    """Runs `child` in a fork and returns its exit code."""
+    """Runs `child` in a fork and returns its exit code; a child that hangs is killed by SIGALRM."""
     pid = os.fork()
     if pid == 0:
+        signal.alarm(20)
         code = 99
         try:
             code = child() or 0
@@ -60,14 +57,31 @@ def test_a_forked_child_may_not_use_the_cluster():
     assert ray.get(echo.remote(1)) == 1
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_multiprocessing_in_the_driver(method):
     if IS_RAY and method == "fork":
         return  # hangs now and then
-    with multiprocessing.get_context(method).Pool(2) as pool:
-        assert pool.map(square, range(20)) == [x * x for x in range(20)]
-        assert ray.get([echo.remote(i) for i in range(20)]) == list(range(20))
-    resource_tracker._resource_tracker._stop()  # else it lives as long as this process
+    done = run_driver(
+        f"""
+        import multiprocessing
+
+        def square(x):
+            return x * x
+
+        @ray.remote
+        def echo(x):
+            return x
+
+        if __name__ == "__main__":
+            ray.init(num_cpus=2)
+            ray.get(echo.remote(0))
+            with multiprocessing.get_context({method!r}).Pool(2) as pool:
+                assert pool.map(square, range(20)) == [x * x for x in range(20)]
+                assert ray.get([echo.remote(i) for i in range(20)]) == list(range(20))
+            print("GOOD")
+        """
+    )
+    assert "GOOD" in done.stdout, done.stderr
 
 
 def test_multiprocessing_in_a_task():

@@ -315,6 +315,9 @@ pub fn _reduce_actor<'py>(py: Python<'py>, handle: &Bound<'py, ActorHandle>) -> 
             .into_pyobject(py)?
             .into_any());
     }
+    if core::is_forked() {
+        return Err(errors::old_reference(py));
+    }
     let (id, owner) = counted.core.export_out_of_band(counted.slot);
     let state = (
         actor_id,

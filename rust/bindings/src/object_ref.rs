@@ -237,6 +237,9 @@ pub fn _reduce_ref<'py>(py: Python<'py>, reference: &Bound<'py, ObjectRef>) -> P
     if let Some(index) = reftable::collect(counted) {
         return Ok((imports::LOAD_REF.get(py)?, (index,)).into_pyobject(py)?.into_any());
     }
+    if core::is_forked() {
+        return Err(errors::old_reference(py));
+    }
     let (id, owner) = counted.core.export_out_of_band(counted.slot);
     let load = imports::LOAD_OUT_OF_BAND.get(py)?;
     let state = (

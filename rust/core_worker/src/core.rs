@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use parking_lot::{ArcMutexGuard, Mutex, MutexGuard, RawMutex};
 use ray_rs_lanes::{Doorbell, EXEC, PROGRESS, SpinPolicy, SpinTable, Spinner};
 use ray_rs_object_store::ArenaClient;
-use ray_rs_ownership::RefKind;
+use ray_rs_ownership::{OwnerTable, RefKind};
 use ray_rs_proto::v1;
 use ray_rs_types::{ActorId, FunctionId, JobId, NodeId, ObjectId, ResourceSet, WorkerAddress, WorkerId};
 use rustc_hash::FxHashSet;
@@ -21,6 +21,7 @@ use crate::frames::{self, Filled, FrameReader};
 use crate::host::HostThread;
 use crate::model::*;
 use crate::state::{Answer, Question, State};
+use crate::submit::Spec;
 
 /// Functions to this size are sent to each worker that runs them: one message where there would be a question as well.
 const MAX_DEFINITION_BYTES: usize = 8 * 1024;
@@ -58,6 +59,8 @@ pub struct CoreWorker {
     has_dropped: AtomicBool,
     info: ProcessInfo,
     forked: AtomicBool,
+    /// In a forked child: the references it has inherited, which still have their names. The lock is not to be had there.
+    left_behind: OnceLock<OwnerTable<StoredValue, Spec>>,
     pub(crate) closed: AtomicBool,
     pub(crate) is_driver: bool,
     exported: Mutex<FxHashSet<FunctionId>>,
@@ -188,6 +191,7 @@ impl CoreWorker {
             has_dropped: AtomicBool::new(false),
             info,
             forked: AtomicBool::new(false),
+            left_behind: OnceLock::new(),
             closed: AtomicBool::new(false),
             is_driver,
             exported: Mutex::new(FxHashSet::default()),
@@ -247,8 +251,7 @@ impl CoreWorker {
             state.progress_wakes_at = Some(deadline);
             state.after.kick = true;
         }
-        // In a forked child, the state is a copy, but all that it would act upon is the parent's.
-        if state.after.is_empty() || self.is_forked() {
+        if state.after.is_empty() {
             return;
         }
         let after = std::mem::take(&mut state.after);
@@ -354,6 +357,10 @@ impl CoreWorker {
     }
 
     pub fn register_method(&self, spec: MethodSpec) -> MethodIndex {
+        if self.is_forked() {
+            // Nothing can be called there.
+            return MethodIndex(u32::MAX);
+        }
         self.with(|state| {
             state.methods.push(Arc::new(spec));
             MethodIndex(state.methods.len() as u32 - 1)
@@ -398,11 +405,16 @@ impl CoreWorker {
     // ---- references --------------------------------------------------------------------------------------------
 
     pub fn object_id(&self, slot: RefSlot) -> ObjectId {
-        self.state.lock().owner.id(slot)
+        match self.left_behind.get() {
+            Some(owner) => owner.id(slot),
+            None => self.state.lock().owner.id(slot),
+        }
     }
 
     pub fn add_ref(&self, slot: RefSlot) {
-        self.state.lock().owner.local_added(slot);
+        if !self.is_forked() {
+            self.state.lock().owner.local_added(slot);
+        }
     }
 
     /// Never waits for a lock: a destructor may run anywhere.
@@ -556,6 +568,9 @@ impl CoreWorker {
     }
 
     pub fn actor_started(&self, error: Option<Vec<u8>>, message: String) {
+        if self.is_forked() {
+            return;
+        }
         self.with(|state| state.actor_started(error, message));
     }
 
@@ -634,7 +649,12 @@ impl CoreWorker {
     pub fn after_fork_in_child(&self) {
         self.forked.store(true, Ordering::SeqCst);
         self.arena.after_fork_in_child();
-        HELD_OVER_FORK.with_borrow_mut(Vec::pop);
+        let Some(mut state) = HELD_OVER_FORK.with_borrow_mut(Vec::pop) else {
+            return;
+        };
+        let _ = self.left_behind.set(std::mem::take(&mut state.owner));
+        // Never unlocked: among those who wait for it may be threads of the parent, and one of them would get it.
+        std::mem::forget(state);
     }
 
     pub fn is_forked(&self) -> bool {

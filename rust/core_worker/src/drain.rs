@@ -9,7 +9,7 @@ use ray_rs_proto::lane::Kind;
 use ray_rs_proto::v1;
 use ray_rs_types::{ObjectId, WorkerAddress};
 
-use crate::model::{Callee, Failure, StoredValue};
+use crate::model::{Callee, Failure, LeaseTerms, StoredValue};
 use crate::peers::PeerIndex;
 use crate::state::State;
 use crate::wire::Coverage;
@@ -125,7 +125,10 @@ impl State {
             }
             Incoming::Lease(context) => {
                 if let Some(peer) = self.peers.get_mut(lane) {
-                    peer.lease_gpus = context.gpu_ids;
+                    peer.lease_terms = Arc::new(LeaseTerms {
+                        resources: context.resources.as_ref().map(Into::into).unwrap_or_default(),
+                        gpu_ids: context.gpu_ids,
+                    });
                 }
             }
             Incoming::Returned(returned) => self.entries_returned(lane, &returned.seqs),

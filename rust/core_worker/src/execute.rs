@@ -1,6 +1,7 @@
 //! The worker's side: what is to be run, in order, and the answers.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -147,7 +148,7 @@ impl State {
                 continue;
             };
             let caller = self.peers.address(peer.who);
-            let gpu_ids = peer.lease_gpus.clone();
+            let lease = Arc::clone(&peer.lease_terms);
             // The caller must not wait for results that are there while a task that may take long runs.
             if callee.average_us.load(Ordering::Relaxed) > SHORT_US {
                 self.ring_callers();
@@ -176,7 +177,7 @@ impl State {
                 num_returns: task.num_returns,
                 attempt: task.attempt,
                 caller,
-                gpu_ids,
+                lease,
                 reply: ReplyTo {
                     lane,
                     seq: task.seq,

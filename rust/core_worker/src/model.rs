@@ -267,6 +267,13 @@ pub struct Callee {
     pub(crate) average_us: std::sync::atomic::AtomicU32,
 }
 
+/// What a task holds while it runs: the same for all that come under one lease.
+#[derive(Debug, Default)]
+pub struct LeaseTerms {
+    pub resources: ResourceSet,
+    pub gpu_ids: Vec<u32>,
+}
+
 /// One task or actor call to run.
 pub struct ExecTask {
     pub task_id: TaskId,
@@ -278,7 +285,8 @@ pub struct ExecTask {
     pub num_returns: u32,
     pub attempt: u32,
     pub caller: WorkerAddress,
-    pub gpu_ids: Vec<u32>,
+    /// Of a normal task; an actor's call holds what its actor holds, and has empty terms.
+    pub lease: Arc<LeaseTerms>,
     pub(crate) reply: crate::execute::ReplyTo,
 }
 

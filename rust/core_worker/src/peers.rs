@@ -16,7 +16,7 @@ use rustc_hash::FxHashMap;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::frames;
-use crate::model::Callee;
+use crate::model::{Callee, LeaseTerms};
 use crate::state::State;
 
 /// Number of a lane in this process; not used twice while anything may name it.
@@ -56,8 +56,8 @@ pub(crate) struct Peer {
     pub defined: FxHashMap<u32, u32>,
     /// What the other side defined.
     pub callees: Vec<Arc<Callee>>,
-    /// GPU indices of the lease under which it pushes.
-    pub lease_gpus: Vec<u32>,
+    /// Of the lease under which it pushes.
+    pub lease_terms: Arc<LeaseTerms>,
     pub had_backlog: bool,
     /// The lease under which this process pushes to it.
     pub lease: Option<LeaseKey>,
@@ -164,7 +164,7 @@ impl Peers {
             calls: FxHashMap::default(),
             defined: FxHashMap::default(),
             callees: Vec::new(),
-            lease_gpus: Vec::new(),
+            lease_terms: Arc::default(),
             had_backlog: false,
             lease: None,
         };

@@ -195,7 +195,7 @@ impl Dispatcher {
     }
 
     fn lease_granted(&mut self, now: Duration, request: RequestKey, lease: LeaseKey, effects: &mut Vec<Effect>) {
-        let class = Requests::class_of(request);
+        let class = request.class().0;
         if self.lease_index.contains_key(&lease) {
             return;
         }

@@ -15,6 +15,17 @@ pub struct LeaseKey(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestKey(pub u64);
 
+impl RequestKey {
+    /// A request's number carries its class, so that a grant that crosses a cancellation can still be used.
+    pub fn class(self) -> ClassKey {
+        ClassKey((self.0 >> 32) as u32)
+    }
+
+    pub(crate) fn new(class: ClassKey, serial: u32) -> Self {
+        Self(u64::from(class.0) << 32 | u64::from(serial))
+    }
+}
+
 /// A scheduling class: tasks that may share a lease (the same resources and environment). Small and dense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClassKey(pub u32);

@@ -30,11 +30,6 @@ pub(crate) struct Requests {
 }
 
 impl Requests {
-    /// A request's number carries its class, so that a grant that crosses a cancellation can still be used.
-    pub(crate) fn class_of(request: RequestKey) -> u32 {
-        (request.0 >> 32) as u32
-    }
-
     /// Whether the request was outstanding.
     pub(crate) fn granted(&mut self, now: Duration, request: RequestKey) -> bool {
         self.pause = Duration::ZERO;
@@ -61,7 +56,7 @@ impl Requests {
 
 impl Dispatcher {
     pub(crate) fn lease_rejected(&mut self, now: Duration, request: RequestKey, effects: &mut Vec<Effect>) {
-        let class = Requests::class_of(request);
+        let class = request.class().0;
         if let Some(state) = self.classes.get_mut(class as usize) {
             state.requests.rejected(now, request);
             self.ask(now, class, effects);
@@ -110,7 +105,7 @@ impl Dispatcher {
             self.check_at(now + crate::sweep::HUNGRY);
         }
         for _ in outstanding..wanted {
-            let request = RequestKey(u64::from(class) << 32 | u64::from(self.requests_made));
+            let request = RequestKey::new(ClassKey(class), self.requests_made);
             self.requests_made = self.requests_made.wrapping_add(1);
             self.classes[class as usize].requests.outstanding.push_back(request);
             let backlog = u32::try_from(queued).unwrap_or(u32::MAX);

@@ -398,6 +398,43 @@ fn a_name_is_taken_before_the_arguments_have_come() {
 }
 
 #[test]
+fn the_name_of_an_actor_that_is_ending_is_found_but_not_taken() {
+    run(async {
+        let served = Served::start(MemoryStorage::default());
+        let mut client = served.client().await;
+        let mut node = served.node().await;
+        client
+            .register_actor(registering(spec(1, "a")))
+            .await
+            .expect("registered");
+        node.next_start().await;
+        node.assigned(actor(1), 0, 9).await;
+        let request = v1::ActorOutOfScopeRequest {
+            actor_id: actor(1).0.to_vec(),
+        };
+        client.actor_out_of_scope(request).await.expect("told");
+        assert!(matches!(node.next().await, node_command::Body::StopActor(_)));
+        let holder = async || {
+            let found = client.clone().get_actor(by_name("a")).await.expect("asked");
+            let actor = found.into_inner().actor;
+            actor.and_then(|actor| actor.spec).map(|spec| spec.actor_id)
+        };
+        assert_eq!(holder().await, Some(actor(1).0.to_vec()));
+        let request = v1::RegisterActorRequest {
+            get_if_exists: true,
+            ..registering(spec(2, "a"))
+        };
+        let reply = client.clone().register_actor(request).await.expect("registered");
+        assert!(reply.into_inner().existing.is_none());
+        node.next_start().await;
+        node.worker_died(9, Vec::new()).await;
+        assert_eq!(node.next_update().await, (4, 4));
+        assert_eq!(holder().await, Some(actor(2).0.to_vec()));
+        served.stop();
+    });
+}
+
+#[test]
 fn a_registration_is_waited_for() {
     run(async {
         let served = Served::start(MemoryStorage::default());

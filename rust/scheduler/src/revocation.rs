@@ -14,17 +14,28 @@ impl Scheduler {
         if self.turns.is_empty() || self.leases.is_empty() {
             return;
         }
+        // Few, however many sleeping tasks hold a lease: theirs have lent their CPUs and would free nothing a task wants.
+        let awake: Vec<LeaseKey> = self
+            .leases
+            .iter()
+            .filter(|(_, lease)| !lease.revoked && !lease.holding.cpu_lent)
+            .map(|(key, _)| *key)
+            .collect();
+        if awake.is_empty() {
+            return;
+        }
         // What will be free when every lease asked back so far has been returned; waiting queues claim it in turn.
         let mut coming = self.ledger.available.clone();
         for lease in self.leases.values().filter(|lease| lease.revoked) {
             coming.add(&lease.holding.returns());
         }
-        for key in self.turns.clone() {
+        for index in 0..self.turns.len() {
+            let key = self.turns[index].clone();
             if self.ledger.fits(&key.shape) || !self.could_fit(&key.shape) {
                 continue;
             }
             while !coming.covers(&key.shape) {
-                let Some(lease) = self.pick_lease_to_revoke(now, &key, &coming) else {
+                let Some(lease) = self.pick_lease_to_revoke(now, &key, &coming, &awake) else {
                     break;
                 };
                 let held = self.leases.get_mut(&lease).expect("just picked");
@@ -45,21 +56,28 @@ impl Scheduler {
     }
 
     /// The longest held lease of the queue that has most, if that queue has more than its share.
-    fn pick_lease_to_revoke(&mut self, now: Duration, waiting: &QueueKey, coming: &ResourceSet) -> Option<LeaseKey> {
+    fn pick_lease_to_revoke(
+        &mut self,
+        now: Duration,
+        waiting: &QueueKey,
+        coming: &ResourceSet,
+        awake: &[LeaseKey],
+    ) -> Option<LeaseKey> {
         let has = self.queues[waiting].keeps();
         let mut best: Option<(usize, std::cmp::Reverse<Duration>, std::cmp::Reverse<LeaseKey>)> = None;
         let mut next_due: Option<Duration> = None;
-        for (key, lease) in &self.leases {
-            let helps = lease
-                .holding
-                .returns()
-                .iter()
-                .any(|(name, _)| waiting.shape.get(name) > Quantity(coming.get(name).0.max(0)));
-            if lease.revoked || lease.holding.cpu_lent || lease.queue == *waiting || !helps {
+        for key in awake {
+            let lease = &self.leases[key];
+            if lease.revoked || lease.queue == *waiting {
                 continue;
             }
             let keeps = self.queues[&lease.queue].keeps();
             if keeps <= has + usize::from(has > 0) {
+                continue;
+            }
+            let helps = (lease.holding.resources.iter())
+                .any(|(name, _)| waiting.shape.get(name) > Quantity(coming.get(name).0.max(0)));
+            if !helps {
                 continue;
             }
             let due = lease.granted_at + self.options.revoke_after;

@@ -1,4 +1,5 @@
 import ray
+
 # Arrays: large arguments, views, what is shared and what is not.
 import numpy as np
 

@@ -1,4 +1,5 @@
 import ray
+
 # Actors with an event loop, and asyncio in the driver.
 import asyncio
 import time

@@ -1,4 +1,5 @@
 import ray
+
 # Exceptions caught by whatever class fits, with what they carry, through tasks, actors and chains of both.
 import asyncio
 
@@ -43,7 +44,9 @@ def caught(ref, *classes):
 
 names, error = caught(throw.remote(NotFound("k", hint="h")), AppError, NotFound, KeyError, LookupError, ValueError)
 print(names, error.key, error.hint, type(error.cause).__name__, error.cause.args)
-names, error = caught(throw.remote(Slots("here")), AppError, Slots, ray.exceptions.RayTaskError, ray.exceptions.RayError)
+names, error = caught(
+    throw.remote(Slots("here")), AppError, Slots, ray.exceptions.RayTaskError, ray.exceptions.RayError
+)
 print(names, error.where)
 names, error = caught(throw.remote(Spoken()), AppError, Spoken)
 print(names, "spoken words" in str(error), str(error.cause))
@@ -158,7 +161,9 @@ for amount in (4, 20, 6):
 print(caught(account.later.remote(), Spoken, AppError)[0])
 bad = Account.remote(-1)
 for _ in range(2):
-    names, error = caught(bad.withdraw.remote(1), ray.exceptions.RayActorError, ray.exceptions.ActorDiedError, ValueError)
+    names, error = caught(
+        bad.withdraw.remote(1), ray.exceptions.RayActorError, ray.exceptions.ActorDiedError, ValueError
+    )
     print(names, "a negative balance" in str(error), type(error).__name__)
 
 

@@ -1,4 +1,5 @@
 import ray
+
 # What an actor class, and a function, may look like.
 import abc
 import dataclasses
@@ -17,8 +18,7 @@ class Shape(abc.ABC):
         type(self).made += 1
 
     @abc.abstractmethod
-    def area(self):
-        ...
+    def area(self): ...
 
     def describe(self):
         return f"{self.name} with {self.sides} sides and area {self.area()}"

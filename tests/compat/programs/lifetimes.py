@@ -1,4 +1,5 @@
 import ray
+
 # How long things live: actors by their handles, killed and ending by themselves; objects by their references.
 import gc
 import os

@@ -1,4 +1,5 @@
 import ray
+
 # Named actors: found by tasks and other actors, in namespaces, made once by whoever comes first, gone when killed.
 import time
 
@@ -45,6 +46,7 @@ try:
     ray.get_actor("counter", namespace=5)
 except TypeError as error:
     print("TypeError")
+
 
 # Whoever comes first makes it.
 @ray.remote

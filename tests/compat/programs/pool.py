@@ -1,4 +1,5 @@
 import ray
+
 # ray.util.ActorPool.
 import time
 

@@ -1,10 +1,13 @@
 import ray
+
 # Resources: how many may run at once, what a program can learn about the cluster and about itself.
 import time
 
 ray.init(num_cpus=2, resources={"licence": 2, "slot": 3}, log_to_driver=False, include_dashboard=False, namespace="n")
 total = ray.cluster_resources()
-print(total["CPU"], total["licence"], total["slot"], "GPU" in total, total["memory"] > 0, total["object_store_memory"] > 0)
+print(
+    total["CPU"], total["licence"], total["slot"], "GPU" in total, total["memory"] > 0, total["object_store_memory"] > 0
+)
 (node,) = ray.nodes()
 print(node["Alive"], node["Resources"]["CPU"], len(node["NodeID"]))
 
@@ -94,7 +97,12 @@ class Self:
     def whoami(self):
         context = ray.get_runtime_context()
         me = context.current_actor
-        return context.get_actor_name(), context.get_task_name(), len(context.get_actor_id()), repr(me).startswith("Actor(")
+        return (
+            context.get_actor_name(),
+            context.get_task_name(),
+            len(context.get_actor_id()),
+            repr(me).startswith("Actor("),
+        )
 
 
 print(ray.get(Self.remote().whoami.remote()), ray.get(Self.options(name="me").remote().whoami.remote()))

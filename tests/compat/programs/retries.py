@@ -1,4 +1,5 @@
 import ray
+
 # Work that fails at first: retries of tasks that raise and of tasks whose worker dies, actors that start again.
 import os
 import tempfile

@@ -1,4 +1,5 @@
 import ray
+
 # Several returns, none, and references as arguments: at the top, by keyword, in defaults, and inside containers.
 import collections
 import dataclasses

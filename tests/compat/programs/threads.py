@@ -1,4 +1,5 @@
 import ray
+
 # Threads: in the driver, in tasks, and in actors that run several calls at once.
 import concurrent.futures
 import threading
@@ -92,9 +93,7 @@ class Counter:
 
 
 counter = Counter.remote()
-threads = [
-    threading.Thread(target=lambda: ray.get([counter.add.remote() for _ in range(10)])) for _ in range(4)
-]
+threads = [threading.Thread(target=lambda: ray.get([counter.add.remote() for _ in range(10)])) for _ in range(4)]
 for thread in threads:
     thread.start()
 for thread in threads:

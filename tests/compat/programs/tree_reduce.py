@@ -1,4 +1,5 @@
 import ray
+
 # Map, shuffle and reduce; a tree of sums; prefix sums. Data go from task to task, the driver holds references only.
 import collections
 

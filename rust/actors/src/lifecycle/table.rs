@@ -511,8 +511,8 @@ impl Lifecycle {
                     worker: *worker,
                     death: Death::OutOfScope,
                 };
+                // It is found by its name as long as it runs.
                 effects.push(Effect::Persist { actor });
-                effects.push(Effect::ReleaseName { actor });
                 self.stop(actor, true, "no handle to the actor is left", effects);
             }
             State::Leaving { .. } | State::Dead { .. } => {}
@@ -550,7 +550,6 @@ impl Lifecycle {
             self.restart(actor, effects);
         } else {
             self.bury(actor, Death::WorkerDied(message), effects);
-            effects.push(Effect::ReleaseName { actor });
         }
     }
 
@@ -569,7 +568,6 @@ impl Lifecycle {
 
     /// Ends an actor that is not dead, wherever it is.
     fn end(&mut self, actor: ActorId, death: Death, graceful: bool, effects: &mut Vec<Effect>) {
-        let had_name = !matches!(self.actors[&actor].state, State::Leaving { .. });
         let reason = match death {
             Death::Killed => "ray.kill",
             Death::OwnerDied(_) => "the actor's owner has ended",
@@ -579,9 +577,6 @@ impl Lifecycle {
         };
         self.stop(actor, graceful, reason, effects);
         self.bury(actor, death, effects);
-        if had_name {
-            effects.push(Effect::ReleaseName { actor });
-        }
     }
 
     /// Orders the actor's worker, if one has it or will get it, to end.
@@ -609,6 +604,7 @@ impl Lifecycle {
         self.change(actor, State::Dead { death });
         effects.push(Effect::Persist { actor });
         effects.push(Effect::Publish { actor });
+        effects.push(Effect::ReleaseName { actor });
     }
 }
 

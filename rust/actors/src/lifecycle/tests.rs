@@ -328,17 +328,17 @@ fn out_of_scope_waits_for_the_workers_own_end() {
         effects,
         [
             persist(),
-            release(),
             stop(Some(worker(9)), true, "no handle to the actor is left")
         ]
     );
     assert_eq!(story.phase(), Phase::Alive, "ACT-4");
+    assert_eq!(story.death(), Some(Death::OutOfScope));
     let died = Event::WorkerDied {
         worker: worker(9).worker_id,
         message: "exit code 0".to_owned(),
     };
-    assert_eq!(story.event(died), [persist(), publish()]);
-    assert_eq!(story.death(), Some(Death::OutOfScope));
+    assert_eq!(story.event(died), [persist(), publish(), release()]);
+    assert_eq!(story.phase(), Phase::Dead);
 }
 
 #[test]
@@ -353,7 +353,7 @@ fn an_actor_that_exits_is_not_restarted() {
         worker: worker(9).worker_id,
         message: "exit code 0".to_owned(),
     };
-    assert_eq!(story.event(died), [persist(), publish()]);
+    assert_eq!(story.event(died), [persist(), publish(), release()]);
     assert_eq!(story.death(), Some(Death::ExitedItself("exit_actor".to_owned())));
 }
 

@@ -105,7 +105,7 @@ pub enum Effect {
     Publish { actor: ActorId },
     /// Keep its status where a restart of the GCS finds it.
     Persist { actor: ActorId },
-    /// Its name may be taken by another.
+    /// Nobody finds it by its name any more. May come twice.
     ReleaseName { actor: ActorId },
 }
 
@@ -139,6 +139,7 @@ pub struct Status<'a> {
     pub worker: Option<WorkerAddress>,
     /// Restarts so far.
     pub incarnation: u32,
+    /// Before the actor is dead: the end that it is coming to. Then another may take its name.
     pub death: Option<&'a Death>,
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
-use ray_rs_core_worker::{Callee, ExecTask};
+use ray_rs_core_worker::{Callee, ExecTask, LeaseTerms};
 use ray_rs_types::TaskId;
 
 use super::executor;
@@ -22,8 +22,7 @@ pub struct TaskContext {
     callee: Arc<Callee>,
     #[pyo3(get)]
     attempt: u32,
-    #[pyo3(get)]
-    gpu_ids: Vec<u32>,
+    lease: Arc<LeaseTerms>,
 }
 
 impl TaskContext {
@@ -32,7 +31,7 @@ impl TaskContext {
             task_id: task.task_id,
             callee: Arc::clone(&task.callee),
             attempt: task.attempt,
-            gpu_ids: task.gpu_ids.clone(),
+            lease: Arc::clone(&task.lease),
         }
     }
 }
@@ -70,13 +69,17 @@ impl TaskContext {
             .transpose()
     }
 
-    /// Those of the actor while it runs; empty for a task, whose lease alone knows.
+    /// What the task holds, or its actor.
     #[getter]
     fn resources<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        match executor().and_then(|executor| executor.hosted.get()) {
-            Some(hosted) => control::resource_dict(py, &hosted.resources),
-            None => Ok(PyDict::new(py)),
-        }
+        let hosted = executor().and_then(|executor| executor.hosted.get());
+        control::resource_dict(py, hosted.map_or(&self.lease.resources, |hosted| &hosted.resources))
+    }
+
+    /// Those of the task; an actor's are known to its process.
+    #[getter]
+    fn gpu_ids(&self) -> Vec<u32> {
+        self.lease.gpu_ids.clone()
     }
 }
 

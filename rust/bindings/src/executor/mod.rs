@@ -10,6 +10,7 @@ pub mod context;
 pub mod run;
 pub mod sync;
 pub mod threaded;
+pub mod title;
 
 use std::sync::{Arc, OnceLock};
 
@@ -47,6 +48,7 @@ pub struct Callbacks {
     pub should_retry: Py<PyAny>,
     pub start_actor: Py<PyAny>,
     pub set_gpus: Py<PyAny>,
+    pub set_cpus: Py<PyAny>,
     pub warn_return_ignored: Py<PyAny>,
     pub end_forked_child: Py<PyAny>,
     pub special_methods: Py<PyDict>,
@@ -61,6 +63,7 @@ impl Callbacks {
             should_retry: find("should_retry")?,
             start_actor: find("start_actor")?,
             set_gpus: find("set_gpus")?,
+            set_cpus: find("set_cpus")?,
             warn_return_ignored: find("warn_return_ignored")?,
             end_forked_child: find("end_forked_child")?,
             special_methods: callbacks.getattr("special_methods")?.cast_into()?.unbind(),

@@ -66,10 +66,10 @@ impl Executor {
         let deps = std::mem::take(&mut task.deps);
         let call = args::decode(py, &self.core, values, &task.layout, &task.kwarg_names, deps);
         let callable = self.callable(py, &task.callee).map_err(own)?;
-        if !task.gpu_ids.is_empty() {
+        if !task.lease.gpu_ids.is_empty() {
             self.callbacks
                 .set_gpus
-                .call1(py, (task.gpu_ids.clone(),))
+                .call1(py, (task.lease.gpu_ids.clone(),))
                 .map_err(own)?;
         }
         match call {

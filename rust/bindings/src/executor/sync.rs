@@ -1,12 +1,14 @@
 //! Plain workers, and actors that run one call at a time: everything on the main thread.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
-use ray_rs_core_worker::{ActorStart, Next};
+use ray_rs_core_worker::{ActorStart, ExecTask, LeaseTerms, Next};
 
+use super::title::Title;
 use super::{Executor, Exit, Hosted, asyncio, exit_of, threaded};
 use crate::args::{self, BadArgs};
 use crate::ids::{PyActorId, PyJobId};
@@ -14,16 +16,24 @@ use crate::{control, gil, pickle, reftable};
 
 pub fn run(py: Python<'_>, executor: &Arc<Executor>) -> PyResult<Exit> {
     let core = &executor.core;
+    let mut appearance = Appearance::new();
     loop {
         let next = match core.try_next_task() {
             Some(next) => next,
-            None => gil::wait(py, |interrupt| core.next_task(None, interrupt))?,
+            None => appearance.wait(py, executor)?,
         };
         let exit = match next {
-            Next::Task(task) => executor.run(py, task),
+            Next::Task(task) => {
+                appearance.follow(py, executor, &task)?;
+                executor.run(py, task)
+            }
             Next::StartActor(start) => {
                 let (is_async, max_concurrency) = (start.is_async, start.max_concurrency as usize);
-                match executor.start_actor(py, *start) {
+                let idle = format!("ray::{}", start.class_name);
+                appearance.title.show(&format!("{idle}.__init__()"));
+                let started = executor.start_actor(py, *start);
+                appearance.title.set_idle(idle);
+                match started {
                     Started::Failed => return wait_for_the_end(py, executor),
                     Started::Running if is_async => return asyncio::run(py, executor, max_concurrency),
                     Started::Running if max_concurrency > 1 => return threaded::run(py, executor, max_concurrency),
@@ -35,6 +45,49 @@ pub fn run(py: Python<'_>, executor: &Arc<Executor>) -> PyResult<Exit> {
         if let Some(exit) = exit {
             return Ok(exit);
         }
+    }
+}
+
+/// A process is called idle after so long without work: whoever waits for the next task of a stream pays nothing for it.
+const IDLE: Duration = Duration::from_millis(20);
+
+/// What a process shows of the task that it runs, in its title and its environment.
+struct Appearance {
+    title: Title,
+    lease: Arc<LeaseTerms>,
+    cpus: Option<f64>,
+}
+
+impl Appearance {
+    fn new() -> Self {
+        Self {
+            title: Title::new("ray::IDLE"),
+            lease: Arc::default(),
+            cpus: None,
+        }
+    }
+
+    fn wait(&mut self, py: Python<'_>, executor: &Executor) -> PyResult<Next> {
+        if !self.title.is_idle() {
+            match gil::wait(py, |interrupt| executor.core.next_task(Some(IDLE), interrupt))? {
+                Next::Nothing => self.title.show_idle(),
+                next => return Ok(next),
+            }
+        }
+        gil::wait(py, |interrupt| executor.core.next_task(None, interrupt))
+    }
+
+    fn follow(&mut self, py: Python<'_>, executor: &Executor, task: &ExecTask) -> PyResult<()> {
+        self.title.show_call(&task.callee);
+        if Arc::ptr_eq(&self.lease, &task.lease) || executor.hosted.get().is_some() {
+            return Ok(());
+        }
+        self.lease = Arc::clone(&task.lease);
+        let cpus = task.lease.resources.get("CPU").to_f64();
+        if self.cpus.replace(cpus) != Some(cpus) {
+            executor.callbacks.set_cpus.call1(py, (cpus,))?;
+        }
+        Ok(())
     }
 }
 

@@ -21,7 +21,8 @@ const MAX_DEAD_ACTORS: usize = 10_000;
 #[derive(Debug, Default)]
 pub(super) struct Actors {
     specs: FxHashMap<ActorId, v1::ActorSpec>,
-    /// Name space and name, of every actor that is not about to be dead.
+    /// Name space and name of every actor that runs or will, but for those of which another took it when they were
+    /// about to end.
     names: FxHashMap<(String, String), ActorId>,
     /// In the order in which they died.
     dead: VecDeque<ActorId>,
@@ -181,7 +182,8 @@ impl State {
         }
         if !spec.name.is_empty() {
             let key = (spec.namespace.clone(), spec.name.clone());
-            if let Some(holder) = self.actors.names.get(&key).copied() {
+            let holder = self.actors.names.get(&key).copied();
+            if let Some(holder) = holder.filter(|holder| !self.is_ending(*holder)) {
                 if !request.get_if_exists {
                     return Err(Status::already_exists(format!(
                         "The name {name} (namespace={namespace}) is already taken. Use a different name, or get the \
@@ -203,6 +205,12 @@ impl State {
         };
         let durable = self.actor_events([registered], writes);
         Ok((v1::RegisterActorReply::default(), durable))
+    }
+
+    fn is_ending(&self, actor: ActorId) -> bool {
+        self.lifecycle
+            .status(actor)
+            .is_none_or(|status| status.death.is_some())
     }
 
     /// Resolves (with an error or not) when it is worth looking again whether the actor is known; `None`: it is.
