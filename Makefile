@@ -69,7 +69,7 @@ wheel: tools-present $(READY) ## a wheel and an sdist in dist/
 
 .PHONY: clean
 clean: ## remove everything that was built
-	rm -rf target dist $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis python/ray_rs/*.so
+	rm -rf target dist $(VENV) .venv-ray .pytest_cache .mypy_cache .ruff_cache .hypothesis python/ray_rs/*.so
 	find python tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The developer's virtual environment; made anew when the list of tools in pyproject.toml changes.

@@ -13,6 +13,7 @@ from ray_rs._core import (
     TaskID,
     UniqueID,
     WorkerID,
+    cancel,
     get,
     is_initialized,
     kill,
@@ -38,7 +39,7 @@ SCRIPT_MODE, WORKER_MODE = 0, 1
 
 # Imported when first asked for: submodules, and names in them that few programs need.
 _SUBMODULES = ("actor", "cloudpickle", "options", "remote_function", "runtime_context", "util")
-_LAZY = {"get_runtime_context": "runtime_context", "method": "actor"}
+_LAZY = {"get_runtime_context": "runtime_context", "install_as_ray": "_as_ray", "method": "actor"}
 
 __all__ = [
     "SCRIPT_MODE",
@@ -59,6 +60,7 @@ __all__ = [
     "__version__",
     "actor",
     "available_resources",
+    "cancel",
     "cloudpickle",
     "cluster_resources",
     "exceptions",
@@ -67,6 +69,7 @@ __all__ = [
     "get_gpu_ids",
     "get_runtime_context",
     "init",
+    "install_as_ray",
     "is_initialized",
     "kill",
     "method",

@@ -206,11 +206,11 @@ class ActorDescriptor:
         self,
         class_name: str,
         module: str,
-        methods: Sequence[tuple[str, Signature, int, int, bytes, bool]],
+        methods: Sequence[tuple[str, Signature, int, int, bytes, bool, float | None]],
         max_pending_calls: int = -1,
         extra: Any = None,
     ) -> None:
-        """`methods`: (name, signature, num_returns, max_task_retries, retry_exceptions as in `_prepare`, is_async),
+        """`methods`: (name, signature, num_returns, max_task_retries, retry_exceptions as in `_prepare`, is_async, timeout_s),
         with the builtin ones (`__ray_ready__`, `__ray_call__`, `__ray_terminate__`, `__init__`) among them when they
         shall be callable. `extra`: plain picklable data for Python's own use."""
     @staticmethod
@@ -259,6 +259,7 @@ class ActorMethod:
         num_returns: int | None = None,
         max_task_retries: int | None = None,
         retry_exceptions: bytes | None = None,
+        timeout_s: float | None = None,
     ) -> ActorMethod: ...
     @property
     def _method_name(self) -> str: ...
@@ -291,6 +292,29 @@ def create_actor(
 
 def get_actor_handle(name: str, namespace: str = "") -> ActorHandle[Any] | None:
     """A weak handle, or None when there is no such actor."""
+
+def cancel(ray_waitable: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
+    """Gives up the task that makes an object, wherever it stands; returns before that has taken effect.
+
+    One that has not begun never runs. One that runs gets a `KeyboardInterrupt` (a coroutine a `CancelledError`, another
+    method of an actor only a flag, `get_runtime_context().is_canceled()`), or with `force` loses its process. `get` of
+    the object raises `TaskCancelledError`. Nothing happens to tasks that have ended, or to objects that were put.
+
+    Args:
+        ray_waitable: A return of the task.
+        force: End the process of a running task; not for calls of actors.
+        recursive: Also cancel what the task has submitted itself.
+
+    Raises:
+        TypeError: Not a reference.
+        ValueError: `force` for a call of an actor.
+    """
+
+def take_interrupt() -> bool:
+    """For a worker's handler of SIGINT: whether the task that runs on this thread is to be interrupted. True once."""
+
+def is_current_task_cancelled() -> bool | None:
+    """Whether the task that runs here was cancelled; None when none runs."""
 
 def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
     """Ray's `kill`."""

@@ -76,7 +76,7 @@ def on_event(kind: str, *details: Any) -> None:
     """Called by the engine.
 
     Args:
-        kind: "log" (name, pid, is_stderr, lines), "notice" (level 0..2, text), or "raylet_died".
+        kind: "log" (name, pid, is_stderr, lines), "notice" (level 0..2, text), "unseen_error" (text), or "raylet_died".
         *details: See `kind`.
     """
     if kind == "log":
@@ -90,6 +90,9 @@ def on_event(kind: str, *details: Any) -> None:
         else:
             stream = sys.stderr
             _write(stream, f"{_paint('(raylet)', _YELLOW, stream)} {text}\n")
+    elif kind == "unseen_error":
+        if os.environ.get("RAY_IGNORE_UNHANDLED_ERRORS", "0") in ("0", ""):
+            error(f"Unhandled error (suppress with 'RAY_IGNORE_UNHANDLED_ERRORS=1'): {details[0]}")
     elif kind == "raylet_died":
         error("The raylet of this node died; the session is over.")
 

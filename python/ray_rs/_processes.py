@@ -152,7 +152,9 @@ def _preload() -> list[str]:
     """
     # Editable installs may consist of an import hook, which `site` would have set up; others may come through it.
     hooks = [name for name in sys.modules if name.startswith("__editable__")]
-    return [*hooks, "cloudpickle.cloudpickle", *(name for name in ("numpy",) if name in sys.modules)]
+    # With `ray_rs.as_ray`, `import ray` means in the workers what it means here.
+    in_use = [name for name in ("ray_rs.as_ray", "numpy") if name in sys.modules]
+    return [*hooks, "cloudpickle.cloudpickle", *in_use]
 
 
 def _uuid4() -> str:

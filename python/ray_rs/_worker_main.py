@@ -63,7 +63,7 @@ def _prepare_process(config: dict[str, Any]) -> None:
 
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, _on_interrupt)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # A group of its own: the zygote ends what a dead worker leaves running, and a Ctrl-C at the driver's terminal is
     # the driver's affair.
@@ -75,6 +75,12 @@ def _prepare_process(config: dict[str, Any]) -> None:
         numpy_random.seed()
     with contextlib.suppress(OSError):
         os.chdir(config["cwd"])
+
+
+def _on_interrupt(number: int, frame: Any) -> None:
+    """Ends the task that was cancelled, if it still runs: a signal that comes late finds none, or another."""
+    if _core.take_interrupt():
+        raise KeyboardInterrupt
 
 
 # The driver says nothing of OMP_NUM_THREADS: it follows the CPUs of the task or actor.

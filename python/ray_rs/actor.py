@@ -216,9 +216,9 @@ class _ClassState:
         if key not in self._descriptors:
             assert self._methods is not None, "create() inspects the class first"
             rows = [_describe(name, member, plan.max_task_retries) for name, member in self._methods.items()]
-            rows += [(name, signature, 1, 0, b"", False) for name, signature in _BUILTIN_METHODS]
+            rows += [(name, signature, 1, 0, b"", False, None) for name, signature in _BUILTIN_METHODS]
             if "__init__" not in self._methods:
-                rows.append(("__init__", None, 1, 0, b"", False))
+                rows.append(("__init__", None, 1, 0, b"", False, None))
             self._descriptors[key] = _core.ActorDescriptor(
                 self.class_name, self._cls.__module__, rows, plan.max_pending_calls
             )
@@ -278,7 +278,9 @@ def _unbound(member: Any) -> Callable[..., Any]:
     return member.__func__ if isinstance(member, (staticmethod, classmethod)) else member
 
 
-def _describe(name: str, member: Any, actor_max_task_retries: int) -> tuple[str, Signature, int, int, bytes, bool]:
+def _describe(
+    name: str, member: Any, actor_max_task_retries: int
+) -> tuple[str, Signature, int, int, bytes, bool, float | None]:
     from ray_rs import _function_table
 
     function = _unbound(member)
@@ -290,12 +292,13 @@ def _describe(name: str, member: Any, actor_max_task_retries: int) -> tuple[str,
         plan.max_task_retries,
         _function_table.pickle_classes(plan.retry_exceptions),
         is_async(function),
+        plan.timeout_s,
     )
 
 
 # ----------------------------------------------------------------------------------------------------------- methods
 
-_SETTINGS = ("num_returns", "max_task_retries", "retry_exceptions")
+_SETTINGS = ("num_returns", "max_task_retries", "retry_exceptions", "timeout_s")
 
 if TYPE_CHECKING:
     F = TypeVar("F", bound=Callable[..., Any])
@@ -306,7 +309,7 @@ def method(*args: Any, **options: Any) -> Any:
 
     Args:
         *args: The method, when used without parentheses.
-        **options: `num_returns`, `max_task_retries`, `retry_exceptions`.
+        **options: `num_returns`, `max_task_retries`, `retry_exceptions`, `timeout_s`.
 
     Returns:
         The method itself, or a decorator for it.
@@ -360,6 +363,7 @@ def _method_options(method: ActorMethod, options: dict[str, Any]) -> ActorMethod
         num_returns=options.get("num_returns"),
         max_task_retries=options.get("max_task_retries"),
         retry_exceptions=retry,
+        timeout_s=options.get("timeout_s"),
     )
 
 

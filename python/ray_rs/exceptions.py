@@ -13,7 +13,10 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray_rs import _core
 
 __all__ = [
     "ActorAlreadyExistsError",
@@ -39,6 +42,7 @@ __all__ = [
     "ReferenceCountingAssertionError",
     "RuntimeEnvSetupError",
     "TaskCancelledError",
+    "TaskTimeoutError",
     "TaskUnschedulableError",
     "UnserializableException",
     "WorkerCrashedError",
@@ -285,6 +289,10 @@ class TaskCancelledError(RayError):
     def __str__(self) -> str:
         text = f"Task: {self.task_id} was cancelled. " if self.task_id else ""
         return text + (self.error_message or "")
+
+
+class TaskTimeoutError(TaskCancelledError, TimeoutError):
+    """The task or call took longer than its `timeout_s`, and was cancelled. ray_rs only; Ray has no such option."""
 
 
 class GetTimeoutError(RayError, TimeoutError):
@@ -653,6 +661,12 @@ def _actor_unavailable(actor_id_hex: str, message: str) -> ActorUnavailableError
     return ActorUnavailableError(message or "its process has died and it is being restarted", actor_id_hex)
 
 
+def _task_given_up(task_id: str, timed_out: bool) -> TaskCancelledError:
+    if timed_out:
+        return TaskTimeoutError(task_id, "It took longer than its timeout_s.")
+    return TaskCancelledError(task_id)
+
+
 def _object_lost(object_ref_hex: str, owner_died: bool, message: str) -> ObjectLostError:
     return (OwnerDiedError if owner_died else ObjectLostError)(object_ref_hex, reason=message)
 
@@ -671,15 +685,35 @@ def _argument_failed_text(error: BaseException) -> str:
     return f"{_TRACEBACK_HEAD}\n  {reason}\n{name}: {error}\n"
 
 
-def _argument_failed(task_name: str, inner: bytes) -> BaseException:
-    """The error of a task that never ran, made of the pickled error of its argument.
+def _argument_failed(names: str, inner: bytes | _core.ObjectRef[Any]) -> BaseException:
+    """The error of a task that never ran.
 
     The engine, which knows no Python, writes a pickle that calls this when it is loaded.
-    """
-    import pickle
 
-    error: BaseException = pickle.loads(inner)
-    if not isinstance(error, RayTaskError):
-        return error
-    text = _argument_failed_text(error)
-    return RayTaskError(task_name, text, error.cause, proctitle=f"ray::{task_name}", pid=error.pid, ip=error.ip)
+    Args:
+        names: The tasks that waited, each for the next one, which stands on the next line.
+        inner: The error of the first argument that failed: pickled, or a reference to the object that it is.
+    """
+    error = _error_of(inner)
+    for name in reversed(names.split("\n")):
+        if not isinstance(error, RayTaskError):
+            break
+        text = _argument_failed_text(error)
+        error = RayTaskError(name, text, error.cause, proctitle=f"ray::{name}", pid=error.pid, ip=error.ip)
+    return error
+
+
+def _error_of(inner: bytes | _core.ObjectRef[Any]) -> BaseException:
+    if isinstance(inner, bytes):
+        import pickle
+
+        loaded: BaseException = pickle.loads(inner)
+        return loaded
+    from ray_rs import _core
+
+    try:
+        _core.get(inner)
+    except BaseException as error:
+        original: BaseException = error.__dict__.get("_task_error", error)
+        return original
+    return RaySystemError("the argument was said to have failed, but there is a value")

@@ -131,6 +131,12 @@ def _lifetime(value: str | None) -> str | None:
     return "actor `lifetime` argument must be one of 'detached', 'non_detached' and 'None'."
 
 
+def _timeout(seconds: float | None) -> str | None:
+    if seconds is None or (seconds > 0 and seconds == seconds):
+        return None
+    return f"The keyword 'timeout_s' only accepts None or a positive number of seconds, but got {seconds!r}."
+
+
 def _only(name: str, *allowed: Any) -> Check:
     """For what Ray has and this engine has not: nothing but the values that change nothing."""
     return lambda value: None if value in allowed else f"The option '{name}' is not supported yet."
@@ -164,6 +170,7 @@ OPTIONS: Final[dict[str, Option]] = {
     "max_restarts": Option(ACTOR, _INT, _count("max_restarts", infinite=True), 0),
     "max_task_retries": Option(ACTOR + METHOD, _INT, _count("max_task_retries", infinite=True), 0),
     # How calls are run.
+    "timeout_s": Option(TASK + METHOD, _NUMBER, _timeout),
     "max_concurrency": Option(ACTOR, _INT, _count("max_concurrency", infinite=False)),
     "max_pending_calls": Option(ACTOR, _INT, _count("max_pending_calls", infinite=True), -1),
     "allow_out_of_order_execution": Option(ACTOR, _BOOL),
@@ -296,6 +303,7 @@ class TaskPlan(NamedTuple):
     max_retries: int
     retry_exceptions: bool | tuple[type[Exception], ...]
     max_calls: int
+    timeout_s: float | None
 
 
 class ActorPlan(NamedTuple):
@@ -319,6 +327,7 @@ class MethodPlan(NamedTuple):
     num_returns: int
     max_task_retries: int
     retry_exceptions: bool | tuple[type[Exception], ...]
+    timeout_s: float | None
 
 
 def task_plan(options: Mapping[str, Any], function_name: str) -> TaskPlan:
@@ -350,6 +359,7 @@ def task_plan(options: Mapping[str, Any], function_name: str) -> TaskPlan:
         max_retries=max_retries,
         retry_exceptions=retried_classes(options.get("retry_exceptions", False)),
         max_calls=max_calls,
+        timeout_s=options.get("timeout_s"),
     )
 
 
@@ -420,6 +430,7 @@ def method_plan(options: Mapping[str, Any], actor_max_task_retries: int) -> Meth
         num_returns=1 if num_returns is None else num_returns,
         max_task_retries=actor_max_task_retries if max_task_retries is None else _clamped(max_task_retries),
         retry_exceptions=retried_classes(options.get("retry_exceptions", False)),
+        timeout_s=options.get("timeout_s"),
     )
 
 

@@ -111,6 +111,7 @@ def _prepare(function: RemoteFunction[Any, Any]) -> dict[str, Any]:
         "retry_exceptions": _function_table.pickle_classes(plan.retry_exceptions),
         "max_calls": plan.max_calls,
         "num_returns": plan.num_returns,
+        "timeout_s": plan.timeout_s,
     }
 
 

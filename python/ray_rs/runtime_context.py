@@ -107,6 +107,20 @@ class RuntimeContext:
             raise RuntimeError("This method is only available in an actor.")
         return handle
 
+    def is_canceled(self) -> bool:
+        """Whether the task or call that asks was cancelled, for code that takes no interrupts: it should return soon.
+
+        Raises:
+            RuntimeError: Called in a driver, or in an actor with `async def` methods (those get a `CancelledError`).
+        """
+        self._require()
+        if _actor_info.get("is_async"):
+            raise RuntimeError("is_canceled() is not available in async actors: catch asyncio.CancelledError instead.")
+        cancelled = _core.is_current_task_cancelled()
+        if cancelled is None:
+            raise RuntimeError("This method is only available in a task or an actor's method.")
+        return cancelled
+
     @property
     def was_current_actor_reconstructed(self) -> bool:
         """Whether the actor was restarted after its process died.

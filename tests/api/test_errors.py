@@ -4,6 +4,7 @@ import errno
 import sys
 import threading
 
+import numpy as np
 import pytest
 from under_test import IS_RAY, exceptions, ray, ray_rs_only
 
@@ -173,7 +174,64 @@ def test_a_failed_argument_fails_the_task(tmp_path):
     assert isinstance(found, Plain)
     assert "origin" in str(found)
     assert "input arguments" in str(found)
+    text = str(found)
+    assert text.index("ray::step()") < text.index("ray::throw()")
     assert list(tmp_path.iterdir()) == []
+
+
+@ray.remote
+def pass_on(x):
+    return x
+
+
+@ray.remote
+def throw_with(make):
+    error = Plain("full")
+    error.payload = make()
+    raise error
+
+
+def test_a_large_error_of_an_argument():
+    """It lies in the store once, however many tasks it fails."""
+    bad = throw_with.remote(lambda: np.arange(100_000))
+    refs = [pass_on.remote(pass_on.remote(bad)) for _ in range(3)]
+    refs += pass_on.options(num_returns=2).remote(bad)
+    ray.wait([bad])
+    del bad
+    for ref in refs:
+        found = raised_by(ref)
+        assert isinstance(found, Plain)
+        assert "ray::pass_on()" in str(found) and "ray::throw_with()" in str(found)
+        assert found.payload.sum() == sum(range(100_000))
+
+
+def test_references_inside_the_error_of_an_argument():
+    bad = throw_with.remote(lambda: [ray.put("kept")])
+    refs = pass_on.options(num_returns=3).remote(bad)
+    ray.wait([bad])
+    del bad
+    for ref in refs:
+        assert ray.get(raised_by(ref).payload[0]) == "kept"
+
+
+def test_the_error_of_the_first_of_a_long_chain():
+    ref = throw.remote(Plain("origin"))
+    for _ in range(2000):
+        ref = pass_on.remote(ref)
+    assert isinstance(raised_by(ref), Plain)
+
+
+def test_the_error_of_a_constructors_argument():
+    @ray.remote
+    class Box:
+        def __init__(self, value):
+            self.value = value
+
+        def get(self):
+            return self.value
+
+    with pytest.raises(exceptions.ActorDiedError, match="origin"):
+        ray.get(Box.remote(throw.remote(Plain("origin"))).get.remote())
 
 
 def test_reraised_errors_do_not_nest():

@@ -1,8 +1,12 @@
 """A store that is small for what is asked of it."""
 
+import os
+import signal
+import time
+
 import numpy as np
 import pytest
-from under_test import IS_RAY, exceptions, ray, ray_rs_only, wait_until
+from under_test import IS_RAY, contents, exceptions, ray, ray_rs_only, wait_until
 
 MIB = 2**20
 
@@ -72,6 +76,40 @@ def test_puts_of_100_mb_for_ever():
         assert ray.get(sum_of.remote(ray.put(array))) == i + 1
     for _ in range(5 if IS_RAY else 20):
         assert ray.get(make.remote(100_000_000)).nbytes == 100_000_000
+
+
+@ray_rs_only("Ray falls back to files, which are not there yet")
+@pytest.mark.usefixtures("small_store")
+def test_nothing_that_a_dead_worker_held_stays(tmp_path):
+    """Its own objects, its views of others' and its extents are free again."""
+    path = str(tmp_path / "pid")
+
+    @ray.remote(max_retries=0)
+    def hold(refs):
+        mine = [ray.put(np.ones(2 * MIB, dtype=np.uint8)) for _ in range(5)]
+        views = ray.get(mine + refs)
+        with open(path, "w") as file:
+            file.write(str(os.getpid()))
+        time.sleep(1000)
+        return views
+
+    for _ in range(5):
+        refs = [ray.put(np.ones(3 * MIB, dtype=np.uint8)), make.remote(3 * MIB)]
+        ref = hold.remote(refs)
+        os.kill(int(wait_until(lambda: contents(path), "the task to hold its objects")), signal.SIGKILL)
+        with pytest.raises(exceptions.WorkerCrashedError):
+            ray.get(ref, timeout=30)
+        os.unlink(path)
+        del refs, ref
+    most = np.ones(85 * MIB, dtype=np.uint8)
+
+    def has_room():
+        try:
+            return ray.get(ray.put(most))[-1] == 1
+        except exceptions.ObjectStoreFullError:
+            return False
+
+    wait_until(has_room, "the memory to be free")
 
 
 @pytest.mark.usefixtures("small_store")

@@ -225,7 +225,7 @@ impl ActorMethod {
             .call1((slf, dict_or_empty(py, options)))
     }
 
-    #[pyo3(signature = (*, name=None, num_returns=None, max_task_retries=None, retry_exceptions=None))]
+    #[pyo3(signature = (*, name=None, num_returns=None, max_task_retries=None, retry_exceptions=None, timeout_s=None))]
     fn _with_options(
         &self,
         py: Python<'_>,
@@ -233,17 +233,20 @@ impl ActorMethod {
         num_returns: Option<u32>,
         max_task_retries: Option<i32>,
         retry_exceptions: Option<Vec<u8>>,
+        timeout_s: Option<f64>,
     ) -> Self {
         let descriptor = self.descriptor.get();
         let method = &descriptor.methods[self.index];
-        let registered = match (name, max_task_retries, &retry_exceptions) {
-            (None, None, None) => self.method,
-            _ => self.target.core.register_method(descriptor.spec(
-                method,
-                name,
-                max_task_retries.unwrap_or(method.max_task_retries),
-                retry_exceptions.unwrap_or_else(|| method.retry_exceptions.clone()),
-            )),
+        let registered = match (name, max_task_retries, &retry_exceptions, timeout_s) {
+            (None, None, None, None) => self.method,
+            _ => {
+                let retries = (
+                    max_task_retries.unwrap_or(method.max_task_retries),
+                    retry_exceptions.unwrap_or_else(|| method.retry_exceptions.clone()),
+                );
+                let spec = descriptor.spec(method, name, retries, timeout_s.or(method.timeout_s));
+                self.target.core.register_method(spec)
+            }
         };
         Self {
             target: Arc::clone(&self.target),

@@ -11,6 +11,7 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 use ray_rs_core_worker::{CoreWorker, ReadValue, TaskArgs, ValueKind};
 use smallvec::SmallVec;
 
+use crate::executor::context;
 use crate::object_ref::ObjectRef;
 use crate::{errors, pickle};
 
@@ -35,6 +36,7 @@ pub fn encode(
             layout: Vec::new(),
             kwarg_names: Vec::new(),
             deps: SmallVec::new(),
+            parent: context::parent(args.py())?,
         });
     }
     let py = args.py();
@@ -78,6 +80,7 @@ pub fn encode(
         layout,
         kwarg_names,
         deps: slots,
+        parent: context::parent(py)?,
     })
 }
 

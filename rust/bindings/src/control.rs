@@ -19,6 +19,11 @@ pub fn resources(mapping: &Bound<'_, PyAny>) -> PyResult<ResourceSet> {
     Ok(set)
 }
 
+/// Seconds as a time limit; longer than anybody waits is none.
+pub fn time_limit(seconds: Option<f64>) -> Option<std::time::Duration> {
+    seconds.and_then(|seconds| std::time::Duration::try_from_secs_f64(seconds).ok())
+}
+
 pub fn resource_dict<'py>(py: Python<'py>, set: &ResourceSet) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     for (name, amount) in set.iter() {

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use ray_rs_core_worker::{ConnectConfig, CoreWorker, HostEvent, Role};
 
-use crate::{control, errors, futures, gil, imports};
+use crate::{cancel, control, errors, futures, gil, imports, objects};
 
 // Locked only with the GIL held and never across a call into Python: so it is free in a forked child, too.
 static CURRENT: RwLock<Option<Arc<CoreWorker>>> = RwLock::new(None);
@@ -134,6 +134,9 @@ pub fn process_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 
 /// Runs on the engine's thread for such things, which holds no lock.
 fn deliver(event: HostEvent, on_event: Option<&Py<PyAny>>) {
+    if let HostEvent::TaskCancelled { unique, is_call } = event {
+        return cancel::deliver(unique, is_call);
+    }
     // None: the interpreter is going down, and nobody listens any more.
     Python::try_attach(|py| {
         if let HostEvent::Ready(tokens) = event {
@@ -148,13 +151,21 @@ fn deliver(event: HostEvent, on_event: Option<&Py<PyAny>>) {
                 lines,
             } => on_event.call1(py, ("log", name, pid, is_stderr, lines)),
             HostEvent::Notice { level, text } => on_event.call1(py, ("notice", level, text)),
+            HostEvent::UnseenError(read) => {
+                let text = current().and_then(|core| objects::text_of_error(py, &core, read).transpose());
+                match text.transpose() {
+                    Ok(Some(text)) => on_event.call1(py, ("unseen_error", text)),
+                    Ok(None) => return,
+                    Err(error) => Err(error),
+                }
+            }
             HostEvent::RayletDied => {
                 if let Some(core) = current() {
                     futures::fail_all(py, &core);
                 }
                 on_event.call1(py, ("raylet_died",))
             }
-            HostEvent::Ready(_) => return,
+            HostEvent::Ready(_) | HostEvent::TaskCancelled { .. } => return,
         };
         if let Err(error) = result {
             error.write_unraisable(py, Some(on_event.bind(py)));

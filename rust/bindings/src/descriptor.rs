@@ -11,7 +11,7 @@ use ray_rs_core_worker::{CoreWorker, MethodIndex, MethodSpec};
 use rustc_hash::FxHashMap;
 
 use crate::signature::Signature;
-use crate::{core, imports, pickle};
+use crate::{control, core, imports, pickle};
 
 pub struct Method {
     pub name: Arc<str>,
@@ -19,6 +19,8 @@ pub struct Method {
     pub num_returns: u32,
     pub max_task_retries: i32,
     pub retry_exceptions: Vec<u8>,
+    /// Seconds.
+    pub timeout_s: Option<f64>,
 }
 
 #[pyclass(frozen, module = "ray_rs._core")]
@@ -61,7 +63,8 @@ impl ActorDescriptor {
         }
         *registered.1[index].get_or_insert_with(|| {
             let method = &self.methods[index];
-            core.register_method(self.spec(method, None, method.max_task_retries, method.retry_exceptions.clone()))
+            let retries = (method.max_task_retries, method.retry_exceptions.clone());
+            core.register_method(self.spec(method, None, retries, method.timeout_s))
         })
     }
 
@@ -69,8 +72,8 @@ impl ActorDescriptor {
         &self,
         method: &Method,
         name: Option<&str>,
-        max_task_retries: i32,
-        retry_exceptions: Vec<u8>,
+        (max_task_retries, retry_exceptions): (i32, Vec<u8>),
+        timeout_s: Option<f64>,
     ) -> MethodSpec {
         let name = match name {
             Some(name) => name.into(),
@@ -82,6 +85,7 @@ impl ActorDescriptor {
             method: Arc::clone(&method.name),
             max_task_retries,
             retry_exceptions,
+            time_limit: control::time_limit(timeout_s),
         }
     }
 
@@ -138,8 +142,8 @@ impl ActorDescriptor {
             (Vec::new(), FxHashMap::default(), FxHashMap::default(), Vec::new());
         for row in methods.try_iter()? {
             let row = row?;
-            type Row<'py> = (String, Bound<'py, PyAny>, u32, i32, Vec<u8>, bool);
-            let (name, signature, num_returns, max_task_retries, retry_exceptions, _is_async): Row<'_> =
+            type Row<'py> = (String, Bound<'py, PyAny>, u32, i32, Vec<u8>, bool, Option<f64>);
+            let (name, signature, num_returns, max_task_retries, retry_exceptions, _is_async, timeout_s): Row<'_> =
                 row.extract()?;
             let interned = PyString::intern(py, &name);
             by_address.insert(interned.as_ptr().addr(), found.len());
@@ -152,6 +156,7 @@ impl ActorDescriptor {
                 num_returns,
                 max_task_retries,
                 retry_exceptions,
+                timeout_s,
             });
             rows.append(row)?;
         }

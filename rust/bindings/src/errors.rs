@@ -22,8 +22,9 @@ pub fn from_core(py: Python<'_>, error: CoreError) -> PyErr {
     let text = error.to_string();
     match error {
         CoreError::ConnectionFailed(_) => PyConnectionError::new_err(text),
+        CoreError::RayletDied => made(py, &imports::RAYLET_DIED, ()),
         CoreError::StoreFull(_) => made(py, &imports::STORE_FULL, (text,)),
-        CoreError::RayletDied | CoreError::Closed | CoreError::TimedOut { .. } | CoreError::Gcs(_) => system(py, text),
+        CoreError::Closed | CoreError::TimedOut { .. } | CoreError::Gcs(_) => system(py, text),
         // Whoever waited raises what interrupted it; this is for a wait that no signal ended.
         CoreError::Interrupted => PyKeyboardInterrupt::new_err(()),
         CoreError::NotFound(_) => PyValueError::new_err(text),
@@ -73,6 +74,7 @@ pub fn from_failure(py: Python<'_>, failure: Failure, object: Option<ObjectId>) 
             made(py, &imports::OBJECT_LOST, (hex, owner_died, message))
         }
         Failure::StoreFull { message } => made(py, &imports::STORE_FULL, (message,)),
+        Failure::Cancelled { task_id, timed_out } => made(py, &imports::TASK_GIVEN_UP, (task_id.hex(), timed_out)),
         Failure::System { message } => system(py, message),
     }
 }

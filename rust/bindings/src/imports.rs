@@ -55,6 +55,8 @@ pub static RUN_ASYNC_LOOP: Name = Name::new("ray_rs._async_loop", "run");
 
 // Exceptions and the functions that compose their texts.
 pub static GET_TIMEOUT: Name = Name::new("ray_rs.exceptions", "GetTimeoutError");
+pub static TASK_CANCELLED: Name = Name::new("ray_rs.exceptions", "TaskCancelledError");
+pub static TASK_GIVEN_UP: Name = Name::new("ray_rs.exceptions", "_task_given_up");
 pub static STORE_FULL: Name = Name::new("ray_rs.exceptions", "ObjectStoreFullError");
 pub static SYSTEM_ERROR: Name = Name::new("ray_rs.exceptions", "RaySystemError");
 pub static RAYLET_DIED: Name = Name::new("ray_rs.exceptions", "LocalRayletDiedError");

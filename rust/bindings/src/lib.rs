@@ -15,6 +15,7 @@
 mod actor;
 mod args;
 mod buffers;
+mod cancel;
 mod control;
 mod core;
 mod create_actor;
@@ -64,6 +65,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         objects::put,
         objects::wait,
         actor::kill,
+        cancel::cancel,
+        cancel::take_interrupt,
+        cancel::is_current_task_cancelled,
         create_actor::create_actor,
         create_actor::get_actor_handle,
         core::connect,

@@ -25,6 +25,18 @@ pub fn decode_read<'py>(
     }
 }
 
+/// What an error says that nobody looked at.
+pub fn text_of_error(py: Python<'_>, core: &Arc<CoreWorker>, read: Read) -> PyResult<Option<String>> {
+    let decoded = match read {
+        Read::Value(value) => pickle::decode(py, core, value),
+        Read::Failed(failure) => Err(errors::from_failure(py, failure, None)),
+    };
+    decoded
+        .err()
+        .map(|error| Ok(error.value(py).str()?.to_string()))
+        .transpose()
+}
+
 /// Ray's `get`.
 #[pyfunction]
 #[pyo3(signature = (object_refs, *, timeout=None, _use_object_store=false))]
@@ -95,6 +107,7 @@ fn get_all<'py>(
     while core.ready_mask(slots, slots.len(), &mut mask) < slots.len() {
         let ready = slots.iter().zip(&mask).filter(|(_, ready)| **ready);
         if let Some((slot, _)) = ready.into_iter().find(|(slot, _)| core.is_error(**slot)) {
+            core.errors_seen(slots);
             // Always an error: a ready object stays what it is.
             decode_read(py, core, *slot, core.read(*slot))?;
         }
@@ -105,6 +118,7 @@ fn get_all<'py>(
             WaitOutcome::TimedOut => {
                 // What failed in the last moment comes before the time-out.
                 if let Some(slot) = slots.iter().find(|slot| core.is_ready(**slot) && core.is_error(**slot)) {
+                    core.errors_seen(slots);
                     decode_read(py, core, *slot, core.read(*slot))?;
                 }
                 return Err(errors::get_timeout(py));
@@ -116,7 +130,8 @@ fn get_all<'py>(
     }
     let values = PyList::empty(py);
     for slot in slots {
-        values.append(decode_read(py, core, *slot, core.read(*slot))?)?;
+        let value = decode_read(py, core, *slot, core.read(*slot));
+        values.append(value.inspect_err(|_| core.errors_seen(slots))?)?;
     }
     Ok(values)
 }

@@ -65,6 +65,7 @@ impl RemoteFunction {
             max_retries: plan.get_item("max_retries")?.extract()?,
             retry_exceptions: plan.get_item("retry_exceptions")?.extract()?,
             max_calls: plan.get_item("max_calls")?.extract()?,
+            time_limit: control::time_limit(plan.get_item("timeout_s")?.extract()?),
         };
         let num_returns = plan.get_item("num_returns")?.extract()?;
         let index = core.register_function(spec);

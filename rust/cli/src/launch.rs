@@ -177,7 +177,7 @@ impl SessionDir {
     }
 
     fn fill(dir: &Path, private: &DirBuilder) -> io::Result<(File, OwnedFd, OwnedFd)> {
-        let lock = session::join(dir)?;
+        let lock = session::found(dir)?;
         for inner in ["sockets", "gcs", "logs"] {
             private.create(dir.join(inner))?;
         }

@@ -105,10 +105,13 @@ pub fn discover(address: &str) -> Option<SessionInfo> {
 pub fn sweep() -> io::Result<()> {
     let root = root()?;
     for dir in session_dirs(&root) {
-        let only_logs = fs::read_dir(&dir)?.flatten().all(|entry| entry.file_name() == "logs");
+        // Another sweep may have been here first.
+        let Ok(inside) = fs::read_dir(&dir) else { continue };
+        let only_logs = inside.flatten().all(|entry| entry.file_name() == "logs");
+        // In this order: what is just being made may live in a moment.
         if !only_logs
-            && !is_alive(&dir)
             && !is_being_made(&dir)
+            && !is_alive(&dir)
             && let Err(error) = layout::clean_up(&dir)
         {
             tracing::warn!(%error, dir = %dir.display(), "could not remove a dead session");
@@ -129,6 +132,16 @@ fn session_dirs(root: &Path) -> Vec<PathBuf> {
         .collect();
     dirs.sort();
     dirs
+}
+
+/// Makes the lock of a new session and holds it. The file appears when it is locked already: whoever sweeps meanwhile
+/// sees a session that is being made, or one that lives.
+pub fn found(dir: &Path) -> io::Result<File> {
+    let unseen = dir.join(format!("{LOCK_FILE}.new"));
+    let file = File::options().create_new(true).write(true).open(&unseen)?;
+    flock(&file, FlockOperation::NonBlockingLockShared)?;
+    fs::rename(unseen, dir.join(LOCK_FILE))?;
+    Ok(file)
 }
 
 /// Holds the session's lock as one of its processes, until dropped.

@@ -111,6 +111,9 @@ impl State {
             _ => true,
         });
         debug_assert!(before <= self.owner_effects.len() + 1);
+        if let Some(limit) = self.methods[method.0 as usize].time_limit {
+            self.limit_time(key, task_id.unique(), limit);
+        }
         if !failed {
             self.order_event(
                 actor,
@@ -180,6 +183,10 @@ impl State {
     }
 
     fn send_call(&mut self, actor: ActorIndex, key: TaskKey) {
+        if self.is_given_up(key) {
+            self.call_dropped(actor, key);
+            return self.end_cancelled(key);
+        }
         let Some(lane) = self.actor(actor).lane else { return };
         let Some(Work::Call { method, .. }) = self.owner.spec(key).map(|spec| spec.work) else {
             return;

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -54,6 +54,8 @@ pub struct CoreWorker {
     pub(crate) host: HostThread,
     pub(crate) raylet: OwnedFd,
     raylet_writer: Mutex<Vec<u8>>,
+    /// Number of the task whose thread is to be interrupted; 0: none.
+    pub(crate) interrupted: Arc<AtomicU64>,
     /// Local counts dropped while the lock was taken.
     dropped: Mutex<Vec<RefSlot>>,
     has_dropped: AtomicBool,
@@ -164,7 +166,7 @@ impl CoreWorker {
         };
         let cpus = node_resources.get(ray_rs_types::resources::CPU).to_f64().ceil() as u32;
         let arena = Arc::new(arena);
-        let state = State::new(
+        let mut state = State::new(
             me,
             job_id,
             registered.session,
@@ -174,11 +176,13 @@ impl CoreWorker {
             Arc::clone(&arena),
             Arc::clone(&bell),
         );
+        state.is_driver = is_driver;
         let exec_event = rustix::event::eventfd(
             0,
             rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK,
         )
         .map_err(|e| failed("cannot make an eventfd", e.into()))?;
+        let interrupted = Arc::clone(&state.interrupted);
         let core = Arc::new(Self {
             state: Arc::new(Mutex::new(state)),
             arena,
@@ -186,6 +190,7 @@ impl CoreWorker {
             spinner: Mutex::new(Spinner::new(table, SpinPolicy::detect())),
             host: HostThread::new(config.on_event),
             raylet,
+            interrupted,
             raylet_writer: Mutex::new(Vec::new()),
             dropped: Mutex::new(Vec::new()),
             has_dropped: AtomicBool::new(false),
@@ -270,6 +275,10 @@ impl CoreWorker {
         }
         if after.kick {
             self.kick_progress();
+        }
+        if after.die {
+            // Nothing of Python's is asked: its main thread is the reason. The raylet tells of the end.
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         }
     }
 

@@ -337,6 +337,12 @@ impl State {
         }
     }
 
+    /// The name of the creation as a task.
+    pub fn constructor_name(&self, index: ActorIndex) -> String {
+        let spec = self.actors[index.0 as usize].spec.as_ref();
+        format!("{}.__init__", spec.map_or("", |spec| &spec.class_name))
+    }
+
     pub fn creation_argument_failed(&mut self, index: ActorIndex, error: &StoredValue) {
         let id = self.actor(index).id;
         let creation_error = match &error.data {

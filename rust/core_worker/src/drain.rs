@@ -26,6 +26,8 @@ enum Incoming {
     BorrowAdd(v1::BorrowAdd),
     BorrowRemove(v1::BorrowRemove),
     FreeBlock(v1::FreeBlock),
+    Cancel(v1::CancelTask),
+    CancelObject(v1::CancelObject),
     Ping,
 }
 
@@ -42,6 +44,8 @@ fn decode(bytes: &[u8]) -> Result<Incoming, prost::DecodeError> {
         Some(Kind::BorrowAdd) => Incoming::BorrowAdd(Message::decode(body)?),
         Some(Kind::BorrowRemove) => Incoming::BorrowRemove(Message::decode(body)?),
         Some(Kind::FreeBlock) => Incoming::FreeBlock(Message::decode(body)?),
+        Some(Kind::CancelTask) => Incoming::Cancel(Message::decode(body)?),
+        Some(Kind::CancelObject) => Incoming::CancelObject(Message::decode(body)?),
         // An unknown kind is a broken peer, as is a message that cannot be decoded.
         Some(Kind::Ping) => Incoming::Ping,
         None => return v1::Ping::decode(&[0xff_u8][..]).map(|_| Incoming::Ping),
@@ -158,6 +162,8 @@ impl State {
             Incoming::FreeBlock(block) => {
                 self.arena.free(block.offset, block.generation);
             }
+            Incoming::Cancel(cancel) => self.cancel_asked(lane, &cancel),
+            Incoming::CancelObject(cancel) => self.cancel_object(&cancel),
             Incoming::Ping => {}
         }
     }
@@ -217,6 +223,7 @@ impl State {
         let Some(value) = self.owner.value(slot).map(|(value, _)| value.clone()) else {
             return;
         };
+        self.owner.seen(slot);
         let value = self.value_to_wire(&value, who, true);
         let message = v1::ObjectValue {
             request,

@@ -14,6 +14,7 @@ use ray_rs_types::config::REPLIES_PER_RING;
 use ray_rs_types::{ActorId, FunctionId, JobId, TaskId};
 use smallvec::SmallVec;
 
+use crate::cancel::{Interrupted, Running};
 use crate::model::{ActorStart, Callee, ExecTask, Next, ReadValue, StoredValue, TaskStatus};
 use crate::peers::{CALL_SEQ, PeerIndex};
 use crate::state::State;
@@ -37,6 +38,8 @@ struct Queued {
 pub(crate) struct Execution {
     queue: VecDeque<Queued>,
     orders: VecDeque<Next>,
+    pub running: SmallVec<[Running; 2]>,
+    pub interrupted: Option<Interrupted>,
     /// Threads of the executor that sleep in-process.
     pub parked: Vec<Thread>,
     /// The actor that this process hosts, and which life of it.
@@ -49,6 +52,12 @@ pub(crate) struct Execution {
 impl Execution {
     pub fn forget_lane(&mut self, lane: PeerIndex) {
         self.queue.retain(|queued| queued.lane != lane);
+    }
+
+    /// Takes a task out that has not begun; whether it was there.
+    pub fn take_queued(&mut self, lane: PeerIndex, seq: u64) -> bool {
+        let at = self.queue.iter().position(|queued| queued.lane == lane && queued.task.seq == seq);
+        at.and_then(|at| self.queue.remove(at)).is_some()
     }
 
     pub fn has_work(&self) -> bool {
@@ -167,6 +176,12 @@ impl State {
                 Ok(actor) => actor,
                 Err(_) => ActorId::nil_of(callee.job_id),
             };
+            self.execution.running.push(Running {
+                lane,
+                seq: task.seq,
+                unique: task.task_unique,
+                cancelled: false,
+            });
             return Some(Next::Task(Box::new(ExecTask {
                 task_id: TaskId::new(task.task_unique, actor),
                 callee,
@@ -209,6 +224,7 @@ impl State {
         let ReplyTo {
             lane, seq, arg_refs, ..
         } = task.reply;
+        self.no_longer_running(lane, seq);
         let who = self.peers.get(lane).map(|peer| peer.who);
         let Some(who) = who else {
             for value in returns {

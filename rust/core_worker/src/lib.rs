@@ -13,6 +13,8 @@
 //! Deliberately absent: Python, gRPC, and any async runtime (a worker process stays small).
 
 mod actors;
+mod argument_error;
+mod cancel;
 mod control;
 mod core;
 mod creation;

@@ -93,6 +93,8 @@ pub struct FunctionSpec {
     /// Empty: application errors are final; `[1]`: all are retried; else a pickled tuple of classes.
     pub retry_exceptions: Vec<u8>,
     pub max_calls: u32,
+    /// From the call to its end; a task that takes longer is cancelled.
+    pub time_limit: Option<Duration>,
     /// As [`crate::CoreWorker::export_function`] gave it: what workers are told of the function itself.
     pub definition: Bytes,
 }
@@ -107,6 +109,8 @@ pub struct MethodSpec {
     /// -1: for ever.
     pub max_task_retries: i32,
     pub retry_exceptions: Vec<u8>,
+    /// From the call to its end; its caller does not wait longer.
+    pub time_limit: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -127,6 +131,8 @@ pub struct TaskArgs {
     pub kwarg_names: Vec<String>,
     /// Top-level references, one count each, taken over from the caller.
     pub deps: SmallVec<[RefSlot; 2]>,
+    /// Number of the task that makes this call (`TaskId::unique`); 0: none, as in a driver.
+    pub parent: u64,
 }
 
 pub type Returns = SmallVec<[RefSlot; 1]>;
@@ -206,6 +212,11 @@ pub enum HostEvent {
     Notice { level: u32, text: String },
     /// The references registered with these tokens are ready.
     Ready(Vec<u64>),
+    /// A task that runs here is to end: a worker's own (`SIGINT` to the main thread, whose handler asks
+    /// [`crate::CoreWorker::take_interrupt`]), or an actor's call.
+    TaskCancelled { unique: u64, is_call: bool },
+    /// The last reference to an error went before anyone had looked at it.
+    UnseenError(Read),
     /// The raylet is gone; everything fails from here on.
     RayletDied,
 }
@@ -354,6 +365,12 @@ pub enum Failure {
     /// The store could not hold the value.
     StoreFull {
         message: String,
+    },
+    /// It was given up before it ended.
+    Cancelled {
+        task_id: TaskId,
+        /// Because its `timeout_s` was over.
+        timed_out: bool,
     },
     /// The engine itself failed the task.
     System {

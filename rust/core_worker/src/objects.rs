@@ -131,6 +131,12 @@ impl CoreWorker {
             .is_some_and(|(_, is_error)| is_error)
     }
 
+    /// Of these, whatever they become, only one is raised: the errors of the others count as looked at.
+    pub fn errors_seen(&self, slots: &[RefSlot]) {
+        let mut state = self.state.lock();
+        slots.iter().for_each(|slot| state.owner.seen(*slot));
+    }
+
     pub fn has_duplicates(&self, slots: &[RefSlot]) -> bool {
         self.state.lock().owner.has_duplicates(slots)
     }
@@ -332,6 +338,7 @@ impl CoreWorker {
 
 fn read_ready(state: &mut State, slot: RefSlot) -> Option<Read> {
     let value = state.owner.value(slot)?.0.clone();
+    state.owner.seen(slot);
     Some(match state.read_value(&value) {
         Ok(value) => Read::Value(value),
         Err(failure) => Read::Failed(failure),

@@ -3,9 +3,11 @@
 //! What must happen after the lock is let go (doorbells, frames to the raylet, threads to wake) is collected in
 //! [`After`]; `CoreWorker::with` carries it out.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
@@ -23,7 +25,9 @@ use crate::actors::ActorTarget;
 use crate::events::TaskEvents;
 use crate::execute::Execution;
 use crate::frames;
-use crate::model::{FunctionSpec, HostEvent, Location, MethodSpec, StoredValue, ValueData};
+use crate::model::{
+    Failure, FunctionSpec, HostEvent, Location, MethodSpec, Read, ReadData, ReadValue, StoredValue, ValueData,
+};
 use crate::peers::Peers;
 use crate::submit::{Lease, Spec};
 
@@ -42,11 +46,13 @@ pub(crate) struct After {
     /// The progress thread sleeps past the next deadline.
     pub kick: bool,
     pub raylet: bool,
+    /// This process ends, with the rest of the orders carried out.
+    pub die: bool,
 }
 
 impl After {
     pub fn is_empty(&self) -> bool {
-        self.bells.is_empty() && self.wake.is_empty() && self.host.is_empty() && !self.kick && !self.raylet
+        self.bells.is_empty() && self.wake.is_empty() && self.host.is_empty() && !self.kick && !self.raylet && !self.die
     }
 }
 
@@ -122,6 +128,8 @@ pub(crate) struct State {
     pub next_put: u32,
     pub events: TaskEvents,
     pub blocked_threads: u32,
+    /// A person reads what it says.
+    pub is_driver: bool,
     pub submits: u32,
     pub started: Instant,
     pub arena: Arc<ArenaClient>,
@@ -133,6 +141,10 @@ pub(crate) struct State {
     pub session: String,
     pub socket_dir: PathBuf,
     pub pins_for_life: Vec<RefSlot>,
+    /// When tasks are over their time: (when, key, number of the task).
+    pub time_limits: BinaryHeap<Reverse<(Duration, u32, u64)>>,
+    /// Number of the task whose thread is to be interrupted; 0: none. Shared with `CoreWorker`.
+    pub interrupted: Arc<AtomicU64>,
 }
 
 impl State {
@@ -179,6 +191,7 @@ impl State {
             next_put: 0,
             events: TaskEvents::new(job),
             blocked_threads: 0,
+            is_driver: false,
             submits: 0,
             started: Instant::now(),
             arena,
@@ -189,6 +202,8 @@ impl State {
             session,
             socket_dir,
             pins_for_life: Vec::new(),
+            time_limits: BinaryHeap::new(),
+            interrupted: Arc::new(AtomicU64::new(0)),
         };
         state.put_task = state.fresh_task_id(ActorId::nil_of(job));
         state
@@ -309,6 +324,10 @@ impl State {
             Effect::ArgumentFailed { task, argument } => self.argument_failed(task, argument),
             Effect::Tell { watcher, slot } => self.tell_watcher(watcher, slot),
             Effect::Free { value } => self.free_data(&value.data),
+            Effect::FreeUnseenError { value } => {
+                self.tell_of_unseen_error(&value);
+                self.free_data(&value.data);
+            }
             Effect::Fetch { slot, id, owner } => self.fetch(slot, id, owner),
             Effect::GrantBorrow { owner, id, borrower } => {
                 let borrower = self.peers.address(borrower);
@@ -327,6 +346,35 @@ impl State {
             }
             Effect::ActorHandlesGone { id } => self.actor_handles_gone(id),
         }
+    }
+
+    /// The last chance to see an error: the references inside are gone already.
+    fn tell_of_unseen_error(&mut self, error: &StoredValue) {
+        if !self.is_driver {
+            return;
+        }
+        let read = match &error.data {
+            ValueData::Empty => return,
+            ValueData::Inline(bytes) => ReadData::Inline(bytes.clone()),
+            ValueData::Arena(location) => match self.arena.pin(location.offset, location.length, location.generation) {
+                Some(pin) => ReadData::Arena(pin),
+                None => return,
+            },
+            ValueData::Failed(failure) => {
+                // What befell a worker is news; an actor's end was told when it came.
+                if let Failure::WorkerCrashed { .. } = &**failure {
+                    let failure = Read::Failed((**failure).clone());
+                    self.after.host.push(HostEvent::UnseenError(failure));
+                }
+                return;
+            }
+        };
+        let read = ReadValue {
+            kind: error.kind,
+            data: read,
+            refs: Vec::new(),
+        };
+        self.after.host.push(HostEvent::UnseenError(Read::Value(read)));
     }
 
     fn tell_watcher(&mut self, watcher: Watcher, slot: RefSlot) {
@@ -391,6 +439,10 @@ impl State {
     /// When the engine itself has something to do, whoever wakes it.
     pub fn next_deadline(&self) -> Option<Duration> {
         let mut deadline = self.dispatch.next_deadline();
+        let limit = self.time_limits.peek().map(|Reverse((at, _, _))| *at);
+        for at in [limit, self.interrupt_deadline()].into_iter().flatten() {
+            deadline = Some(deadline.map_or(at, |other| other.min(at)));
+        }
         if let Some(at) = self.events.flush_at() {
             deadline = Some(deadline.map_or(at, |other| other.min(at)));
         }
@@ -407,6 +459,8 @@ impl State {
             self.dispatch
                 .on_event(now, ray_rs_dispatch::Event::Tick, &mut self.dispatch_effects);
         }
+        self.cancel_overdue(now);
+        self.end_if_deaf(now);
         if let Some(batch) = self.events.take_if_due(now) {
             self.tell_gcs("AddTaskEvents", &batch);
         }

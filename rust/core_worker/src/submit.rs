@@ -8,9 +8,11 @@ use ray_rs_lanes::EXEC;
 use ray_rs_ownership::{RefSlot, TaskKey};
 use ray_rs_proto::lane::Kind;
 use ray_rs_proto::v1;
-use ray_rs_types::{ActorId, ResourceSet, WorkerAddress, WorkerId};
-use smallvec::SmallVec;
+use ray_rs_types::{ActorId, ResourceSet, TaskId, WorkerAddress, WorkerId};
+use smallvec::{SmallVec, smallvec};
 
+use crate::argument_error;
+use crate::cancel::Cancelled;
 use crate::model::{
     ActorIndex, Failure, FunctionIndex, FunctionSpec, MethodIndex, Returns, StoredValue, TaskArgs, ValueData,
 };
@@ -37,6 +39,10 @@ pub(crate) struct Spec {
     pub kwarg_names: Vec<String>,
     /// Where it was pushed: lane and sequence number.
     pub sent: Option<(PeerIndex, u64)>,
+    /// The task that submitted it; 0: none.
+    pub parent: u64,
+    /// Whatever comes of it now is the end of it.
+    pub cancelled: Option<Cancelled>,
 }
 
 pub(crate) struct Lease {
@@ -66,9 +72,10 @@ impl State {
 
     pub fn submit_normal(&mut self, function: FunctionIndex, args: TaskArgs, num_returns: u32) -> Returns {
         let task_id = self.fresh_task_id(ActorId::nil_of(self.job));
-        let max_retries = self.function(function).max_retries;
+        let function_spec = self.function(function);
+        let (max_retries, time_limit) = (function_spec.max_retries, function_spec.time_limit);
         let (spec, deps, held) = split(Work::Normal(function), task_id.unique(), args, None);
-        let (_, returns) = self.owner.task_submitted(
+        let (key, returns) = self.owner.task_submitted(
             task_id,
             num_returns,
             spec,
@@ -77,8 +84,24 @@ impl State {
             max_retries,
             &mut self.owner_effects,
         );
+        if let Some(limit) = time_limit {
+            self.limit_time(key, task_id.unique(), limit);
+        }
         self.run_effects();
         returns
+    }
+
+    pub fn limit_time(&mut self, key: TaskKey, unique: u64, limit: Duration) {
+        let at = self.now() + limit;
+        self.time_limits.push(std::cmp::Reverse((at, key.0, unique)));
+    }
+
+    pub fn task_id_of(&self, spec: &Spec) -> TaskId {
+        let actor = match spec.work {
+            Work::Normal(_) => ActorId::nil_of(self.job),
+            Work::Call { actor, .. } | Work::Creation(actor) => self.actors[actor.0 as usize].id,
+        };
+        TaskId::new(spec.unique, actor)
     }
 
     /// All arguments are there.
@@ -92,6 +115,9 @@ impl State {
     }
 
     fn enqueue(&mut self, key: TaskKey, function: FunctionIndex) {
+        if self.is_given_up(key) {
+            return self.end_cancelled(key);
+        }
         let class = ClassKey(self.functions[function.0 as usize].1);
         let event = Event::TaskReady {
             task: DispatchKey(key.0),
@@ -103,25 +129,53 @@ impl State {
     }
 
     pub fn argument_failed(&mut self, key: TaskKey, argument: RefSlot) {
-        let Some((value, _)) = self.owner.value(argument) else {
+        let Some(work) = self.owner.spec(key).map(|spec| spec.work) else {
             return;
         };
-        // Errors are inline and hold no references, so a clone shares nothing that must be freed.
-        let error = StoredValue {
-            refs: SmallVec::new(),
-            ..value.clone()
-        };
-        match self.owner.spec(key).map(|spec| spec.work) {
-            Some(Work::Call { actor, .. }) => self.call_dropped(actor, key),
-            Some(Work::Creation(actor)) => return self.creation_argument_failed(actor, &error),
-            Some(Work::Normal(_)) | None => {}
+        match work {
+            Work::Normal(function) => {
+                let name = Arc::clone(&self.function(function).name);
+                let error = self.error_after(&name, argument);
+                self.finish_with(key, &error);
+            }
+            Work::Call { actor, method } => {
+                let name = Arc::clone(&self.methods[method.0 as usize].name);
+                let error = self.error_after(&name, argument);
+                self.call_dropped(actor, key);
+                self.finish_with(key, &error);
+            }
+            Work::Creation(actor) => {
+                let name = self.constructor_name(actor);
+                let error = self.error_after(&name, argument);
+                self.creation_argument_failed(actor, &error);
+            }
         }
-        self.finish_with(key, &error);
     }
 
-    /// Every return of the task becomes `error`.
+    /// The error of a task that waited for `argument`, whose value is an error. Holds no counts of its references: these
+    /// are as alive as the argument.
+    fn error_after(&mut self, task: &str, argument: RefSlot) -> StoredValue {
+        self.owner.seen(argument);
+        let (error, _) = self.owner.value(argument).expect("a failed argument is ready");
+        let (data, refs) = match &error.data {
+            ValueData::Inline(pickle) => (argument_error::after(task, pickle), error.refs.clone()),
+            ValueData::Arena(_) => (argument_error::after_referenced(task), smallvec![argument]),
+            // A failure of the engine speaks for itself.
+            ValueData::Empty | ValueData::Failed(_) => return error.clone(),
+        };
+        StoredValue {
+            kind: error.kind,
+            data: ValueData::Inline(data),
+            refs,
+        }
+    }
+
+    /// Every return of the task becomes `error`, which is inline, and gets counts of its own of the references inside.
     pub fn finish_with(&mut self, key: TaskKey, error: &StoredValue) {
         let count = self.owner.num_returns(key);
+        for _ in 0..count {
+            error.refs.iter().for_each(|slot| self.owner.local_added(*slot));
+        }
         let values: Vec<_> = (0..count).map(|_| (error.clone(), true)).collect();
         self.end_task(key, values);
     }
@@ -185,7 +239,7 @@ impl State {
         }
     }
 
-    fn withdraw(&mut self, key: TaskKey) -> bool {
+    pub fn withdraw(&mut self, key: TaskKey) -> bool {
         let Some((lane, seq)) = self.owner.spec(key).and_then(|spec| spec.sent) else {
             return false;
         };
@@ -370,7 +424,8 @@ impl State {
 
     pub fn reply_arrived(&mut self, lane: PeerIndex, reply: v1::TaskReply) {
         let Some(key) = self.take_in_flight(lane, reply.seq) else {
-            return;
+            // It was given up meanwhile.
+            return self.discard_returns(reply.returns);
         };
         let Some(who) = self.peers.get(lane).map(|peer| peer.who) else {
             return;
@@ -388,7 +443,7 @@ impl State {
         let worker = self.peers.address(who).worker_id;
         let spec = self.owner.spec_mut(key).expect("in flight tasks have a spec");
         spec.sent = None;
-        let (work, unique) = (spec.work, spec.unique);
+        let (work, unique, cancelled) = (spec.work, spec.unique, spec.cancelled);
         let failed = reply.status != 0;
         match work {
             Work::Normal(function) => {
@@ -406,7 +461,12 @@ impl State {
                     };
                     self.dispatch.on_event(now, event, &mut self.dispatch_effects);
                 }
-                if reply.status == 2 && self.owner.may_retry(key) {
+                if reply.status == 5 || (failed && cancelled == Some(Cancelled::TimedOut)) {
+                    self.discard_returns(reply.returns);
+                    self.end_cancelled(key);
+                    return self.run_effects();
+                }
+                if reply.status == 2 && cancelled.is_none() && self.owner.may_retry(key) {
                     self.notice_retry(key, &spec.name);
                     self.discard_returns(reply.returns);
                     self.enqueue(key, function);
@@ -416,6 +476,12 @@ impl State {
             Work::Call { actor, method } => {
                 let name = Arc::clone(&self.methods[method.0 as usize].name);
                 self.events.add(&name, unique, failed, now, run, worker);
+                if cancelled.is_some() {
+                    self.call_replied(actor, key);
+                    self.discard_returns(reply.returns);
+                    self.end_cancelled(key);
+                    return self.run_effects();
+                }
                 if reply.status == 3 {
                     self.call_not_run(actor, key);
                     return self.run_effects();
@@ -473,6 +539,11 @@ impl State {
             if let Some(key) = self.take_in_flight(lane, *seq) {
                 if let Some(spec) = self.owner.spec_mut(key) {
                     spec.sent = None;
+                }
+                if self.is_given_up(key) {
+                    self.dispatch_gone(key);
+                    self.end_cancelled(key);
+                    continue;
                 }
                 tasks.push(DispatchKey(key.0));
             }
@@ -544,7 +615,9 @@ impl State {
                 continue;
             };
             let name = Arc::clone(&self.function(function).name);
-            if self.owner.may_retry(key) {
+            if self.is_given_up(key) {
+                self.end_cancelled(key);
+            } else if self.owner.may_retry(key) {
                 self.notice_retry(key, &name);
                 self.enqueue(key, function);
             } else {
@@ -621,6 +694,7 @@ pub(crate) fn split(
         layout,
         kwarg_names,
         deps,
+        parent,
     } = args;
     let nested = std::mem::take(&mut values.refs);
     let mut held = nested.clone();
@@ -634,6 +708,8 @@ pub(crate) fn split(
             layout,
             kwarg_names,
             sent: None,
+            parent,
+            cancelled: None,
         },
         deps,
         held,

@@ -29,6 +29,8 @@ pub enum Effect<V> {
     Tell { watcher: Watcher, slot: RefSlot },
     /// Nobody can reach the value any more: give its memory back.
     Free { value: V },
+    /// The same for an error that a task left and nobody ever looked at.
+    FreeUnseenError { value: V },
     /// Ask the owner for the value of a borrowed object.
     Fetch {
         slot: RefSlot,

@@ -59,6 +59,8 @@ pub(crate) struct Entry<V> {
     pub state: State<V>,
     /// Owned: the task that makes it, until it has; then, if its value may have to be made again, its lineage.
     pub task: Option<TaskKey>,
+    /// The value was looked at, or another process or task took it over: if it is an error, someone knows.
+    pub seen: bool,
     /// The last query that saw it, for finding duplicates in one pass.
     pub stamp: u32,
     pub watchers: SmallVec<[Watcher; 1]>,
@@ -78,6 +80,7 @@ impl<V> Entry<V> {
             borrowers: SmallVec::new(),
             state: State::Absent,
             task: None,
+            seen: false,
             stamp: 0,
             watchers: SmallVec::new(),
         }

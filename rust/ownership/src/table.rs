@@ -157,6 +157,13 @@ impl<V: Contains, S> OwnerTable<V, S> {
             let Some((value, is_error)) = values.next() else { break };
             self.value_arrived(*slot, value, is_error, effects);
         }
+        for slot in &deps {
+            // It ended before all arguments came: those that are still to come must not tell whoever gets its key next.
+            let entry = self.entry_mut(*slot);
+            if !entry.is_ready() {
+                entry.watchers.retain(|watcher| *watcher != Watcher::Task(key));
+            }
+        }
         for slot in deps.iter().chain(held.iter()) {
             let entry = self.entry_mut(*slot);
             entry.submitted -= 1;
@@ -336,11 +343,14 @@ impl<V: Contains, S> OwnerTable<V, S> {
             } else if entry.kind == RefKind::ActorHandle {
                 effects.push(Effect::ActorHandlesGone { id: entry.id });
             }
-            if let State::Ready { value, .. } = entry.state {
+            if let State::Ready { value, is_error } = entry.state {
                 self.release_contents(&value);
                 // A borrowed value's memory is its owner's to free.
                 if entry.owner == OwnerIndex::ME {
-                    effects.push(Effect::Free { value });
+                    effects.push(match is_error && !entry.seen {
+                        true => Effect::FreeUnseenError { value },
+                        false => Effect::Free { value },
+                    });
                 }
             }
         }
@@ -461,6 +471,13 @@ impl<V: Contains, S> OwnerTable<V, S> {
             .collect()
     }
 
+    /// Someone looks at the value of the object, now or as soon as there is one.
+    pub fn seen(&mut self, slot: RefSlot) {
+        if let Some(entry) = self.entries.get_mut(slot.0) {
+            entry.seen = true;
+        }
+    }
+
     /// The id is about to leave the process.
     pub fn index(&mut self, slot: RefSlot) {
         let entry = self.entries.get_mut(slot.0).expect(HELD);
@@ -519,6 +536,21 @@ impl<V: Contains, S> OwnerTable<V, S> {
 
     pub fn task_state(&self, key: TaskKey) -> Option<TaskState> {
         self.tasks.get(key.0).map(|task| task.state)
+    }
+
+    /// The task that makes this object, until it has.
+    pub fn task_of(&self, slot: RefSlot) -> Option<TaskKey> {
+        let entry = self.entries.get(slot.0)?;
+        if entry.is_ready() { None } else { entry.task }
+    }
+
+    /// The tasks that have not ended and whose spec `wanted` picks.
+    pub fn unfinished(&self, wanted: impl Fn(&S) -> bool) -> Vec<TaskKey> {
+        self.tasks
+            .iter()
+            .filter(|(_, task)| task.state != TaskState::Lineage && wanted(&task.spec))
+            .map(|(index, _)| TaskKey(index))
+            .collect()
     }
 
     pub fn deps(&self, key: TaskKey) -> &[RefSlot] {

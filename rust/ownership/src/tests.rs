@@ -114,6 +114,53 @@ fn a_return_dropped_before_its_task_ends_is_freed_at_the_end() {
 }
 
 #[test]
+fn an_error_that_nobody_looked_at_is_told_when_it_goes() {
+    let (mut table, mut effects) = (Table::default(), vec![]);
+    let (task, returns) = table.task_submitted(task_id(1), 3, "f", smallvec![], smallvec![], 0, &mut effects);
+    effects.clear();
+    let error = |number| (Value(number, vec![]), true);
+    table.local_dropped(returns[0], &mut effects);
+    table.task_finished(task, [error(1), error(2), error(3)], false, &mut effects);
+    table.seen(returns[1]);
+    table.local_dropped(returns[1], &mut effects);
+    table.local_dropped(returns[2], &mut effects);
+    let value = |number| Value(number, vec![]);
+    assert_eq!(
+        effects,
+        [
+            Effect::FreeUnseenError { value: value(1) },
+            Effect::Free { value: value(2) },
+            Effect::FreeUnseenError { value: value(3) },
+        ]
+    );
+}
+
+#[test]
+fn an_argument_of_a_task_that_was_given_up_does_not_count_for_the_next_one() {
+    let (mut table, mut effects) = (Table::default(), vec![]);
+    let mut submit = |table: &mut Table, unique, deps: &[RefSlot]| {
+        for slot in deps {
+            table.local_added(*slot);
+        }
+        let (task, returns) =
+            table.task_submitted(task_id(unique), 1, "f", deps.into(), smallvec![], 0, &mut effects);
+        (task, returns[0])
+    };
+    let (slow, late) = submit(&mut table, 1, &[]);
+    let (other, later) = submit(&mut table, 2, &[]);
+    let (given_up, _unused) = submit(&mut table, 3, &[late]);
+    table.task_finished(given_up, [(Value(0, vec![]), true)], false, &mut Vec::new());
+    let (next, _result) = submit(&mut table, 4, &[later]);
+    assert_eq!(next, given_up, "the key is used again");
+    effects.clear();
+    table.task_finished(slow, [(Value(1, vec![]), false)], false, &mut effects);
+    assert_eq!(effects, [], "its own argument is still to come");
+    table.task_finished(other, [(Value(2, vec![]), false)], false, &mut effects);
+    assert_eq!(effects, [Effect::TaskReady(next)]);
+    table.check_invariants();
+}
+
+#[test]
 fn lineage_stays_as_long_as_a_return() {
     let (mut table, mut effects) = (Table::default(), vec![]);
     let (task, returns) = table.task_submitted(task_id(1), 2, "f", smallvec![], smallvec![], 0, &mut effects);

@@ -38,4 +38,8 @@ kinds! {
     FreeBlock = 10,
     /// [`crate::v1::Ping`]
     Ping = 11,
+    /// [`crate::v1::CancelTask`]
+    CancelTask = 12,
+    /// [`crate::v1::CancelObject`]
+    CancelObject = 13,
 }

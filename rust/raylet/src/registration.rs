@@ -128,13 +128,15 @@ impl Raylet {
         self.settle_registrations();
     }
 
+    /// Says why, and is done with the client.
     fn refuse(&mut self, conn: ConnKey, error: &str) {
-        if let Some(client) = self.clients.remove(&conn) {
+        if let Some(client) = self.clients.get(&conn) {
             tracing::info!(pid = client.pid, error, "refused a client");
             client.outbox.send(Body::Registered(v1::Registered {
                 error: error.to_owned(),
                 ..v1::Registered::default()
             }));
+            self.disconnected(conn);
         }
     }
 
@@ -149,9 +151,8 @@ impl Raylet {
                 }
                 self.settle_registrations();
             }
-            (Err(error), Some(key)) => {
+            (Err(error), Some(_)) => {
                 self.refuse(conn, &format!("the control store did not accept the job: {error}"));
-                self.end_job(key);
             }
             // The driver is gone already; let the control store know, it counts the job as running.
             (Ok(id), None) => {
@@ -188,7 +189,10 @@ impl Raylet {
         let mut conns: Vec<ConnKey> = self.clients.keys().copied().filter(ready).collect();
         conns.sort_unstable();
         for conn in conns {
-            self.complete_registration(conn);
+            // What one registration sets in motion may have settled another.
+            if self.clients.get(&conn).is_some_and(|client| !client.registered) {
+                self.complete_registration(conn);
+            }
         }
     }
 

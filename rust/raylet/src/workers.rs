@@ -306,23 +306,18 @@ impl Raylet {
             let awaited = worker.conn.is_none() && worker.pid.is_some() && worker.status.is_none();
             awaited && !self.zygotes.contains_key(&worker.zygote) && worker.is_reaped()
         };
-        let lost: Vec<(Token, bool)> = self
-            .workers
-            .iter()
-            .filter(|(_, worker)| is_lost(worker))
-            .map(|(token, worker)| (*token, worker.was_registered))
-            .collect();
-        for (token, was_registered) in lost {
-            if was_registered {
-                self.worker_gone(token);
-            } else {
-                self.start_failed(token, "a new worker process ended before it registered");
-            }
+        let lost = self.workers.iter().filter(|(_, worker)| is_lost(worker));
+        let lost: Vec<Token> = lost.map(|(token, _)| *token).collect();
+        for token in lost {
+            self.worker_gone(token);
         }
     }
 
     /// Everything that will ever be known of its end is known.
     fn worker_gone(&mut self, token: Token) {
+        if self.workers.get(&token).is_some_and(|worker| !worker.was_registered) {
+            return self.start_failed(token, "a new worker process ended before it registered");
+        }
         let Some(worker) = self.workers.remove(&token) else {
             return;
         };
@@ -335,7 +330,7 @@ impl Raylet {
             Some(job) => {
                 let stem = logs::file_stem(&worker.worker_id, job, pid);
                 let (logs, mut sink) = self.logs_and_sink();
-                logs.process_ended(pid, &stem, &mut sink)
+                logs.process_ended(&stem, &mut sink)
             }
             None => String::new(),
         };

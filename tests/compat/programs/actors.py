@@ -59,7 +59,8 @@ except ValueError as error:
     print(type(error).__name__)
 ray.kill(again)
 try:
-    ray.get(again.deposit.remote(1))
+    while True:  # Ray may still answer a call or two
+        ray.get(again.deposit.remote(1))
 except ray.exceptions.RayActorError as error:
     print(type(error).__name__, isinstance(error, ray.exceptions.ActorDiedError))
 

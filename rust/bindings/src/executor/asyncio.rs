@@ -6,8 +6,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PySet, PyTuple};
+use pyo3::types::{PyDict, PyTuple};
 use ray_rs_core_worker::{ExecTask, Next};
+use rustc_hash::FxHashMap;
 
 use super::callee::{Callable, is_coroutine};
 use super::context::{self, TaskContext};
@@ -33,8 +34,26 @@ pub struct AsyncEngine {
     event_loop: PyOnceLock<Py<PyAny>>,
     /// Done when the actor is to end.
     ended: PyOnceLock<Py<PyAny>>,
-    /// asyncio itself holds its tasks weakly.
-    tasks: Py<PySet>,
+    /// By the number of the call. asyncio itself holds its tasks weakly.
+    calls: Mutex<FxHashMap<u64, Py<PyAny>>>,
+}
+
+/// That of the actor hosted here.
+static ENGINE: PyOnceLock<Py<AsyncEngine>> = PyOnceLock::new();
+
+/// Cancels the asyncio task of a call, if it has one (plain methods have none). On a thread that is not the loop's.
+pub fn cancel(unique: u64) {
+    Python::try_attach(|py| {
+        let Some(engine) = ENGINE.get(py).map(Py::get) else { return };
+        let task = engine.calls.lock().get(&unique).map(|task| task.clone_ref(py));
+        let Some(task) = task else { return };
+        let ordered = (task.bind(py).getattr("cancel"))
+            .and_then(|cancel| engine.event_loop(py).call_method1("call_soon_threadsafe", (cancel,)));
+        if let Err(error) = ordered {
+            // The loop is closed: everything on it has ended.
+            error.write_unraisable(py, None);
+        }
+    });
 }
 
 pub fn run(py: Python<'_>, executor: &Arc<Executor>, limit: usize) -> PyResult<Exit> {
@@ -49,9 +68,10 @@ pub fn run(py: Python<'_>, executor: &Arc<Executor>, limit: usize) -> PyResult<E
         }),
         event_loop: PyOnceLock::new(),
         ended: PyOnceLock::new(),
-        tasks: PySet::empty(py)?.unbind(),
+        calls: Mutex::default(),
     };
     let engine = Bound::new(py, engine)?;
+    let _ = ENGINE.set(py, engine.clone().unbind());
     let outcome = imports::RUN_ASYNC_LOOP.get(py)?.call1((&engine,));
     if let Some(exit) = engine.get().state.lock().exit.clone() {
         return Ok(exit);
@@ -191,7 +211,10 @@ impl AsyncEngine {
     fn start_coroutine(slf: &Bound<'_, Self>, coroutine: &Bound<'_, PyAny>, task: Box<ExecTask>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         let started = this.event_loop(py).call_method1("create_task", (coroutine,))?;
-        this.tasks.bind(py).add(&started)?;
+        this.calls.lock().insert(task.task_id.unique(), started.clone().unbind());
+        if this.executor.core.is_cancelled(task.task_id) {
+            started.call_method0("cancel")?;
+        }
         let done = CoroutineDone {
             engine: slf.clone().unbind(),
             task: Mutex::new(Some(task)),
@@ -282,7 +305,8 @@ impl CoroutineDone {
             return Ok(());
         };
         let engine = self.engine.get();
-        engine.tasks.bind(py).discard(started)?;
+        let known = engine.calls.lock().remove(&task.task_id.unique());
+        drop(known);
         engine.complete(py, task, started.call_method0("result").into())
     }
 }

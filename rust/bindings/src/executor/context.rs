@@ -87,6 +87,27 @@ thread_local! {
     static CURRENT: RefCell<Option<TaskContext>> = const { RefCell::new(None) };
     /// This thread runs the event loop of an async actor.
     static RUNS_LOOP: Cell<bool> = const { Cell::new(false) };
+    /// The function itself runs, and not what the engine does before and after it.
+    static IN_BODY: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While it lives, the user's function runs on this thread, and may be interrupted.
+pub struct Body(bool);
+
+pub fn enter_body() -> Body {
+    Body(IN_BODY.replace(true))
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        IN_BODY.set(self.0);
+    }
+}
+
+/// The task whose body runs on this thread.
+pub fn interruptible() -> Option<TaskId> {
+    let current = CURRENT.with_borrow(|current| current.as_ref().map(|context| context.task_id));
+    current.filter(|_| IN_BODY.get())
 }
 
 /// While it lives, the thread runs a task.
@@ -131,6 +152,15 @@ fn with_current<R>(py: Python<'_>, read: impl Fn(&TaskContext) -> R) -> PyResult
     }
     let found = variable(py)?.call_method1("get", (py.None(),))?;
     Ok(found.cast::<TaskContext>().ok().map(|context| read(context.get())))
+}
+
+pub fn current_task_id(py: Python<'_>) -> PyResult<Option<TaskId>> {
+    with_current(py, |context| context.task_id)
+}
+
+/// What a call made here says of its caller: the number of the task that runs; 0 if none does.
+pub fn parent(py: Python<'_>) -> PyResult<u64> {
+    Ok(current_task_id(py)?.map_or(0, |task| task.unique()))
 }
 
 #[pyfunction]

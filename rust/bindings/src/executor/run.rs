@@ -2,9 +2,9 @@
 
 use std::sync::atomic::Ordering;
 
-use pyo3::exceptions::{PySystemExit, PyValueError};
+use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyDict, PyTuple};
 use ray_rs_core_worker::{ExecTask, ReadData, ReadValue, StoredValue, TaskStatus, ValueKind};
 use smallvec::SmallVec;
 
@@ -48,12 +48,28 @@ impl Executor {
     pub fn run(&self, py: Python<'_>, mut task: Box<ExecTask>) -> Option<Exit> {
         let running = context::enter(&task);
         let ended = match self.prepare(py, &mut task) {
-            Ok((callable, (args, kwargs))) => callable.call(py, self, &args, kwargs.as_ref()).into(),
+            Ok((callable, (args, kwargs))) => self.body(py, &task, &callable, &args, kwargs.as_ref()),
             Err(ended) => ended,
         };
         let exit = self.complete(py, task, ended);
         drop(running);
         exit
+    }
+
+    /// The user's function. A cancellation that came before it began ends it here.
+    fn body<'py>(
+        &self,
+        py: Python<'py>,
+        task: &ExecTask,
+        callable: &Callable,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> Ended<'py> {
+        let _body = context::enter_body();
+        if self.core.take_interrupt(task.task_id) {
+            return Err(PyKeyboardInterrupt::new_err(())).into();
+        }
+        callable.call(py, self, args, kwargs).into()
     }
 
     /// What to call and with what. The references among the arguments live no longer than what is returned.
@@ -174,6 +190,7 @@ impl Executor {
             // Else nobody is told: the caller learns of the process's end, as of any other.
             return Some(exit);
         }
+        let error = self.as_cancellation(py, &task, error);
         let status = match !from_argument && self.is_retryable(py, &task, &error) {
             true => TaskStatus::FailedRetryable,
             false => TaskStatus::Failed,

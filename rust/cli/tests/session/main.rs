@@ -39,7 +39,11 @@ fn main() {
 /// What the sessions' processes wrote, before it is removed with the directory.
 fn print_logs(root: &Path) {
     for session in std::fs::read_dir(root).into_iter().flatten().flatten() {
-        for log in std::fs::read_dir(session.path().join("logs")).into_iter().flatten().flatten() {
+        for log in std::fs::read_dir(session.path().join("logs"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             let text = std::fs::read_to_string(log.path()).unwrap_or_default();
             if !text.is_empty() {
                 eprintln!("---- {}\n{text}", log.path().display());

@@ -60,13 +60,24 @@ pub fn launch(python: &Path, num_cpus: f64) -> Session {
 /// A session with one registered driver, stopped afterwards; nothing of it may be left then.
 fn with_driver<F: Future<Output = ()>>(story: impl FnOnce(PathBuf, Client, v1::Registered) -> F) {
     let (_keep, python) = python();
-    let session = launch(&python, 2.0);
+    let mut session = launch(&python, 2.0);
     let dir = session.info.session_dir.clone();
-    run(async {
-        let mut driver = Client::connect(&dir).await;
-        let registered = driver.register(&DriverConfig::default()).await;
-        story(dir.clone(), driver, registered).await;
-    });
+    let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        run(async {
+            let mut driver = Client::connect(&dir).await;
+            let registered = driver.register(&DriverConfig::default()).await;
+            story(dir.clone(), driver, registered).await;
+        });
+    }));
+    if let Err(panic) = told {
+        // A daemon that has ended by itself explains most of what can go wrong.
+        eprintln!(
+            "gcs: {:?}, raylet: {:?}",
+            session.gcs.try_wait(),
+            session.raylet.try_wait()
+        );
+        std::panic::resume_unwind(panic);
+    }
     stop(session);
     assert_gone(&dir);
 }

@@ -51,6 +51,7 @@ pub(crate) trait Sink {
 #[derive(Debug)]
 pub(crate) struct LogAgent {
     dir: PathBuf,
+    /// Every file that something was written to, also of a process that has ended: else its lines would be read again.
     followed: BTreeMap<String, Followed>,
 }
 
@@ -122,21 +123,29 @@ impl LogAgent {
             .collect()
     }
 
-    /// Reads the files of a process that has ended to their end, forgets them, and returns the last lines of stderr.
-    pub fn process_ended(&mut self, pid: u32, file_stem: &str, sink: &mut impl Sink) -> String {
+    /// Reads the files of a process that has ended to their end, removes empty ones, and returns the last lines of stderr.
+    pub fn process_ended(&mut self, file_stem: &str, sink: &mut impl Sink) -> String {
+        let last_words = last_words(&self.dir.join(format!("{file_stem}.err")));
         for suffix in ["out", "err"] {
             let name = format!("{file_stem}.{suffix}");
             while self.read(&name, sink) {}
-            if let Some(followed) = self.followed.get_mut(&name)
-                && followed.origin.pid == pid
-                && sink.takes(followed.origin.job)
-            {
-                followed.cutter.finish();
-                followed.give(sink);
+            let Some(followed) = self
+                .followed
+                .get_mut(&name)
+                .filter(|followed| sink.takes(followed.origin.job))
+            else {
+                continue;
+            };
+            followed.cutter.finish();
+            followed.give(sink);
+            let path = self.dir.join(&name);
+            if followed.offset == 0 && std::fs::metadata(&path).is_ok_and(|meta| meta.len() == 0) {
                 self.followed.remove(&name);
+                // Should it stay, it is one empty file more.
+                let _ = std::fs::remove_file(path);
             }
         }
-        last_words(&self.dir.join(format!("{file_stem}.err")))
+        last_words
     }
 }
 
@@ -253,8 +262,30 @@ mod tests {
             ("f".to_owned(), 77, true, vec!["boom".to_owned()]),
         ];
         assert_eq!(sink.0, expected);
-        assert_eq!(agent.process_ended(77, &stem, &mut sink), "boom");
-        assert!(agent.followed.is_empty());
+        assert_eq!(agent.process_ended(&stem, &mut sink), "boom");
+        // News of a file may come after the end of its process.
+        sink.0.clear();
+        agent.read(&format!("{stem}.out"), &mut sink);
+        agent.read_everything(&mut sink);
+        assert_eq!(sink.0, []);
+    }
+
+    #[test]
+    fn who_has_printed_nothing_leaves_no_files() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut agent = LogAgent {
+            dir: dir.path().to_owned(),
+            followed: BTreeMap::new(),
+        };
+        let stem = format!("worker-{}-01000000-77", "ab".repeat(28));
+        std::fs::write(dir.path().join(format!("{stem}.out")), "").expect("written");
+        std::fs::write(dir.path().join(format!("{stem}.err")), "half a line").expect("written");
+        let mut sink = Collected(Vec::new(), true);
+        assert_eq!(agent.process_ended(&stem, &mut sink), "half a line");
+        assert_eq!(sink.0, [(String::new(), 77, true, vec!["half a line".to_owned()])]);
+        let left = std::fs::read_dir(dir.path()).expect("read").flatten();
+        let left: Vec<_> = left.map(|entry| entry.file_name()).collect();
+        assert_eq!(left, [std::ffi::OsString::from(format!("{stem}.err"))]);
     }
 
     #[test]
