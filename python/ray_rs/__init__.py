@@ -39,7 +39,12 @@ SCRIPT_MODE, WORKER_MODE = 0, 1
 
 # Imported when first asked for: submodules, and names in them that few programs need.
 _SUBMODULES = ("actor", "cloudpickle", "options", "remote_function", "runtime_context", "util")
-_LAZY = {"get_runtime_context": "runtime_context", "install_as_ray": "_as_ray", "method": "actor"}
+_LAZY = {
+    "ObjectRefGenerator": "_generator",
+    "get_runtime_context": "runtime_context",
+    "install_as_ray": "_as_ray",
+    "method": "actor",
+}
 
 __all__ = [
     "SCRIPT_MODE",
@@ -52,6 +57,7 @@ __all__ = [
     "NodeID",
     "ObjectID",
     "ObjectRef",
+    "ObjectRefGenerator",
     "PlacementGroupID",
     "TaskID",
     "UniqueID",

@@ -79,9 +79,7 @@ class _Finder:
     """Answers for `ray.*` what `ray_rs.*` holds."""
 
     @staticmethod
-    def find_spec(
-        name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
         package, _, rest = name.partition(".")
         if not rest or package not in ("ray", _OWN):
             return None

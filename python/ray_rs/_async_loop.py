@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
-__all__ = ["run"]
+__all__ = ["iterate", "run", "send_items"]
 
 
 class _Selector(selectors.DefaultSelector):
@@ -44,4 +45,48 @@ def run(engine: Any) -> None:
     try:
         loop.run_until_complete(engine.attach(loop))
     finally:
+        loop.close()
+
+
+async def send_items(items: AsyncGenerator[Any, None], sender: Any, limit: int) -> None:
+    """Sends what an asynchronous generator of an actor yields to its caller.
+
+    Args:
+        items: The generator.
+        sender: `_core.ItemSender`: `send(index, item)`, and `wait(produced, limit)`, which blocks.
+        limit: Most items that may wait for the consumer; 0: any number.
+    """
+    produced = 0
+    async for item in items:
+        sender.send(produced, item)
+        produced += 1
+        if limit:
+            await asyncio.get_running_loop().run_in_executor(None, sender.wait, produced, limit)
+
+
+def iterate(items: AsyncGenerator[Any, None]) -> Iterator[Any]:
+    """Runs an asynchronous generator where there is no event loop.
+
+    Args:
+        items: The generator.
+
+    Yields:
+        Its items.
+    """
+
+    async def step() -> tuple[bool, Any]:
+        try:
+            return True, await anext(items)
+        except StopAsyncIteration:
+            return False, None
+
+    loop = asyncio.new_event_loop()
+    try:
+        while True:
+            more, item = loop.run_until_complete(step())
+            if not more:
+                return
+            yield item
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()

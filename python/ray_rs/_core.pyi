@@ -206,11 +206,11 @@ class ActorDescriptor:
         self,
         class_name: str,
         module: str,
-        methods: Sequence[tuple[str, Signature, int, int, bytes, bool, float | None]],
+        methods: Sequence[tuple[str, Signature, int, int, bytes, bool, float | None, int]],
         max_pending_calls: int = -1,
         extra: Any = None,
     ) -> None:
-        """`methods`: (name, signature, num_returns, max_task_retries, retry_exceptions as in `_prepare`, is_async, timeout_s),
+        """`methods`: (name, signature, num_returns, max_task_retries, retry_exceptions as in `_prepare`, is_async, timeout_s, backpressure),
         with the builtin ones (`__ray_ready__`, `__ray_call__`, `__ray_terminate__`, `__init__`) among them when they
         shall be callable. `extra`: plain picklable data for Python's own use."""
     @staticmethod
@@ -260,6 +260,7 @@ class ActorMethod:
         max_task_retries: int | None = None,
         retry_exceptions: bytes | None = None,
         timeout_s: float | None = None,
+        backpressure: int | None = None,
     ) -> ActorMethod: ...
     @property
     def _method_name(self) -> str: ...
@@ -292,6 +293,17 @@ def create_actor(
 
 def get_actor_handle(name: str, namespace: str = "") -> ActorHandle[Any] | None:
     """A weak handle, or None when there is no such actor."""
+
+@final
+class Stream:
+    """The items of one remote generator, for `ray_rs._generator`. Dropping it drops what was not taken."""
+
+    def next(self, timeout: float | None = None) -> ObjectRef[Any] | None:
+        """The next item's reference, or None after the last; GetTimeoutError after so many seconds without either."""
+    def peek(self) -> ObjectRef[Any]:
+        """A reference that is ready as soon as `next` does not wait."""
+    def is_over(self) -> bool:
+        """Whether every item was taken, and no more come."""
 
 def cancel(ray_waitable: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
     """Gives up the task that makes an object, wherever it stands; returns before that has taken effect.

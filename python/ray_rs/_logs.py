@@ -19,6 +19,11 @@ _DEBUG, _INFO, _WARNING, _ERROR = 10, 20, 30, 40
 _LEVELS = {"debug": _DEBUG, "info": _INFO, "warning": _WARNING, "warn": _WARNING, "error": _ERROR, "critical": 50}
 _LEVEL_NAMES = {_DEBUG: "DEBUG", _INFO: "INFO", _WARNING: "WARNING", _ERROR: "ERROR"}
 
+# Opens a line that is not text but the state of a worker's progress bar (`experimental.tqdm_ray`).
+PROGRESS_MARK = "::ray_rs.progress:: "
+# The `_progress.Display` of this process, once it has drawn something.
+_bars: Any = None
+
 _CYAN, _YELLOW, _GREEN, _RESET = "\033[36m", "\033[33m", "\033[32m", "\033[0m"
 
 
@@ -98,6 +103,10 @@ def on_event(kind: str, *details: Any) -> None:
 
 
 def _print_lines(name: str, pid: int, is_stderr: bool, lines: list[str]) -> None:
+    if any(line.startswith(PROGRESS_MARK) for line in lines):
+        from ray_rs import _progress
+
+        lines = _progress.take(name, pid, lines)
     stream = sys.stderr if is_stderr else sys.stdout
     if os.environ.get("RAY_DISABLE_WORKER_LOG_PREFIX"):
         prefix = ""
@@ -126,11 +135,17 @@ def _is_terminal(stream: Any) -> bool:
 def _write(stream: Any, text: str) -> None:
     if not text or stream is None:
         return
+    bars = _bars
+    if bars is not None:
+        bars.hide()
     try:
         stream.write(text)
         stream.flush()
     except (OSError, ValueError):  # closed, or nobody reads the pipe any more
         pass
+    finally:
+        if bars is not None:
+            bars.show()
 
 
 # ------------------------------------------------------------------------------------------------ the same line again

@@ -23,7 +23,7 @@ loads = pickle.loads
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle with out-of-band buffers, views of memory (pickle has no rule for them), and the files of functions."""
+    """cloudpickle with out-of-band buffers, views of memory, for which pickle has no rule, and files of functions."""
 
     def __init__(self, file: io.BytesIO, buffers: list[pickle.PickleBuffer] | None) -> None:
         super().__init__(file, protocol=5, buffer_callback=None if buffers is None else buffers.append)

@@ -49,7 +49,7 @@ def _run(config: dict[str, Any], fork_token: int) -> int:
     faulthandler.enable(2)  # the stack of a segmentation fault ends up in the error that the caller gets
     graceful, code, _reason = _core.run_worker_loop(_Callbacks(info["node_ip"]))
     if graceful:
-        _run_exit_handlers()
+        _say_goodbye()
     _flush()
     _core.disconnect()
     return code
@@ -98,6 +98,29 @@ def _restore_thread_counts(driver_values: dict[str, str | None]) -> None:
             _threads_follow_cpus = True
         else:
             os.environ.pop(name, None)
+
+
+def _say_goodbye() -> None:
+    """What an actor wants done before it ends: its hook, exit handlers, its destructor, in this order."""
+    current = _core.current_actor()
+    instance = None if current is None else current[1]
+    if instance is not None:
+        _call_quietly(getattr(instance, "__ray_shutdown__", None))
+    _run_exit_handlers()
+    if instance is not None:
+        # Nothing is torn down in this process, so that it would never be called.
+        _call_quietly(getattr(instance, "__del__", None))
+
+
+def _call_quietly(method: Callable[[], object] | None) -> None:
+    if method is None:
+        return
+    try:
+        method()
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
 
 
 def _run_exit_handlers() -> None:

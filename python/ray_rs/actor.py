@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 from ray_rs import _core
 from ray_rs import options as _table
 from ray_rs._core import ActorHandle, ActorMethod
-from ray_rs._signature import Signature, is_async, signature_of
+from ray_rs._signature import Signature, is_async, is_generator, signature_of
 from ray_rs.exceptions import ActorAlreadyExistsError
 
 __all__ = ["ActorClass", "ActorClassInheritanceException", "ActorHandle", "ActorMethod", "exit_actor", "method"]
@@ -112,6 +112,9 @@ class ActorClass(Generic[T]):
 
     def __bool__(self) -> bool:
         return True
+
+    def __del__(self) -> None:
+        """Keeps the decorated class's own from being called on this, which is no instance of it."""
 
 
 class _ActorClassWithOptions(Generic[T]):
@@ -216,9 +219,9 @@ class _ClassState:
         if key not in self._descriptors:
             assert self._methods is not None, "create() inspects the class first"
             rows = [_describe(name, member, plan.max_task_retries) for name, member in self._methods.items()]
-            rows += [(name, signature, 1, 0, b"", False, None) for name, signature in _BUILTIN_METHODS]
+            rows += [(name, signature, 1, 0, b"", False, None, 0) for name, signature in _BUILTIN_METHODS]
             if "__init__" not in self._methods:
-                rows.append(("__init__", None, 1, 0, b"", False, None))
+                rows.append(("__init__", None, 1, 0, b"", False, None, 0))
             self._descriptors[key] = _core.ActorDescriptor(
                 self.class_name, self._cls.__module__, rows, plan.max_pending_calls
             )
@@ -280,11 +283,11 @@ def _unbound(member: Any) -> Callable[..., Any]:
 
 def _describe(
     name: str, member: Any, actor_max_task_retries: int
-) -> tuple[str, Signature, int, int, bytes, bool, float | None]:
+) -> tuple[str, Signature, int, int, bytes, bool, float | None, int]:
     from ray_rs import _function_table
 
     function = _unbound(member)
-    plan = _table.method_plan(_method_settings(function), actor_max_task_retries)
+    plan = _table.method_plan(_method_settings(function), actor_max_task_retries, is_generator=is_generator(function))
     return (
         name,
         signature_of(function, bound=not isinstance(member, staticmethod)),
@@ -293,12 +296,19 @@ def _describe(
         _function_table.pickle_classes(plan.retry_exceptions),
         is_async(function),
         plan.timeout_s,
+        plan.backpressure,
     )
 
 
 # ----------------------------------------------------------------------------------------------------------- methods
 
-_SETTINGS = ("num_returns", "max_task_retries", "retry_exceptions", "timeout_s")
+_SETTINGS = (
+    "num_returns",
+    "max_task_retries",
+    "retry_exceptions",
+    "timeout_s",
+    "_generator_backpressure_num_objects",
+)
 
 if TYPE_CHECKING:
     F = TypeVar("F", bound=Callable[..., Any])
@@ -354,16 +364,19 @@ def _method_options(method: ActorMethod, options: dict[str, Any]) -> ActorMethod
     """`handle.m.options(**options)`; called by the extension."""
     _table.validate_method_options(options, in_options=True)
     retry = options.get("retry_exceptions")
+    num_returns = options.get("num_returns")
+    backpressure = options.get("_generator_backpressure_num_objects")
     if retry is not None:
         from ray_rs import _function_table
 
         retry = _function_table.pickle_classes(_table.retried_classes(retry))
     return method._with_options(
         name=options.get("name"),
-        num_returns=options.get("num_returns"),
+        num_returns=_table.STREAMING if num_returns == "streaming" else num_returns,
         max_task_retries=options.get("max_task_retries"),
         retry_exceptions=retry,
         timeout_s=options.get("timeout_s"),
+        backpressure=None if backpressure is None else max(backpressure, 0),
     )
 
 

@@ -109,8 +109,10 @@ def _resources(resources: dict[Any, Any] | None) -> str | None:
 
 
 def _num_returns(value: int | str | None) -> str | None:
-    if value in ("streaming", "dynamic"):
-        return f"num_returns={value!r}: generator tasks are not supported yet."
+    if value == "streaming":
+        return None
+    if value == "dynamic":
+        return "num_returns='dynamic' is not supported: use 'streaming', which Ray recommends since it deprecated this."
     if isinstance(value, str) or (value is not None and value < 0):
         return (
             "The keyword 'num_returns' only accepts None, a non-negative integer, 'streaming' (for generators), or "
@@ -129,6 +131,12 @@ def _lifetime(value: str | None) -> str | None:
     if value in (None, "detached", "non_detached"):
         return None
     return "actor `lifetime` argument must be one of 'detached', 'non_detached' and 'None'."
+
+
+def _backpressure(name: str) -> Check:
+    return lambda count: (
+        None if count is None or count == -1 or count > 0 else f"{name}={count} is neither positive nor -1."
+    )
 
 
 def _timeout(seconds: float | None) -> str | None:
@@ -196,7 +204,7 @@ OPTIONS: Final[dict[str, Option]] = {
     "enable_tensor_transport": Option(ACTOR, _BOOL, _only("enable_tensor_transport", None, False)),
     "tensor_transport": Option(METHOD, _STR, _only("tensor_transport", None)),
     "_generator_backpressure_num_objects": Option(
-        TASK + METHOD, _INT, _only("_generator_backpressure_num_objects", None, -1)
+        TASK + METHOD, _INT, _backpressure("_generator_backpressure_num_objects")
     ),
     "_num_objects_per_yield": Option(TASK + METHOD, _INT, _only("_num_objects_per_yield", None, 1), 1),
     "_actor_generator_backpressure_num_objects": Option(
@@ -304,6 +312,7 @@ class TaskPlan(NamedTuple):
     retry_exceptions: bool | tuple[type[Exception], ...]
     max_calls: int
     timeout_s: float | None
+    backpressure: int
 
 
 class ActorPlan(NamedTuple):
@@ -328,14 +337,31 @@ class MethodPlan(NamedTuple):
     max_task_retries: int
     retry_exceptions: bool | tuple[type[Exception], ...]
     timeout_s: float | None
+    backpressure: int
 
 
-def task_plan(options: Mapping[str, Any], function_name: str) -> TaskPlan:
+STREAMING: Final = -1  # as a plan's number of returns
+
+
+def _planned_returns(options: Mapping[str, Any], *, is_generator: bool) -> int:
+    num_returns = options.get("num_returns")
+    if num_returns is None:
+        return STREAMING if is_generator else 1
+    return STREAMING if num_returns == "streaming" else num_returns
+
+
+def _planned_backpressure(options: Mapping[str, Any]) -> int:
+    """Items of a generator that may wait for its consumer; 0: any number."""
+    return max(options.get("_generator_backpressure_num_objects") or 0, 0)
+
+
+def task_plan(options: Mapping[str, Any], function_name: str, *, is_generator: bool = False) -> TaskPlan:
     """Turns the merged options of a remote function into what the engine wants to know.
 
     Args:
         options: Decorator options overlaid by those of `.options()`.
         function_name: Name of the task when the options give none.
+        is_generator: The function is a generator, of either kind.
 
     Returns:
         The plan.
@@ -351,15 +377,15 @@ def task_plan(options: Mapping[str, Any], function_name: str) -> TaskPlan:
     if max_calls is None:
         # A process that has used a GPU may keep memory on it, so it is not used for other tasks.
         max_calls = 1 if options.get("num_gpus") else 0
-    num_returns = options.get("num_returns")
     return TaskPlan(
         name=options.get("name") or function_name,
         resources=_demand(options, default_cpus=1),
-        num_returns=1 if num_returns is None else num_returns,
+        num_returns=_planned_returns(options, is_generator=is_generator),
         max_retries=max_retries,
         retry_exceptions=retried_classes(options.get("retry_exceptions", False)),
         max_calls=max_calls,
         timeout_s=options.get("timeout_s"),
+        backpressure=_planned_backpressure(options),
     )
 
 
@@ -414,23 +440,24 @@ def actor_plan(options: Mapping[str, Any], *, is_async: bool) -> ActorPlan:
     )
 
 
-def method_plan(options: Mapping[str, Any], actor_max_task_retries: int) -> MethodPlan:
+def method_plan(options: Mapping[str, Any], actor_max_task_retries: int, *, is_generator: bool = False) -> MethodPlan:
     """Turns the options of a method into what the engine wants to know.
 
     Args:
         options: Those of the `method` decorator.
         actor_max_task_retries: The actor's own setting, used when the method has none.
+        is_generator: The method is a generator, of either kind.
 
     Returns:
         The plan.
     """
-    num_returns = options.get("num_returns")
     max_task_retries = options.get("max_task_retries")
     return MethodPlan(
-        num_returns=1 if num_returns is None else num_returns,
+        num_returns=_planned_returns(options, is_generator=is_generator),
         max_task_retries=actor_max_task_retries if max_task_retries is None else _clamped(max_task_retries),
         retry_exceptions=retried_classes(options.get("retry_exceptions", False)),
         timeout_s=options.get("timeout_s"),
+        backpressure=_planned_backpressure(options),
     )
 
 

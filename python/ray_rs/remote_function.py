@@ -59,8 +59,6 @@ def make_remote(function: Callable[..., Any], options: Mapping[str, Any]) -> Rem
         )
     _check_num_returns(function, options)
     _table.validate_task_options(options, in_options=False)
-    if is_generator(function):
-        raise ValueError("Generator functions as remote tasks are not supported yet; return a list instead.")
     return _build(function, f"{function.__module__}.{function.__qualname__}", signature_of(function), options)
 
 
@@ -102,7 +100,9 @@ def _prepare(function: RemoteFunction[Any, Any]) -> dict[str, Any]:
             function._function, f"the function {function._function_name}"
         )
         shared["session"] = session
-    plan = _table.task_plan(function._default_options, function._function.__name__)
+    plan = _table.task_plan(
+        function._default_options, function._function.__name__, is_generator=is_generator(function._function)
+    )
     return {
         "blob": shared["blob"],
         "name": plan.name,
@@ -112,6 +112,7 @@ def _prepare(function: RemoteFunction[Any, Any]) -> dict[str, Any]:
         "max_calls": plan.max_calls,
         "num_returns": plan.num_returns,
         "timeout_s": plan.timeout_s,
+        "backpressure": plan.backpressure,
     }
 
 

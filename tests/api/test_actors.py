@@ -330,6 +330,44 @@ def test_exit_actor(tmp_path):
     wait_until((tmp_path / "said goodbye").exists, "the atexit handler")
 
 
+@pytest.mark.parametrize("end", ["the last handle goes", "__ray_terminate__"])
+def test_last_words(end, tmp_path):
+    """The hook, the exit handlers and the destructor; and never the destructor in the driver, which has no instance."""
+
+    @ray.remote
+    class Talker:
+        def __init__(self, path):
+            import atexit
+
+            self.path = path
+            atexit.register(self.note, "handler")
+
+        def note(self, word):
+            with open(self.path, "a") as file:
+                print(word, os.getpid(), file=file)
+
+        def __ray_shutdown__(self):
+            self.note("hook")
+
+        def __del__(self):
+            self.note("destructor")
+
+        def pid(self):
+            return os.getpid()
+
+    path = tmp_path / "words"
+    talker = Talker.remote(path)
+    pid = ray.get(talker.pid.remote())
+    if end == "__ray_terminate__":
+        talker.__ray_terminate__.remote()
+    else:
+        del talker
+    words = ["hook", "handler", "destructor"]
+    wait_until(lambda: path.exists() and sorted(path.read_text().split()[::2]) == sorted(words), "the last words")
+    del Talker
+    assert {int(number) for number in path.read_text().split()[1::2]} == {pid}
+
+
 def test_terminate():
     counter = Counter.remote()
     last = counter.add.remote()

@@ -5,10 +5,11 @@
 """
 
 import os
+import re
 from pathlib import Path
 
 import pytest
-from under_test import run_driver
+from under_test import NAME, run_driver
 
 pytestmark = pytest.mark.usefixtures("no_cluster")
 
@@ -20,10 +21,11 @@ OWN_OUTPUT = "import functools, sys; print = functools.partial(print, file=sys.s
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
 def test_prints_what_ray_prints(program):
-    # A program begins with `import ray`; the test puts the import of the module under test in its place.
+    # A program begins with `import ray`; the test puts the module under test in its place, also in later imports.
     first, line, body = program.read_text().partition("import ray\n")
     assert line
     assert not first
+    body = re.sub(r"^(import|from) ray\b", rf"\1 {NAME}", body, flags=re.M)
     printed = run_driver(OWN_OUTPUT + body, env={"RAY_IGNORE_UNHANDLED_ERRORS": "1"}).stdout
     expected = HERE / "expected" / f"{program.stem}.txt"
     if os.environ.get("RAY_RECORD"):

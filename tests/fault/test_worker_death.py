@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from under_test import contents, exceptions, ray, ray_rs_only, wait_until
@@ -139,6 +140,38 @@ def test_killed_from_outside_while_others_wait():
     for lost in (ref, behind):
         with pytest.raises(exceptions.WorkerCrashedError):
             ray.get(lost, timeout=30)
+
+
+def test_objects_of_a_dead_owner():
+    """What it has put, and the results of its tasks, end with it; a get that waits for one learns it at once."""
+
+    @ray.remote
+    def sleep():
+        time.sleep(1000)
+
+    @ray.remote
+    class Owner:
+        def own(self):
+            self.refs = [ray.put(b"small"), ray.put(b"l" * 1_000_000), fine.remote(), sleep.remote()]
+            return self.refs
+
+        def pid(self):
+            return os.getpid()
+
+    def outcome(ref):
+        try:
+            return ray.get(ref, timeout=30)
+        except exceptions.OwnerDiedError:
+            return "its owner died"
+
+    owner = Owner.remote()
+    *refs, forever = ray.get(owner.own.remote())
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(outcome, forever)
+        ray.wait([forever], timeout=0.2)
+        os.kill(ray.get(owner.pid.remote()), signal.SIGKILL)
+        assert waiting.result() == "its owner died"
+    assert [outcome(ref) for ref in refs] == ["its owner died"] * 3
 
 
 def test_the_owner_of_a_nested_task_dies():

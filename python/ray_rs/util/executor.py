@@ -82,7 +82,12 @@ class RayExecutor(Executor):
         return future
 
     def map(
-        self, fn: Callable[..., T], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1, **kwargs: Any
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        **kwargs: Any,
     ) -> Iterator[T]:
         """Calls `fn` with an item of each iterable.
 

@@ -13,7 +13,7 @@ use crate::descriptor::{ActorDescriptor, dict_or_empty};
 use crate::ids::{PyActorId, bytes_of, hash_of};
 use crate::object_ref::{Counted, address_bytes, address_from};
 use crate::remote_function::{call_remote, wrap_returns};
-use crate::{args, core, errors, gil, imports, reftable};
+use crate::{args, core, errors, gil, imports, reftable, stream};
 
 /// One actor, as seen from one connection. Handles and their methods share it, so that a method outlives its handle and
 /// neither holds the other.
@@ -200,7 +200,7 @@ impl ActorMethod {
             .core
             .actor_call(target.actor, handle, self.method, args, self.num_returns)
             .map_err(|error| errors::from_core(py, error))?;
-        wrap_returns(py, &target.core, returns)
+        wrap_returns(py, &target.core, returns, self.num_returns)
     }
 
     #[pyo3(signature = (args=None, kwargs=None, **options))]
@@ -225,26 +225,29 @@ impl ActorMethod {
             .call1((slf, dict_or_empty(py, options)))
     }
 
-    #[pyo3(signature = (*, name=None, num_returns=None, max_task_retries=None, retry_exceptions=None, timeout_s=None))]
+    #[pyo3(signature = (*, name=None, num_returns=None, max_task_retries=None, retry_exceptions=None, timeout_s=None,
+                        backpressure=None))]
     fn _with_options(
         &self,
         py: Python<'_>,
         name: Option<&str>,
-        num_returns: Option<u32>,
+        num_returns: Option<i64>,
         max_task_retries: Option<i32>,
         retry_exceptions: Option<Vec<u8>>,
         timeout_s: Option<f64>,
+        backpressure: Option<u32>,
     ) -> Self {
         let descriptor = self.descriptor.get();
         let method = &descriptor.methods[self.index];
-        let registered = match (name, max_task_retries, &retry_exceptions, timeout_s) {
-            (None, None, None, None) => self.method,
+        let registered = match (name, max_task_retries, &retry_exceptions, timeout_s, backpressure) {
+            (None, None, None, None, None) => self.method,
             _ => {
                 let retries = (
                     max_task_retries.unwrap_or(method.max_task_retries),
                     retry_exceptions.unwrap_or_else(|| method.retry_exceptions.clone()),
                 );
-                let spec = descriptor.spec(method, name, retries, timeout_s.or(method.timeout_s));
+                let limits = (timeout_s.or(method.timeout_s), backpressure.unwrap_or(method.backpressure));
+                let spec = descriptor.spec(method, name, retries, limits);
                 self.target.core.register_method(spec)
             }
         };
@@ -253,7 +256,7 @@ impl ActorMethod {
             descriptor: self.descriptor.clone_ref(py),
             index: self.index,
             method: registered,
-            num_returns: num_returns.unwrap_or(self.num_returns),
+            num_returns: num_returns.map_or(self.num_returns, stream::num_returns),
         }
     }
 

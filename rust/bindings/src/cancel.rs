@@ -6,14 +6,18 @@ use ray_rs_core_worker::ExecTask;
 
 use crate::executor::{Executor, asyncio, context};
 use crate::object_ref::ObjectRef;
-use crate::{core, errors, imports};
+use crate::{core, errors, imports, stream};
 
 /// Ray's `cancel`.
 #[pyfunction]
 #[pyo3(signature = (ray_waitable, *, force=false, recursive=true))]
 pub fn cancel(py: Python<'_>, ray_waitable: &Bound<'_, PyAny>, force: bool, recursive: bool) -> PyResult<()> {
     let core = core::require(py)?;
-    let Ok(reference) = ray_waitable.cast::<ObjectRef>() else {
+    let generator_ref = match stream::is_generator(ray_waitable)? {
+        true => ray_waitable.getattr("_generator_ref")?,
+        false => ray_waitable.clone(),
+    };
+    let Ok(reference) = generator_ref.cast::<ObjectRef>() else {
         return Err(PyTypeError::new_err(format!(
             "ray.cancel() only supported for object refs. For actors, try ray.kill(). Got: {}.",
             ray_waitable.get_type().repr()?

@@ -11,7 +11,7 @@ use ray_rs_core_worker::{CoreWorker, MethodIndex, MethodSpec};
 use rustc_hash::FxHashMap;
 
 use crate::signature::Signature;
-use crate::{control, core, imports, pickle};
+use crate::{control, core, imports, pickle, stream};
 
 pub struct Method {
     pub name: Arc<str>,
@@ -21,6 +21,7 @@ pub struct Method {
     pub retry_exceptions: Vec<u8>,
     /// Seconds.
     pub timeout_s: Option<f64>,
+    pub backpressure: u32,
 }
 
 #[pyclass(frozen, module = "ray_rs._core")]
@@ -64,7 +65,7 @@ impl ActorDescriptor {
         *registered.1[index].get_or_insert_with(|| {
             let method = &self.methods[index];
             let retries = (method.max_task_retries, method.retry_exceptions.clone());
-            core.register_method(self.spec(method, None, retries, method.timeout_s))
+            core.register_method(self.spec(method, None, retries, (method.timeout_s, method.backpressure)))
         })
     }
 
@@ -73,7 +74,7 @@ impl ActorDescriptor {
         method: &Method,
         name: Option<&str>,
         (max_task_retries, retry_exceptions): (i32, Vec<u8>),
-        timeout_s: Option<f64>,
+        (timeout_s, backpressure): (Option<f64>, u32),
     ) -> MethodSpec {
         let name = match name {
             Some(name) => name.into(),
@@ -86,6 +87,7 @@ impl ActorDescriptor {
             max_task_retries,
             retry_exceptions,
             time_limit: control::time_limit(timeout_s),
+            backpressure,
         }
     }
 
@@ -142,8 +144,8 @@ impl ActorDescriptor {
             (Vec::new(), FxHashMap::default(), FxHashMap::default(), Vec::new());
         for row in methods.try_iter()? {
             let row = row?;
-            type Row<'py> = (String, Bound<'py, PyAny>, u32, i32, Vec<u8>, bool, Option<f64>);
-            let (name, signature, num_returns, max_task_retries, retry_exceptions, _is_async, timeout_s): Row<'_> =
+            type Row<'py> = (String, Bound<'py, PyAny>, i64, i32, Vec<u8>, bool, Option<f64>, u32);
+            let (name, signature, num_returns, max_task_retries, retry_exceptions, _is_async, timeout_s, backpressure): Row<'_> =
                 row.extract()?;
             let interned = PyString::intern(py, &name);
             by_address.insert(interned.as_ptr().addr(), found.len());
@@ -153,10 +155,11 @@ impl ActorDescriptor {
             found.push(Method {
                 name: name.into(),
                 signature,
-                num_returns,
+                num_returns: stream::num_returns(num_returns),
                 max_task_retries,
                 retry_exceptions,
                 timeout_s,
+                backpressure,
             });
             rows.append(row)?;
         }

@@ -75,6 +75,8 @@ pub fn from_failure(py: Python<'_>, failure: Failure, object: Option<ObjectId>) 
         }
         Failure::StoreFull { message } => made(py, &imports::STORE_FULL, (message,)),
         Failure::Cancelled { task_id, timed_out } => made(py, &imports::TASK_GIVEN_UP, (task_id.hex(), timed_out)),
+        // Nobody gets hold of it: iteration ends there.
+        Failure::StreamEnded => pyo3::exceptions::PyStopIteration::new_err(()),
         Failure::System { message } => system(py, message),
     }
 }

@@ -51,6 +51,9 @@ pub static REBUILD: Name = Name::new("ray_rs.remote_function", "_rebuild");
 pub static FUNCTION_OPTIONS: Name = Name::new("ray_rs.remote_function", "_options");
 pub static METHOD_OPTIONS: Name = Name::new("ray_rs.actor", "_method_options");
 pub static WARN_BLOCKING_GET: Name = Name::new("ray_rs._worker_main", "warn_blocking_get");
+pub static OBJECT_REF_GENERATOR: Name = Name::new("ray_rs._generator", "ObjectRefGenerator");
+pub static ITERATE_ASYNC: Name = Name::new("ray_rs._async_loop", "iterate");
+pub static SEND_ITEMS: Name = Name::new("ray_rs._async_loop", "send_items");
 pub static RUN_ASYNC_LOOP: Name = Name::new("ray_rs._async_loop", "run");
 
 // Exceptions and the functions that compose their texts.

@@ -34,6 +34,7 @@ mod reftable;
 mod remote_function;
 mod scalars;
 mod signature;
+mod stream;
 
 use pyo3::prelude::*;
 
@@ -55,6 +56,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<actor::ActorHandle>()?;
     module.add_class::<actor::ActorMethod>()?;
     module.add_class::<buffers::SharedBuffer>()?;
+    module.add_class::<stream::Stream>()?;
     module.add_class::<executor::context::TaskContext>()?;
 
     macro_rules! functions {

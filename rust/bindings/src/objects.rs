@@ -10,7 +10,7 @@ use ray_rs_core_worker::{CoreWorker, Read, RefSlot, WaitOutcome};
 
 use crate::executor::context;
 use crate::object_ref::ObjectRef;
-use crate::{core, errors, gil, pickle};
+use crate::{core, errors, gil, pickle, stream};
 
 /// The Python value of what was read of `slot`, or the error that it holds.
 pub fn decode_read<'py>(
@@ -51,6 +51,9 @@ pub fn get<'py>(
         return get_one(py, reference, timeout);
     }
     let Ok(list) = object_refs.cast::<PyList>() else {
+        if stream::is_generator(object_refs)? {
+            return Ok(object_refs.clone());
+        }
         return Err(PyValueError::new_err(format!(
             "Invalid type of object refs, {}, is given. 'object_refs' must either be an ObjectRef or a list of \
              ObjectRefs.",
@@ -232,7 +235,8 @@ pub fn wait<'py>(
         Some(seconds) => Duration::try_from_secs_f64(seconds).ok(),
     };
     let core = core::require(py)?;
-    let slots = slots_of(&core, list, |other| {
+    let waited_for = waited_for(list)?;
+    let slots = slots_of(&core, &waited_for, |other| {
         PyTypeError::new_err(format!(
             "wait() expected a list of ray.ObjectRef, got list containing {}",
             other.get_type()
@@ -259,6 +263,21 @@ pub fn wait<'py>(
         core.ready_mask(&slots, wanted, &mut mask);
     }
     divide(&refs, &mask, wanted)
+}
+
+/// References all: a generator stands for its next item.
+fn waited_for<'py>(list: &Bound<'py, PyList>) -> PyResult<Bound<'py, PyList>> {
+    if list.iter().all(|item| item.is_exact_instance_of::<ObjectRef>()) {
+        return Ok(list.clone());
+    }
+    let references = PyList::empty(list.py());
+    for item in list.iter() {
+        match !item.is_exact_instance_of::<ObjectRef>() && stream::is_generator(&item)? {
+            true => references.append(item.getattr("_ray_waitable")?)?,
+            false => references.append(item)?,
+        }
+    }
+    Ok(references)
 }
 
 fn wanted_count(num_returns: isize, count: usize) -> PyResult<usize> {

@@ -8,13 +8,13 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
-use ray_rs_core_worker::{CoreWorker, FunctionIndex, FunctionSpec, Returns};
+use ray_rs_core_worker::{CoreWorker, FunctionIndex, FunctionSpec, Returns, STREAMING};
 use ray_rs_types::FunctionId;
 use sha2::{Digest, Sha256};
 
 use crate::object_ref::ObjectRef;
 use crate::signature::Signature;
-use crate::{args, control, core, gil, imports};
+use crate::{args, control, core, gil, imports, stream};
 
 #[pyclass(frozen, subclass, dict, weakref, module = "ray_rs._core")]
 pub struct RemoteFunction {
@@ -65,9 +65,10 @@ impl RemoteFunction {
             max_retries: plan.get_item("max_retries")?.extract()?,
             retry_exceptions: plan.get_item("retry_exceptions")?.extract()?,
             max_calls: plan.get_item("max_calls")?.extract()?,
+            backpressure: plan.get_item("backpressure")?.extract()?,
             time_limit: control::time_limit(plan.get_item("timeout_s")?.extract()?),
         };
-        let num_returns = plan.get_item("num_returns")?.extract()?;
+        let num_returns = stream::num_returns(plan.get_item("num_returns")?.extract()?);
         let index = core.register_function(spec);
         let registered = Arc::new(Registered {
             epoch,
@@ -122,7 +123,7 @@ impl RemoteFunction {
         let to = Self::registered(slf)?;
         let args = args::encode(&to.core, args, kwargs, &to.name)?;
         let returns = to.core.submit(to.index, args, to.num_returns);
-        wrap_returns(slf.py(), &to.core, returns)
+        wrap_returns(slf.py(), &to.core, returns, to.num_returns)
     }
 
     #[pyo3(signature = (args=None, kwargs=None, **options))]
@@ -219,9 +220,15 @@ pub fn content_id(blob: &[u8]) -> FunctionId {
     FunctionId::from_bytes(&digest[..FunctionId::SIZE]).expect("a digest is longer than an id")
 }
 
-/// One reference, a list of them, or `None` for no returns.
-pub fn wrap_returns<'py>(py: Python<'py>, core: &Arc<CoreWorker>, returns: Returns) -> PyResult<Bound<'py, PyAny>> {
+/// One reference, a list of them, `None` for no returns, or a generator.
+pub fn wrap_returns<'py>(
+    py: Python<'py>,
+    core: &Arc<CoreWorker>,
+    returns: Returns,
+    num_returns: u32,
+) -> PyResult<Bound<'py, PyAny>> {
     match returns.as_slice() {
+        [slot] if num_returns == STREAMING => stream::wrap(py, core, ObjectRef::wrap(py, core, *slot)?),
         [slot] => Ok(ObjectRef::wrap(py, core, *slot)?.into_bound(py).into_any()),
         [] => Ok(py.None().into_bound(py)),
         several => {

@@ -91,7 +91,9 @@ impl State {
         }
         let task_id = self.fresh_task_id(id);
         let retries = self.methods[method.0 as usize].max_task_retries;
-        let (spec, deps, held) = split(Work::Call { actor, method }, task_id.unique(), args, handle);
+        let backpressure = self.methods[method.0 as usize].backpressure;
+        let (mut spec, deps, held) = split(Work::Call { actor, method }, task_id.unique(), args, handle);
+        let num_returns = self.open_if_streaming(task_id, num_returns, backpressure, &mut spec);
         let before = self.owner_effects.len();
         let (key, returns) =
             self.owner

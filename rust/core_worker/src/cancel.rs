@@ -41,6 +41,8 @@ pub(crate) struct Running {
     pub seq: u64,
     pub unique: u64,
     pub cancelled: bool,
+    /// Of a generator: the items that were taken of it.
+    pub consumed: u32,
 }
 
 /// What an interrupted task is given to notice.

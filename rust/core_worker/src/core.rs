@@ -13,6 +13,7 @@ use ray_rs_lanes::{Doorbell, EXEC, PROGRESS, SpinPolicy, SpinTable, Spinner};
 use ray_rs_object_store::ArenaClient;
 use ray_rs_ownership::{OwnerTable, RefKind};
 use ray_rs_proto::v1;
+use ray_rs_types::address::arena_owner;
 use ray_rs_types::{ActorId, FunctionId, JobId, NodeId, ObjectId, ResourceSet, WorkerAddress, WorkerId};
 use rustc_hash::FxHashSet;
 use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType};
@@ -141,7 +142,8 @@ impl CoreWorker {
             ));
         };
         let arena =
-            ArenaClient::attach(arena_fd, registered.arena_client).map_err(|e| failed("cannot map the arena", e))?;
+            ArenaClient::attach(arena_fd, registered.arena_client, arena_owner(&worker_id))
+                .map_err(|e| failed("cannot map the arena", e))?;
         let table = SpinTable::attach(spin_fd).ok().map(Arc::new);
         let bell = Arc::new(Doorbell::create().map_err(|e| failed("cannot make a doorbell", e))?);
         let node_id = NodeId::from_bytes(&registered.node_id).unwrap_or(NodeId::NIL);

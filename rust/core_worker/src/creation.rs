@@ -244,6 +244,12 @@ impl State {
         let Some(spec) = self.actor(index).spec.take() else {
             return;
         };
+        if spec.detached {
+            // A restart may need them when this process has long ended.
+            for location in deps.iter().chain([&args]).filter_map(|value| value.location.as_ref()) {
+                self.arena.hand_over(location.offset, location.generation, 0);
+            }
+        }
         let spec = v1::ActorSpec {
             args: Some(args),
             layout,

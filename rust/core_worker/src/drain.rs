@@ -28,6 +28,8 @@ enum Incoming {
     FreeBlock(v1::FreeBlock),
     Cancel(v1::CancelTask),
     CancelObject(v1::CancelObject),
+    Item(v1::GeneratorItem),
+    Consumed(v1::GeneratorConsumed),
     Ping,
 }
 
@@ -46,6 +48,8 @@ fn decode(bytes: &[u8]) -> Result<Incoming, prost::DecodeError> {
         Some(Kind::FreeBlock) => Incoming::FreeBlock(Message::decode(body)?),
         Some(Kind::CancelTask) => Incoming::Cancel(Message::decode(body)?),
         Some(Kind::CancelObject) => Incoming::CancelObject(Message::decode(body)?),
+        Some(Kind::GeneratorItem) => Incoming::Item(Message::decode(body)?),
+        Some(Kind::GeneratorConsumed) => Incoming::Consumed(Message::decode(body)?),
         // An unknown kind is a broken peer, as is a message that cannot be decoded.
         Some(Kind::Ping) => Incoming::Ping,
         None => return v1::Ping::decode(&[0xff_u8][..]).map(|_| Incoming::Ping),
@@ -164,6 +168,8 @@ impl State {
             }
             Incoming::Cancel(cancel) => self.cancel_asked(lane, &cancel),
             Incoming::CancelObject(cancel) => self.cancel_object(&cancel),
+            Incoming::Item(item) => self.item_arrived(lane, item),
+            Incoming::Consumed(consumed) => self.execution.consumed(lane, &consumed),
             Incoming::Ping => {}
         }
     }
@@ -182,11 +188,7 @@ impl State {
                 self.send_on(lane, Kind::GetObject, &message, PROGRESS);
             }
             None => {
-                let message = "the process that owned it has ended".to_owned();
-                let value = StoredValue::failed(Failure::ObjectLost {
-                    owner_died: true,
-                    message,
-                });
+                let value = StoredValue::failed(Failure::owner_died());
                 self.owner.fetched(slot, value, true, &mut self.owner_effects);
             }
         }

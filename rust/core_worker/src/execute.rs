@@ -29,6 +29,13 @@ pub struct ReplyTo {
     arg_refs: SmallVec<[RefSlot; 0]>,
 }
 
+impl ReplyTo {
+    /// Which task of which lane it answers.
+    pub(crate) fn at(&self) -> (PeerIndex, u64) {
+        (self.lane, self.seq)
+    }
+}
+
 struct Queued {
     lane: PeerIndex,
     task: v1::PushTask,
@@ -58,6 +65,18 @@ impl Execution {
     pub fn take_queued(&mut self, lane: PeerIndex, seq: u64) -> bool {
         let at = self.queue.iter().position(|queued| queued.lane == lane && queued.task.seq == seq);
         at.and_then(|at| self.queue.remove(at)).is_some()
+    }
+
+    pub fn consumed(&mut self, lane: PeerIndex, message: &v1::GeneratorConsumed) {
+        let is_it = |running: &&mut Running| running.lane == lane && running.seq == message.seq;
+        if let Some(running) = self.running.iter_mut().find(is_it) {
+            running.consumed = running.consumed.max(message.count);
+        }
+    }
+
+    pub fn consumed_of(&self, lane: PeerIndex, seq: u64) -> Option<u32> {
+        let is_it = |running: &&Running| running.lane == lane && running.seq == seq;
+        self.running.iter().find(is_it).map(|running| running.consumed)
     }
 
     pub fn has_work(&self) -> bool {
@@ -181,6 +200,7 @@ impl State {
                 seq: task.seq,
                 unique: task.task_unique,
                 cancelled: false,
+                consumed: 0,
             });
             return Some(Next::Task(Box::new(ExecTask {
                 task_id: TaskId::new(task.task_unique, actor),
@@ -190,6 +210,7 @@ impl State {
                 kwarg_names: task.kwarg_names,
                 deps,
                 num_returns: task.num_returns,
+                streaming: task.streaming.then_some(task.backpressure),
                 attempt: task.attempt,
                 caller,
                 lease,
@@ -237,7 +258,7 @@ impl State {
         };
         let mut wire = Vec::with_capacity(returns.len());
         for value in &returns {
-            wire.push(self.value_to_wire(value, who, true));
+            wire.push(self.give_away(value, who));
         }
         let borrowed: SmallVec<[RefSlot; 0]> = arg_refs
             .iter()

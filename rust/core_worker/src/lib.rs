@@ -28,6 +28,7 @@ mod objects;
 mod peers;
 mod progress;
 mod state;
+mod stream;
 mod submit;
 mod wire;
 
@@ -35,3 +36,4 @@ pub use crate::core::{CoreWorker, Counters};
 pub use execute::ReplyTo;
 pub use model::*;
 pub use ray_rs_proto::v1;
+pub use stream::{NextItem, STREAMING};

@@ -95,6 +95,8 @@ pub struct FunctionSpec {
     pub max_calls: u32,
     /// From the call to its end; a task that takes longer is cancelled.
     pub time_limit: Option<Duration>,
+    /// A generator pauses while so many of its items were not taken; 0: never.
+    pub backpressure: u32,
     /// As [`crate::CoreWorker::export_function`] gave it: what workers are told of the function itself.
     pub definition: Bytes,
 }
@@ -111,6 +113,8 @@ pub struct MethodSpec {
     pub retry_exceptions: Vec<u8>,
     /// From the call to its end; its caller does not wait longer.
     pub time_limit: Option<Duration>,
+    /// As [`FunctionSpec::backpressure`].
+    pub backpressure: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -294,6 +298,8 @@ pub struct ExecTask {
     pub kwarg_names: Vec<String>,
     pub deps: Vec<ReadValue>,
     pub num_returns: u32,
+    /// A generator, with the number of items that may wait for its consumer (0: any).
+    pub streaming: Option<u32>,
     pub attempt: u32,
     pub caller: WorkerAddress,
     /// Of a normal task; an actor's call holds what its actor holds, and has empty terms.
@@ -372,10 +378,21 @@ pub enum Failure {
         /// Because its `timeout_s` was over.
         timed_out: bool,
     },
+    /// Not a failure: what stands after the last item of a generator.
+    StreamEnded,
     /// The engine itself failed the task.
     System {
         message: String,
     },
+}
+
+impl Failure {
+    pub fn owner_died() -> Self {
+        Self::ObjectLost {
+            owner_died: true,
+            message: "the process that owned it has ended".to_owned(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -341,6 +341,10 @@ fn read_ready(state: &mut State, slot: RefSlot) -> Option<Read> {
     state.owner.seen(slot);
     Some(match state.read_value(&value) {
         Ok(value) => Read::Value(value),
+        // Memory ends with its owner.
+        Err(Failure::ObjectLost { .. }) if state.peers.is_dead(state.owner.owner(slot)) => {
+            Read::Failed(Failure::owner_died())
+        }
         Err(failure) => Read::Failed(failure),
     })
 }

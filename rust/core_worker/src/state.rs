@@ -18,7 +18,7 @@ use ray_rs_object_store::ArenaClient;
 use ray_rs_ownership::{Effect, OwnerIndex, OwnerTable, RefSlot, TaskKey, Watcher};
 use ray_rs_proto::v1;
 use ray_rs_types::{ActorId, JobId, ObjectId, ResourceSet, TaskId, WorkerAddress, WorkerId};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use crate::actors::ActorTarget;
@@ -29,6 +29,7 @@ use crate::model::{
     Failure, FunctionSpec, HostEvent, Location, MethodSpec, Read, ReadData, ReadValue, StoredValue, ValueData,
 };
 use crate::peers::Peers;
+use crate::stream::Stream;
 use crate::submit::{Lease, Spec};
 
 impl ray_rs_ownership::Contains for StoredValue {
@@ -141,6 +142,10 @@ pub(crate) struct State {
     pub session: String,
     pub socket_dir: PathBuf,
     pub pins_for_life: Vec<RefSlot>,
+    /// Generators whose consumers are there, by the number of their task.
+    pub streams: FxHashMap<u64, Stream>,
+    /// Those of them that wait for their consumer.
+    pub limited_streams: FxHashSet<u64>,
     /// When tasks are over their time: (when, key, number of the task).
     pub time_limits: BinaryHeap<Reverse<(Duration, u32, u64)>>,
     /// Number of the task whose thread is to be interrupted; 0: none. Shared with `CoreWorker`.
@@ -202,6 +207,8 @@ impl State {
             session,
             socket_dir,
             pins_for_life: Vec::new(),
+            streams: FxHashMap::default(),
+            limited_streams: FxHashSet::default(),
             time_limits: BinaryHeap::new(),
             interrupted: Arc::new(AtomicU64::new(0)),
         };
@@ -282,6 +289,8 @@ impl State {
                 self.arena.free(offset, generation);
             }
             Some(holder) if self.peers.is_alive(&holder) => {
+                // Said in its header as well: the message may find its reader dead.
+                self.arena.mark_unwanted(offset, generation);
                 let message = v1::FreeBlock { offset, generation };
                 self.send_to_worker(&holder, ray_rs_proto::lane::Kind::FreeBlock, &message);
             }

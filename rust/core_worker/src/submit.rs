@@ -8,6 +8,7 @@ use ray_rs_lanes::EXEC;
 use ray_rs_ownership::{RefSlot, TaskKey};
 use ray_rs_proto::lane::Kind;
 use ray_rs_proto::v1;
+use ray_rs_types::address::arena_owner;
 use ray_rs_types::{ActorId, ResourceSet, TaskId, WorkerAddress, WorkerId};
 use smallvec::{SmallVec, smallvec};
 
@@ -18,6 +19,7 @@ use crate::model::{
 };
 use crate::peers::{CALL_SEQ, PeerIndex};
 use crate::state::{AwaitingReport, State};
+use crate::stream::STREAMING;
 use crate::wire::Coverage;
 
 /// What a submitted task is.
@@ -43,6 +45,9 @@ pub(crate) struct Spec {
     pub parent: u64,
     /// Whatever comes of it now is the end of it.
     pub cancelled: Option<Cancelled>,
+    /// A generator.
+    pub streaming: bool,
+    pub backpressure: u32,
 }
 
 pub(crate) struct Lease {
@@ -74,7 +79,9 @@ impl State {
         let task_id = self.fresh_task_id(ActorId::nil_of(self.job));
         let function_spec = self.function(function);
         let (max_retries, time_limit) = (function_spec.max_retries, function_spec.time_limit);
-        let (spec, deps, held) = split(Work::Normal(function), task_id.unique(), args, None);
+        let backpressure = function_spec.backpressure;
+        let (mut spec, deps, held) = split(Work::Normal(function), task_id.unique(), args, None);
+        let num_returns = self.open_if_streaming(task_id, num_returns, backpressure, &mut spec);
         let (key, returns) = self.owner.task_submitted(
             task_id,
             num_returns,
@@ -89,6 +96,20 @@ impl State {
         }
         self.run_effects();
         returns
+    }
+
+    /// How many returns the task has, once what streams has its stream.
+    pub fn open_if_streaming(&mut self, task_id: TaskId, num_returns: u32, backpressure: u32, spec: &mut Spec) -> u32 {
+        if num_returns != STREAMING {
+            return num_returns;
+        }
+        spec.streaming = true;
+        spec.backpressure = backpressure;
+        self.open_stream(task_id);
+        if backpressure > 0 {
+            self.limited_streams.insert(task_id.unique());
+        }
+        1
     }
 
     pub fn limit_time(&mut self, key: TaskKey, unique: u64, limit: Duration) {
@@ -183,7 +204,16 @@ impl State {
     fn end_task(&mut self, key: TaskKey, values: Vec<(StoredValue, bool)>) {
         if let Some(spec) = self.owner.spec_mut(key) {
             let args = std::mem::replace(&mut spec.args, StoredValue::none());
+            let (streaming, unique) = (spec.streaming, spec.unique);
             self.free_data(&args.data);
+            if streaming {
+                let error = values.first().filter(|(_, is_error)| *is_error).map(|(error, _)| error);
+                self.stream_ended(unique, error);
+                if let Some(end) = self.owner.return_of(key) {
+                    // The stream tells of it.
+                    self.owner.seen(end);
+                }
+            }
         }
         self.owner.task_finished(key, values, false, &mut self.owner_effects);
     }
@@ -312,7 +342,7 @@ impl State {
         let who = self.peers.get(lane).expect("the caller looked").who;
         let Some(spec) = self.owner.spec_mut(key) else { return };
         spec.sent = Some((lane, seq));
-        let unique = spec.unique;
+        let (unique, streaming, backpressure) = (spec.unique, spec.streaming, spec.backpressure);
         let layout = spec.layout.clone();
         let kwarg_names = spec.kwarg_names.clone();
         let args = match spec.args.data {
@@ -334,6 +364,8 @@ impl State {
             num_returns,
             attempt,
             actor_id,
+            streaming,
+            backpressure,
         };
         self.send_on(lane, Kind::PushTask, &message, EXEC);
     }
@@ -670,12 +702,9 @@ impl State {
             self.peers.remove(lane);
         }
         self.owner.borrower_died(who, &mut self.owner_effects);
+        self.arena.owner_died(arena_owner(&self.peers.address(who).worker_id));
         for slot in self.owner.borrowed_from(who) {
-            let message = "the process that owned it has ended".to_owned();
-            let value = StoredValue::failed(Failure::ObjectLost {
-                owner_died: true,
-                message,
-            });
+            let value = StoredValue::failed(Failure::owner_died());
             self.owner.fetched(slot, value, true, &mut self.owner_effects);
         }
         self.run_effects();
@@ -710,6 +739,8 @@ pub(crate) fn split(
             sent: None,
             parent,
             cancelled: None,
+            streaming: false,
+            backpressure: 0,
         },
         deps,
         held,

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use ray_rs_ownership::{OwnerIndex, RefKind, RefSlot};
 use ray_rs_proto::v1;
+use ray_rs_types::address::arena_owner;
 use ray_rs_types::{ObjectId, WorkerAddress, WorkerId};
 use smallvec::SmallVec;
 
@@ -75,6 +76,15 @@ impl State {
             wire.refs = Some(self.refs_to_wire(&value.refs));
         }
         wire
+    }
+
+    /// The same for a value that is the receiver's from here on: its memory ends with the receiver.
+    pub fn give_away(&mut self, value: &StoredValue, receiver: OwnerIndex) -> v1::Value {
+        if let ValueData::Arena(location) = value.data {
+            let owner = arena_owner(&self.peers.address(receiver).worker_id);
+            self.arena.hand_over(location.offset, location.generation, owner);
+        }
+        self.value_to_wire(value, receiver, true)
     }
 
     pub fn refs_to_wire(&mut self, slots: &[RefSlot]) -> v1::RefTable {

@@ -237,6 +237,11 @@ impl Allocator {
             .is_some_and(|(start, state)| offset < start + state.len)
     }
 
+    /// Offset and length of each extent.
+    pub fn extents(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.extents.iter().map(|(offset, state)| (*offset, state.len))
+    }
+
     pub fn extent_bytes(&self) -> u64 {
         self.extents.values().map(|state| state.len).sum()
     }

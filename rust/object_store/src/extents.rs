@@ -355,6 +355,10 @@ impl ExtentTable {
         self.kept.get(&offset).copied()
     }
 
+    pub fn all_kept(&self) -> impl Iterator<Item = KeptBlock> {
+        self.kept.values().copied()
+    }
+
     /// Frees the pages of a kept block, but for those it shares with its neighbours.
     pub fn release_kept(&mut self, offset: u64) {
         let block = self.kept.remove(&offset).expect("EXT-1: only a kept block is released");

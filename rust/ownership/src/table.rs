@@ -50,6 +50,11 @@ impl<V: Contains, S> OwnerTable<V, S> {
         RefSlot(self.entries.insert(entry))
     }
 
+    /// An object of ours that will come as [`Self::fetched`]: one local count. When that goes first, it is forgotten.
+    pub fn promised(&mut self, id: ObjectId) -> RefSlot {
+        RefSlot(self.entries.insert(Entry::new(id, OwnerIndex::ME, RefKind::Value)))
+    }
+
     /// The counter of an actor's handles: owned, one local count.
     pub fn actor_handle_created(&mut self, id: ObjectId) -> RefSlot {
         let slot = RefSlot(
@@ -542,6 +547,11 @@ impl<V: Contains, S> OwnerTable<V, S> {
     pub fn task_of(&self, slot: RefSlot) -> Option<TaskKey> {
         let entry = self.entries.get(slot.0)?;
         if entry.is_ready() { None } else { entry.task }
+    }
+
+    /// The first return of a task that has not ended.
+    pub fn return_of(&self, key: TaskKey) -> Option<RefSlot> {
+        self.tasks.get(key.0)?.returns.first().copied()
     }
 
     /// The tasks that have not ended and whose spec `wanted` picks.

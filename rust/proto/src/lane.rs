@@ -42,4 +42,8 @@ kinds! {
     CancelTask = 12,
     /// [`crate::v1::CancelObject`]
     CancelObject = 13,
+    /// [`crate::v1::GeneratorItem`]
+    GeneratorItem = 14,
+    /// [`crate::v1::GeneratorConsumed`]
+    GeneratorConsumed = 15,
 }

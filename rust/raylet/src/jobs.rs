@@ -121,6 +121,7 @@ impl Raylet {
             self.zygotes.remove(&zygote.key);
             zygote.kill();
             self.marks_to_end.push((zygote.mark, key));
+            self.looks_at_orphans = 0;
         }
         self.decide(Event::JobEnded { job: key });
         let workers: Vec<(Token, bool)> = self

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use ray_rs_object_store::{ArenaHost, Extent, PendingGrant, StoreFull};
 use ray_rs_proto::v1;
 use ray_rs_proto::v1::from_raylet::Body;
+use ray_rs_types::address::arena_owner;
 use rustc_hash::FxBuildHasher;
 
 use crate::clients::Client;
@@ -216,11 +217,11 @@ impl ObjectService {
         self.serve_waiting(clients);
     }
 
-    pub fn client_died(&mut self, conn: ConnKey, row: u32, clients: &Clients) {
+    pub fn client_died(&mut self, conn: ConnKey, dead: &Client, clients: &Clients) {
         self.waiting.retain(|waiting| waiting.conn != conn);
-        if row != 0 {
+        if dead.arena_row != 0 {
             let mut arena = self.arena();
-            let summary = arena.client_died(row);
+            let summary = arena.client_died(dead.arena_row, arena_owner(&dead.worker_id));
             // Its pins are gone, which may free blocks that only they held.
             arena.reap();
             drop(arena);

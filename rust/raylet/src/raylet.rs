@@ -60,6 +60,8 @@ pub(crate) struct Raylet {
     pub next_zygote: u64,
     /// Marks of zygotes whose job has ended: whatever carries one is ended when it is found.
     pub marks_to_end: Vec<(String, JobKey)>,
+    /// Looks in vain at orphans that did not show their mark, since the last job ended.
+    pub looks_at_orphans: u32,
     pub deaths: Deaths,
     pub actors: Actors,
     pub gcs: GcsLink,
@@ -197,6 +199,7 @@ impl Raylet {
             zygotes: FxHashMap::default(),
             next_zygote: 0,
             marks_to_end: Vec::new(),
+            looks_at_orphans: 0,
             deaths: Deaths::default(),
             actors: Actors::default(),
             gcs,
@@ -272,6 +275,7 @@ impl Raylet {
                         self.timers.set(due, Timer::ExtentsOverdue);
                     }
                 }
+                Timer::LookAtOrphans => self.end_orphans(),
                 Timer::Heartbeat => self.heartbeat(),
             }
         }

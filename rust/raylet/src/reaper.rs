@@ -8,15 +8,19 @@
 use std::time::{Duration, Instant};
 
 use ray_rs_scheduler::JobKey;
-use rustix::process::{Pid, Signal, WaitOptions, getpgid, getpid, getsid, kill_process, wait};
+use rustix::process::{Pid, Signal, WaitOptions, getpgid, getpid, kill_process, wait};
 
 use crate::input::ZygoteKey;
 use crate::raylet::Raylet;
+use crate::timers::Timer;
 use crate::workers::raw_status;
 use crate::zygote::MARK_VARIABLE;
 
 /// At the end of the session all processes must be gone by then.
 const END_LIMIT: Duration = Duration::from_secs(1);
+/// A process in the middle of `exec` shows no mark; it is looked at again, a few times.
+const LOOKS_AT_ORPHANS: u32 = 10;
+const PAUSE_BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 
 impl Raylet {
     /// Takes the statuses of all children that have ended.
@@ -45,37 +49,47 @@ impl Raylet {
         }
         let workers = self.worker_pids();
         let mut found = Vec::new();
+        let mut unreadable = false;
         for pid in orphans(&workers, &self.zygote_pids()) {
-            if let Some(mark) = mark_of(pid)
-                && self.marks_to_end.iter().any(|(known, _)| *known == mark)
-            {
-                let _ = kill_process(pid, Signal::KILL);
-                found.push(mark);
+            match mark_of(pid) {
+                Mark::Of(mark) if self.marks_to_end.iter().any(|(known, _)| *known == mark) => {
+                    let _ = kill_process(pid, Signal::KILL);
+                    found.push(mark);
+                }
+                Mark::Of(_) | Mark::None => {}
+                Mark::Unreadable => unreadable = true,
             }
+        }
+        let look_again = unreadable && self.looks_at_orphans < LOOKS_AT_ORPHANS;
+        if look_again {
+            self.looks_at_orphans += 1;
+            self.timers
+                .set(Instant::now() + PAUSE_BETWEEN_LOOKS, Timer::LookAtOrphans);
         }
         // A mark whose workers and orphans are gone is done with.
         let workers = &self.workers;
-        self.marks_to_end
-            .retain(|(mark, job)| found.contains(mark) || workers.values().any(|worker| worker.job == *job));
+        self.marks_to_end.retain(|(mark, job)| {
+            look_again || found.contains(mark) || workers.values().any(|worker| worker.job == *job)
+        });
     }
 
     /// Ends what a dead worker had started.
     pub fn end_orphans_of(&mut self, worker_pid: u32, job: JobKey, zygote: ZygoteKey) {
-        let Some(zygote) = self
+        let zygote = self
             .jobs
             .get(&job)
             .and_then(|job| job.zygote.as_ref())
-            .filter(|known| known.key == zygote)
-        else {
+            .filter(|known| known.key == zygote);
+        let Some(zygote) = zygote else {
             return self.end_orphans();
         };
-        let (zygote_pid, mark) = (zygote.pid, zygote.mark.clone());
-        let zygote_session = getsid(Some(zygote_pid)).ok();
         for pid in orphans(&self.worker_pids(), &self.zygote_pids()) {
-            let group = getpgid(Some(pid)).ok();
-            let its = group == Some(zygote_pid) || group.is_some_and(|group| as_u32(group) == worker_pid);
-            let settled_elsewhere = getsid(Some(pid)).ok() != zygote_session;
-            if its && !settled_elsewhere && mark_of(pid).as_ref() == Some(&mark) {
+            let Ok(group) = getpgid(Some(pid)) else { continue };
+            // The worker's number is that of its group, and nobody else's as long as the group has members. No mark is
+            // asked for: a process in the middle of `exec` shows none.
+            let is_its = as_u32(group) == worker_pid
+                || group == zygote.pid && matches!(mark_of(pid), Mark::Of(mark) if mark == zygote.mark);
+            if is_its {
                 let _ = kill_process(pid, Signal::KILL);
             }
         }
@@ -153,11 +167,39 @@ fn children() -> Vec<Pid> {
 }
 
 /// Which zygote a process descends from.
-fn mark_of(pid: Pid) -> Option<String> {
-    let environment = std::fs::read(format!("/proc/{}/environ", as_u32(pid))).ok()?;
+#[derive(Debug, PartialEq, Eq)]
+enum Mark {
+    Of(String),
+    None,
+    /// Its environment is empty: it has ended, is in the middle of `exec`, or was started with none.
+    Unreadable,
+}
+
+fn mark_of(pid: Pid) -> Mark {
+    let environment = std::fs::read(format!("/proc/{}/environ", as_u32(pid))).unwrap_or_default();
+    mark_in(&environment)
+}
+
+fn mark_in(environment: &[u8]) -> Mark {
+    if environment.is_empty() {
+        return Mark::Unreadable;
+    }
     let prefix = format!("{MARK_VARIABLE}=");
-    let entry = environment
-        .split(|byte| *byte == 0)
-        .find_map(|entry| entry.strip_prefix(prefix.as_bytes()))?;
-    Some(String::from_utf8_lossy(entry).into_owned())
+    let mut entries = environment.split(|byte| *byte == 0);
+    match entries.find_map(|entry| entry.strip_prefix(prefix.as_bytes())) {
+        Some(mark) => Mark::Of(String::from_utf8_lossy(mark).into_owned()),
+        None => Mark::None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_found_among_other_variables() {
+        assert_eq!(mark_in(b"A=1\0RAY_RS_ZYGOTE=/s/2\0B=\0"), Mark::Of("/s/2".to_owned()));
+        assert_eq!(mark_in(b"A=1\0XRAY_RS_ZYGOTE=/s/2\0"), Mark::None);
+        assert_eq!(mark_in(b""), Mark::Unreadable);
+    }
 }

@@ -23,6 +23,8 @@ pub(crate) enum Timer {
     ReasonOverdue(WorkerId),
     /// Requests for extents that wait for room are looked at.
     ExtentsOverdue,
+    /// An orphan that may belong to a job that has ended did not show where it comes from.
+    LookAtOrphans,
     /// What changed since the last heartbeat is told.
     Heartbeat,
 }

@@ -220,7 +220,7 @@ impl Raylet {
         });
         self.actors.unfollow(conn);
         self.spin.clear_pid(client.pid);
-        self.store.client_died(conn, client.arena_row, &self.clients);
+        self.store.client_died(conn, client, &self.clients);
     }
 
     /// The worker's resources are free from here on.

@@ -21,6 +21,12 @@ impl WorkerAddress {
     }
 }
 
+/// The process in the arena's headers, where there is no room for its whole id.
+pub fn arena_owner(worker_id: &WorkerId) -> u64 {
+    let (head, _) = worker_id.0.split_first_chunk().expect("an id is longer than 8 bytes");
+    u64::from_le_bytes(*head)
+}
+
 /// See [`WorkerAddress::socket_name`].
 pub fn socket_name(worker_id: &WorkerId) -> String {
     format!("w-{}", &worker_id.hex()[..16])

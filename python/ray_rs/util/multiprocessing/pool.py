@@ -23,6 +23,7 @@ from ray_rs.util.multiprocessing._crew import Batch, Crew, Failure, _PoolActor
 
 __all__ = ["AsyncResult", "IMapIterator", "Pool"]
 
+
 class Pool:
     """A number of processes that call functions.
 
@@ -474,7 +475,9 @@ def _start_session(processes: int | None, address: str | None) -> int:
     if processes is None:
         processes = cpus
     if processes > cpus or processes <= 0:
-        raise ValueError(f"A pool of {processes} processes needs as many CPUs, but there are only {cpus} in the cluster.")
+        raise ValueError(
+            f"A pool of {processes} processes needs as many CPUs, but there are only {cpus} in the cluster."
+        )
     return processes
 
 

@@ -14,7 +14,7 @@ use super::callee::{Callable, is_coroutine};
 use super::context::{self, TaskContext};
 use super::run::Ended;
 use super::{Executor, Exit, exit_of};
-use crate::imports;
+use crate::{gil, imports};
 
 /// Calls started in one turn of the loop at most, so that running ones get their turns.
 const BATCH: usize = 256;
@@ -177,6 +177,7 @@ impl AsyncEngine {
         variable.call_method1("set", (TaskContext::of(&task),))?;
         if callable.is_async() {
             match callable.call(py, &this.executor, &call.0, call.1.as_ref()) {
+                Ok(made) if made.hasattr("__anext__")? => Self::start_generator(slf, &made, task)?,
                 Ok(coroutine) => Self::start_coroutine(slf, &coroutine, task)?,
                 Err(error) => this.complete(
                     py,
@@ -209,19 +210,39 @@ impl AsyncEngine {
     }
 
     fn start_coroutine(slf: &Bound<'_, Self>, coroutine: &Bound<'_, PyAny>, task: Box<ExecTask>) -> PyResult<()> {
+        Self::start_shared(slf, coroutine, Arc::new(Mutex::new(Some(task))))
+    }
+
+    fn start_shared(slf: &Bound<'_, Self>, coroutine: &Bound<'_, PyAny>, task: SharedTask) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
+        let Some(task_id) = task.lock().as_ref().map(|task| task.task_id) else {
+            return Ok(());
+        };
         let started = this.event_loop(py).call_method1("create_task", (coroutine,))?;
-        this.calls.lock().insert(task.task_id.unique(), started.clone().unbind());
-        if this.executor.core.is_cancelled(task.task_id) {
+        this.calls.lock().insert(task_id.unique(), started.clone().unbind());
+        if this.executor.core.is_cancelled(task_id) {
             started.call_method0("cancel")?;
         }
         let done = CoroutineDone {
             engine: slf.clone().unbind(),
-            task: Mutex::new(Some(task)),
+            task,
         };
         started
             .call_method1("add_done_callback", (Bound::new(py, done)?,))
             .map(drop)
+    }
+
+    /// An asynchronous generator: a coroutine takes its items and sends them.
+    fn start_generator(slf: &Bound<'_, Self>, made: &Bound<'_, PyAny>, task: Box<ExecTask>) -> PyResult<()> {
+        let py = slf.py();
+        let limit = task.streaming.unwrap_or(0);
+        let task = Arc::new(Mutex::new(Some(task)));
+        let sender = ItemSender {
+            engine: slf.clone().unbind(),
+            task: Arc::clone(&task),
+        };
+        let coroutine = imports::SEND_ITEMS.get(py)?.call1((made, sender, limit))?;
+        Self::start_shared(slf, &coroutine, task)
     }
 
     fn complete(&self, py: Python<'_>, task: Box<ExecTask>, ended: Ended<'_>) -> PyResult<()> {
@@ -284,6 +305,11 @@ impl PlainCall {
         );
         drop((args, kwargs));
         match result {
+            Ok(value) if value.hasattr("__anext__")? => AsyncEngine::start_generator(engine, &value, task),
+            Ok(value) if let Some(limit) = task.streaming => {
+                let ended = executor.stream(py, &task, limit, &value);
+                engine.get().complete(py, task, ended)
+            }
             // A plain function that gives a coroutine, such as a wrapper around an `async def`.
             Ok(value) if is_coroutine(&value)? => AsyncEngine::start_coroutine(engine, &value, task),
             result => engine.get().complete(py, task, result.into()),
@@ -291,11 +317,43 @@ impl PlainCall {
     }
 }
 
+/// Taken when the call has ended.
+type SharedTask = Arc<Mutex<Option<Box<ExecTask>>>>;
+
+/// Sends the items of an asynchronous generator.
+#[pyclass(frozen, module = "ray_rs._core")]
+struct ItemSender {
+    engine: Py<AsyncEngine>,
+    task: SharedTask,
+}
+
+#[pymethods]
+impl ItemSender {
+    fn send(&self, py: Python<'_>, index: u32, item: &Bound<'_, PyAny>) -> PyResult<()> {
+        // Taken out meanwhile: sending calls into Python, which no lock may do.
+        let Some(task) = self.task.lock().take() else { return Ok(()) };
+        let sent = self.engine.get().executor.send_item(py, &task, index, item);
+        *self.task.lock() = Some(task);
+        sent
+    }
+
+    /// Waits until fewer than `limit` items are left; called on another thread than the loop's.
+    fn wait(&self, py: Python<'_>, produced: u32, limit: u32) {
+        let core = &self.engine.get().executor.core;
+        py.detach(|| {
+            let at = self.task.lock().as_ref().map(|task| task.reply_address());
+            if let Some(at) = at {
+                core.await_consumer_at(at, produced, limit, &mut gil::never);
+            }
+        });
+    }
+}
+
 /// Called by asyncio when a coroutine has ended.
 #[pyclass(frozen, module = "ray_rs._core")]
 struct CoroutineDone {
     engine: Py<AsyncEngine>,
-    task: Mutex<Option<Box<ExecTask>>>,
+    task: SharedTask,
 }
 
 #[pymethods]

@@ -51,6 +51,10 @@ impl Executor {
             Ok((callable, (args, kwargs))) => self.body(py, &task, &callable, &args, kwargs.as_ref()),
             Err(ended) => ended,
         };
+        let ended = match (ended, task.streaming) {
+            (Ended::Returned(made), Some(limit)) => self.stream(py, &task, limit, &made),
+            (ended, _) => ended,
+        };
         let exit = self.complete(py, task, ended);
         drop(running);
         exit
@@ -161,6 +165,12 @@ impl Executor {
                 Ok(Vec::new())
             }
             expected => {
+                // A generator with a fixed number of returns.
+                let collected = match value.hasattr("__next__")? {
+                    true => Some(PyTuple::new(value.py(), value.try_iter()?.collect::<PyResult<Vec<_>>>()?)?),
+                    false => None,
+                };
+                let value = collected.as_ref().map_or(value, |tuple| tuple.as_any());
                 let count = value.len()?;
                 if count != expected as usize {
                     let text = format!("Task returned {count} objects, but num_returns={expected}.");

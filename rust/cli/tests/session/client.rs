@@ -86,13 +86,11 @@ impl Client {
     }
 
     pub async fn register(&mut self, config: &DriverConfig) -> v1::Registered {
-        let registered = self.try_register(config).await;
-        assert_eq!(registered.error, "");
-        assert_eq!(self.fds.len(), 2, "the arena and the spin table");
-        registered
+        self.send_registration(config).await;
+        self.registered().await
     }
 
-    pub async fn try_register(&mut self, config: &DriverConfig) -> v1::Registered {
+    pub async fn send_registration(&mut self, config: &DriverConfig) {
         let mut worker_id = vec![1; 28];
         worker_id[..8].copy_from_slice(&(&raw const *self as u64).to_le_bytes());
         let driver_config = serde_pickle::to_vec(config, serde_pickle::SerOptions::new()).expect("pickled");
@@ -104,11 +102,18 @@ impl Client {
             fork_token: 0,
         };
         self.send(To::Register(register)).await;
-        self.expect("registration", |body| match body {
-            From::Registered(registered) => Some(registered.clone()),
-            _ => None,
-        })
-        .await
+    }
+
+    pub async fn registered(&mut self) -> v1::Registered {
+        let registered = self
+            .expect("registration", |body| match body {
+                From::Registered(registered) => Some(registered.clone()),
+                _ => None,
+            })
+            .await;
+        assert_eq!(registered.error, "");
+        assert_eq!(self.fds.len(), 2, "the arena and the spin table");
+        registered
     }
 
     pub fn next_request(&mut self) -> u64 {

@@ -14,6 +14,8 @@ use ray_rs_proto::v1::from_raylet::Body as From;
 use ray_rs_proto::v1::to_raylet::Body as To;
 
 const PART: &str = "SESSION_TEST_PART";
+/// Set: a worker starts a program that keeps its connection to the raylet open.
+pub const HOLDS_SOCKET: &str = "SESSION_TEST_HOLDS_SOCKET";
 
 /// A script that stands for Python: it starts this program with Python's arguments.
 pub fn fake_python(dir: &Path) -> PathBuf {
@@ -138,6 +140,14 @@ fn worker() {
     let mut worker_id = vec![7; 28];
     worker_id[..4].copy_from_slice(&pid.to_le_bytes());
     let mut wire = Wire(UnixStream::connect(session_dir.join("sockets/raylet")).expect("the raylet listens"));
+    if std::env::var(HOLDS_SOCKET).is_ok() {
+        #[expect(clippy::zombie_processes, reason = "it is to be left behind")]
+        Command::new("sleep")
+            .arg("1000")
+            .stdin(OwnedFd::from(wire.0.try_clone().expect("a descriptor is left")))
+            .spawn()
+            .expect("started");
+    }
     let register = v1::Register {
         role: 1,
         worker_id: worker_id.clone(),
@@ -169,7 +179,8 @@ fn worker() {
                 if class == "Parent" {
                     #[allow(clippy::zombie_processes, reason = "the test ends with it")]
                     #[expect(clippy::zombie_processes, reason = "it is to be left behind")]
-                    let child = Command::new("sleep").arg("1000").spawn().expect("started");
+                    // It carries no mark, like a program in the middle of `exec`: its group tells whose it is.
+                    let child = Command::new("sleep").arg("1000").env_clear().spawn().expect("started");
                     log("out", &format!("child {}\n", child.id()));
                 }
                 let request = v1::ReportActorStartedRequest {

@@ -10,9 +10,10 @@ use ray_rs_proto::v1::from_raylet::Body as From;
 use ray_rs_proto::v1::to_raylet::Body as To;
 use ray_rs_raylet::DriverConfig;
 use ray_rs_types::ResourceSet;
+use rustix::process::Signal;
 
 use crate::client::{Client, run};
-use crate::parts::{fake_python, spawn_driver};
+use crate::parts::{HOLDS_SOCKET, fake_python, spawn_driver};
 
 type Story = (&'static str, fn());
 
@@ -26,6 +27,7 @@ pub const ALL: &[Story] = &[
     ("a_second_driver_comes_and_goes", second_driver),
     ("a_zygote_that_cannot_start_is_explained", broken_zygote),
     ("a_dead_zygote_is_replaced", dead_zygote),
+    ("workers_that_die_before_they_are_answered_are_replaced", dead_newcomers),
     ("a_killed_driver_leaves_nothing", killed_driver),
     ("a_killed_gcs_is_cleaned_up_after", killed_gcs),
     ("a_session_killed_whole_is_swept", killed_whole),
@@ -44,6 +46,10 @@ fn python() -> (tempfile::TempDir, PathBuf) {
 }
 
 pub fn launch(python: &Path, num_cpus: f64) -> Session {
+    launch_for(python, num_cpus, DriverConfig::default())
+}
+
+fn launch_for(python: &Path, num_cpus: f64, driver: DriverConfig) -> Session {
     let config = HeadConfig {
         python: python.to_owned(),
         core_path: PathBuf::from("/nowhere/ray_rs/_core.so"),
@@ -51,7 +57,7 @@ pub fn launch(python: &Path, num_cpus: f64) -> Session {
         num_gpus: Some(0.0),
         object_store_memory: Some(128 << 20),
         driver_pid: Some(std::process::id()),
-        driver_config: Some(DriverConfig::default()),
+        driver_config: Some(driver),
         ..HeadConfig::default()
     };
     launch_head(&config).expect("launched")
@@ -116,8 +122,12 @@ fn is_running(pid: u32) -> bool {
 }
 
 fn kill(pid: u32) {
+    signal(pid, Signal::KILL);
+}
+
+fn signal(pid: u32, signal: Signal) {
     let pid = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a pid");
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it lives");
+    rustix::process::kill_process(pid, signal).expect("it lives");
 }
 
 fn leases() {
@@ -447,6 +457,50 @@ fn dead_zygote() {
         }
         assert!(dir.exists());
     });
+}
+
+fn dead_newcomers() {
+    let (_keep, python) = python();
+    // Their sockets outlive them.
+    let config = DriverConfig {
+        env: [(HOLDS_SOCKET.to_owned(), "1".to_owned())].into(),
+        ..DriverConfig::default()
+    };
+    let session = launch_for(&python, 1.0, config.clone());
+    let dir = session.info.session_dir.clone();
+    // Workers wait for the job's id, and that comes from the control store.
+    signal(session.info.gcs_pid, Signal::STOP);
+    let name = dir.to_string_lossy().into_owned();
+    let mut killed = Vec::new();
+    run(async {
+        let mut driver = Client::connect(&dir).await;
+        driver.send_registration(&config).await;
+        for _ in 0..3 {
+            let mut newcomer = None;
+            wait_until("a worker asks to be registered", || {
+                let workers = processes_that_mention(&name)
+                    .into_iter()
+                    .filter(|pid| is_waiting_worker(*pid));
+                newcomer = workers.filter(|pid| !killed.contains(pid)).next();
+                newcomer.is_some()
+            });
+            let newcomer = newcomer.expect("just found");
+            kill(newcomer);
+            killed.push(newcomer);
+        }
+        signal(session.info.gcs_pid, Signal::CONT);
+        driver.registered().await;
+        let request = driver.request_lease(cpus(1.0)).await;
+        driver.lease(request).await;
+    });
+    stop(session);
+    assert_gone(&dir);
+}
+
+/// A worker of the tests that sleeps until the raylet answers.
+fn is_waiting_worker(pid: u32) -> bool {
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    read("environ").contains("SESSION_TEST_PART=worker") && read("stat").contains(") S ")
 }
 
 fn killed_driver() {

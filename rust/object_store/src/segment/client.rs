@@ -49,17 +49,23 @@ struct Pins {
 pub struct ArenaClient {
     map: Map,
     client: u32,
+    /// What stands in the headers of the blocks that are this process's own.
+    owner: u64,
     inside: Mutex<Inside>,
     pins: Mutex<Pins>,
     has_zombies: AtomicBool,
+    /// Some block of ours has another owner.
+    has_handed_over: AtomicBool,
     /// This process is a forked child of the client: the row of pins is its parent's.
     forked: AtomicBool,
 }
 
 impl ArenaClient {
+    /// `owner` stands for this process in the headers of its blocks; no other process of the node has it.
+    ///
     /// # Errors
     /// When `fd` is no arena or cannot be mapped.
-    pub fn attach(fd: OwnedFd, client: u32) -> io::Result<Self> {
+    pub fn attach(fd: OwnedFd, client: u32, owner: u64) -> io::Result<Self> {
         let map = Map::new(&fd)?;
         if !map.is_arena() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is no arena"));
@@ -71,12 +77,14 @@ impl ArenaClient {
         Ok(Self {
             map,
             client,
+            owner,
             inside: Mutex::new(Inside {
                 next_generation,
                 ..Inside::default()
             }),
             pins: Mutex::new(Pins::default()),
             has_zombies: AtomicBool::new(false),
+            has_handed_over: AtomicBool::new(false),
             forked: AtomicBool::new(false),
         })
     }
@@ -125,6 +133,9 @@ impl ArenaClient {
         }
         self.map
             .write_header(placed.offset, placed.len, WRITING, generation, len);
+        if let Some(header) = self.map.header(placed.offset + HEADER_BYTES) {
+            header.owner.store(self.owner, Ordering::Relaxed);
+        }
         Ok(Block {
             offset: placed.offset + HEADER_BYTES,
             len,
@@ -173,18 +184,74 @@ impl ArenaClient {
         if !inside.allocator.contains(offset) {
             return FreeOutcome::NotMine;
         }
-        if !self.is(offset, generation, SEALED) {
+        let is_unwanted = self.is(offset, generation, FREEING) && !inside.zombies.contains(&(offset, generation));
+        if !self.is(offset, generation, SEALED) && !is_unwanted {
             return FreeOutcome::Stale;
         }
-        let header = self.map.header(offset).expect("looked at above");
+        self.free_sealed(&mut inside, offset, generation)
+    }
+
+    fn free_sealed(&self, inside: &mut Inside, offset: u64, generation: u64) -> FreeOutcome {
+        let header = self.map.header(offset).expect("the caller looked at it");
         header.state.store(FREEING, Ordering::SeqCst);
         if self.map.is_pinned(offset) {
             inside.zombies.push((offset, generation));
             self.has_zombies.store(true, Ordering::Release);
             return FreeOutcome::Pinned;
         }
-        self.release(&mut inside, offset);
+        self.release(inside, offset);
         FreeOutcome::Freed
+    }
+
+    /// From here on `owner` counts the references to a sealed block of ours (0: it stays whoever ends).
+    pub fn hand_over(&self, offset: u64, generation: u64, owner: u64) {
+        if self.is(offset, generation, SEALED)
+            && let Some(header) = self.map.header(offset)
+        {
+            header.owner.store(owner, Ordering::Release);
+            self.has_handed_over.store(true, Ordering::Release);
+        }
+    }
+
+    /// For the owner of a block in another process's extent, before it tells that process to free it: should that end
+    /// before it hears, whoever takes its extent over knows.
+    pub fn mark_unwanted(&self, offset: u64, generation: u64) {
+        if let Some(header) = self.map.header(offset)
+            && header.generation.load(Ordering::Relaxed) == generation
+        {
+            let _ = header
+                .state
+                .compare_exchange(SEALED, FREEING, Ordering::SeqCst, Ordering::Relaxed);
+        }
+    }
+
+    /// Frees what was handed over to a process that has ended; how many blocks.
+    pub fn owner_died(&self, owner: u64) -> usize {
+        if !self.has_handed_over.load(Ordering::Acquire) || owner == 0 {
+            return 0;
+        }
+        let mut inside = self.inside.lock();
+        let extents: Vec<_> = inside.allocator.extents().collect();
+        let mut orphans = Vec::new();
+        for (offset, _) in extents.into_iter().flat_map(|(offset, len)| self.map.blocks(offset, len)) {
+            let data_offset = offset + HEADER_BYTES;
+            let Some(header) = self.map.header(data_offset) else {
+                continue;
+            };
+            let generation = header.generation.load(Ordering::Relaxed);
+            let is_held = match header.state.load(Ordering::Acquire) {
+                SEALED => true,
+                FREEING => !inside.zombies.contains(&(data_offset, generation)),
+                _ => false,
+            };
+            if is_held && header.owner.load(Ordering::Acquire) == owner {
+                orphans.push((data_offset, generation));
+            }
+        }
+        for (offset, generation) in &orphans {
+            self.free_sealed(&mut inside, *offset, *generation);
+        }
+        orphans.len()
     }
 
     fn release(&self, inside: &mut Inside, data_offset: u64) {

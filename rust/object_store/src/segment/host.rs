@@ -184,21 +184,21 @@ impl ArenaHost {
         self.table.give_back(client, Extent { offset, len })
     }
 
-    /// The client's pins and unsealed blocks go, its sealed blocks stay with the raylet.
-    pub fn client_died(&mut self, client: u32) -> DeathSummary {
+    /// The client's pins, its unsealed blocks and those that `owner` (it) owned go; what others own stays with the raylet.
+    pub fn client_died(&mut self, client: u32, owner: u64) -> DeathSummary {
         let mut summary = DeathSummary {
             cleared_pins: self.map.clear_row(client),
             ..DeathSummary::default()
         };
         for extent in self.table.extents_of_dead(client) {
-            let (kept, zombies) = self.sealed_blocks(extent);
-            self.zombies.extend(zombies);
+            let kept = self.blocks_to_keep(extent, owner);
             let kept_bytes: u64 = kept.iter().map(|block| block.len).sum();
             summary.kept_blocks += kept.len() as u64;
             summary.kept_bytes += kept_bytes;
             summary.freed_bytes += extent.len - kept_bytes;
             self.table.take_over(extent, &kept);
         }
+        self.free_kept_of(owner);
         if client != 0 {
             self.live_rows -= 1;
             self.free_rows.push(client);
@@ -206,35 +206,48 @@ impl ArenaHost {
         summary
     }
 
-    /// Walks an extent from header to header; the first one that makes no sense ends the walk (STO-3).
-    fn sealed_blocks(&self, extent: Extent) -> (Vec<KeptBlock>, Vec<(u64, u64)>) {
-        let mut zombies = Vec::new();
+    /// What of a dead client's extent somebody owns or looks at.
+    fn blocks_to_keep(&mut self, extent: Extent, dead: u64) -> Vec<KeptBlock> {
         let mut kept = Vec::new();
-        let end = extent.offset + extent.len;
-        let mut at = extent.offset;
-        while at < end {
-            let Some(header) = self.map.header(at + HEADER_BYTES) else {
-                break;
+        for (offset, len) in self.map.blocks(extent.offset, extent.len) {
+            let data_offset = offset + HEADER_BYTES;
+            let Some(header) = self.map.header(data_offset) else {
+                continue;
             };
-            let len = header.block_len.load(Ordering::Relaxed);
-            if len < HEADER_BYTES || !len.is_multiple_of(HEADER_BYTES) || len > end - at {
-                break;
-            }
-            let state = header.state.load(Ordering::Acquire);
             let generation = header.generation.load(Ordering::Relaxed);
-            if state == SEALED || (state == FREEING && self.map.is_pinned(at + HEADER_BYTES)) {
-                if state == FREEING {
-                    zombies.push((at + HEADER_BYTES, generation));
+            let state = header.state.load(Ordering::Acquire);
+            let is_owned = state == SEALED && header.owner.load(Ordering::Acquire) != dead;
+            if !is_owned {
+                if state != SEALED && state != FREEING {
+                    continue;
                 }
-                kept.push(KeptBlock {
-                    offset: at,
-                    len,
-                    generation,
-                });
+                header.state.store(FREEING, Ordering::SeqCst);
+                if !self.map.is_pinned(data_offset) {
+                    continue;
+                }
+                self.zombies.push((data_offset, generation));
             }
-            at += len;
+            kept.push(KeptBlock {
+                offset,
+                len,
+                generation,
+            });
         }
-        (kept, zombies)
+        kept
+    }
+
+    /// Of the blocks that processes left which ended before, those whose owner has now ended as well.
+    fn free_kept_of(&mut self, owner: u64) {
+        let is_its = |block: &KeptBlock| {
+            let header = self.map.header(block.offset + HEADER_BYTES);
+            header.is_some_and(|header| {
+                header.state.load(Ordering::Acquire) == SEALED && header.owner.load(Ordering::Acquire) == owner
+            })
+        };
+        let orphans: Vec<_> = self.table.all_kept().filter(is_its).collect();
+        for block in orphans {
+            self.free(block.offset + HEADER_BYTES, block.generation);
+        }
     }
 
     /// Frees a kept block, as soon as nobody looks at it.

@@ -32,6 +32,9 @@ pub(super) struct Header {
     pub generation: AtomicU64,
     pub data_len: AtomicU64,
     pub block_len: AtomicU64,
+    /// The process that counts the references to a sealed block: the one that wrote it, until it is handed over. With
+    /// the end of that process the block is nobody's. 0: it stays whoever ends.
+    pub owner: AtomicU64,
 }
 
 const _: () = assert!(size_of::<Header>() as u64 == HEADER_BYTES);
@@ -120,6 +123,24 @@ impl Map {
         header.data_len.store(data_len, Ordering::Relaxed);
         header.generation.store(generation, Ordering::Relaxed);
         header.state.store(state, Ordering::Release);
+    }
+
+    /// The blocks of an extent from header to header, as header offset and length; ends at the first header that makes
+    /// no sense (STO-3).
+    pub fn blocks(&self, offset: u64, len: u64) -> impl Iterator<Item = (u64, u64)> {
+        let end = offset + len;
+        let mut at = offset;
+        std::iter::from_fn(move || {
+            if at >= end {
+                return None;
+            }
+            let len = self.header(at + HEADER_BYTES)?.block_len.load(Ordering::Relaxed);
+            if len < HEADER_BYTES || !len.is_multiple_of(HEADER_BYTES) || len > end - at {
+                return None;
+            }
+            at += len;
+            Some((at - len, len))
+        })
     }
 
     /// The data of a block; `None` when the range leaves the arena.

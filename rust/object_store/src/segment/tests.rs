@@ -5,13 +5,15 @@ use std::sync::Arc;
 use super::*;
 
 const MIB: u64 = 1 << 20;
+const WRITER: u64 = 11;
+const READER: u64 = 22;
 
 fn arena() -> (ArenaHost, Arc<ArenaClient>, Arc<ArenaClient>) {
     let (mut host, fd) = ArenaHost::create(64 * MIB).expect("shared memory");
     let first = host.allocate_client();
     let second = host.allocate_client();
-    let writer = ArenaClient::attach(fd, first).expect("mapped");
-    let reader = ArenaClient::attach(host.share().expect("dup"), second).expect("mapped");
+    let writer = ArenaClient::attach(fd, first, WRITER).expect("mapped");
+    let reader = ArenaClient::attach(host.share().expect("dup"), second, READER).expect("mapped");
     (host, Arc::new(writer), Arc::new(reader))
 }
 
@@ -78,12 +80,14 @@ fn freed_memory_is_used_again_at_once() {
 }
 
 #[test]
-fn the_raylet_keeps_the_sealed_blocks_of_the_dead() {
+fn the_raylet_keeps_the_blocks_of_the_dead_that_others_own() {
     let (mut host, writer, reader) = arena();
     let sealed = put(&mut host, &writer, 9, MIB);
+    writer.hand_over(sealed.offset, sealed.generation, READER);
+    put(&mut host, &writer, 8, MIB);
     let open = writer.allocate(MIB).expect("room in the extent");
     let _ = open;
-    let summary = host.client_died(writer.client());
+    let summary = host.client_died(writer.client(), WRITER);
     assert_eq!(summary.kept_blocks, 1);
     let pin = reader
         .pin(sealed.offset, sealed.len, sealed.generation)
@@ -114,6 +118,55 @@ fn dead_readers_pin_nothing() {
     let block = put(&mut host, &writer, 1, MIB);
     std::mem::forget(reader.pin(block.offset, block.len, block.generation).expect("sealed"));
     assert_eq!(writer.free(block.offset, block.generation), FreeOutcome::Pinned);
-    assert_eq!(host.client_died(reader.client()).cleared_pins, 1);
+    assert_eq!(host.client_died(reader.client(), READER).cleared_pins, 1);
     assert_eq!(writer.reap(), 1);
+}
+
+#[test]
+fn a_block_ends_with_its_owner() {
+    let (mut host, writer, reader) = arena();
+    let given = put(&mut host, &writer, 1, MIB);
+    let looked_at = put(&mut host, &writer, 2, MIB);
+    let own = put(&mut host, &writer, 3, MIB);
+    for block in [given, looked_at] {
+        writer.hand_over(block.offset, block.generation, READER);
+    }
+    let pin = writer
+        .pin(looked_at.offset, looked_at.len, looked_at.generation)
+        .expect("sealed");
+    host.client_died(reader.client(), READER);
+    assert_eq!(writer.owner_died(READER), 2);
+    assert_eq!(writer.owner_died(READER), 0, "once is enough");
+    assert_eq!(writer.free(given.offset, given.generation), FreeOutcome::Stale);
+    assert_eq!(pin[5], 2, "who looks keeps it");
+    drop(pin);
+    assert_eq!(writer.reap(), 1);
+    assert_eq!(writer.free(own.offset, own.generation), FreeOutcome::Freed);
+}
+
+#[test]
+fn a_block_ends_with_its_owner_when_its_writer_has_ended_before() {
+    let (mut host, writer, reader) = arena();
+    let given = put(&mut host, &writer, 1, MIB);
+    let for_ever = put(&mut host, &writer, 2, MIB);
+    writer.hand_over(given.offset, given.generation, READER);
+    writer.hand_over(for_ever.offset, for_ever.generation, 0);
+    assert_eq!(host.client_died(writer.client(), WRITER).kept_blocks, 2);
+    host.client_died(reader.client(), READER);
+    assert_eq!(host.stats().kept_blocks, 1);
+    assert_eq!(host.free(for_ever.offset, for_ever.generation), FreeOutcome::Freed);
+}
+
+#[test]
+fn what_its_owner_gave_up_is_not_kept_although_its_writer_never_heard() {
+    let (mut host, writer, reader) = arena();
+    let heard = put(&mut host, &writer, 1, MIB);
+    let unheard = put(&mut host, &writer, 2, MIB);
+    for block in [heard, unheard] {
+        writer.hand_over(block.offset, block.generation, READER);
+        reader.mark_unwanted(block.offset, block.generation);
+    }
+    assert_eq!(writer.free(heard.offset, heard.generation), FreeOutcome::Freed);
+    assert_eq!(host.client_died(writer.client(), WRITER).kept_blocks, 0);
+    assert_eq!(host.stats().free_bytes, host.capacity());
 }

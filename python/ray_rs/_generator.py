@@ -1,0 +1,134 @@
+"""`ObjectRefGenerator`: what a call of a remote generator gives."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+
+if TYPE_CHECKING:
+    from ray_rs import _core
+
+T = TypeVar("T")
+
+__all__ = ["ObjectRefGenerator"]
+
+_NOT_SENT = (
+    "You cannot return or pass a generator to other task. Serializing an ObjectRefGenerator is not allowed. "
+    "Pass the references it gives instead."
+)
+
+
+class ObjectRefGenerator(Generic[T]):
+    """The references to what a remote generator yields, each as soon as it is there.
+
+    Iterate with `for` or `async for`. After the last item, or the reference that raises what the generator raised, the
+    iteration ends. Not thread-safe. When this object goes, the items that were not taken go, too; the task runs on.
+    """
+
+    def __init__(self, generator_ref: _core.ObjectRef[None], stream: _core.Stream) -> None:
+        self._generator_ref = generator_ref
+        self._stream = stream
+
+    # What `wait` waits for.
+    @property
+    def _ray_waitable(self) -> _core.ObjectRef[Any]:
+        return self._stream.peek()
+
+    def __iter__(self) -> Iterator[_core.ObjectRef[T]]:
+        return self
+
+    def __next__(self) -> _core.ObjectRef[T]:
+        return self._next_sync()
+
+    def __aiter__(self) -> AsyncIterator[_core.ObjectRef[T]]:
+        return self
+
+    async def __anext__(self) -> _core.ObjectRef[T]:
+        return await self._next_async()
+
+    def _next_sync(self, timeout_s: float | None = None) -> _core.ObjectRef[T]:
+        """The next reference.
+
+        Args:
+            timeout_s: How long to wait, in seconds; None or -1: for ever.
+
+        Returns:
+            The reference; a nil one when nothing came in time.
+
+        Raises:
+            StopIteration: There is no next item.
+        """
+        from ray_rs import _core
+        from ray_rs.exceptions import GetTimeoutError
+
+        try:
+            ref = self._stream.next(None if timeout_s is None or timeout_s < 0 else timeout_s)
+        except GetTimeoutError:
+            return _core.ObjectRef.nil()
+        if ref is None:
+            raise StopIteration
+        return ref
+
+    async def _next_async(self, timeout_s: float | None = None) -> _core.ObjectRef[T]:
+        import asyncio
+
+        from ray_rs import _core
+
+        promise = self._stream.peek()
+        ready = asyncio.get_running_loop().create_future()
+
+        def set_ready(_outcome: object) -> None:
+            loop.call_soon_threadsafe(lambda: ready.done() or ready.set_result(None))
+
+        loop = asyncio.get_running_loop()
+        promise._on_completed(set_ready)
+        done, _ = await asyncio.wait([ready], timeout=None if timeout_s is None or timeout_s < 0 else timeout_s)
+        if not done:
+            ready.cancel()
+            return _core.ObjectRef.nil()
+        ref = self._stream.next()
+        if ref is None:
+            raise StopAsyncIteration
+        return ref
+
+    def completed(self) -> _core.ObjectRef[None]:
+        """A reference that is None when the generator has ended, and raises what it raised."""
+        return self._generator_ref
+
+    def next_ready(self) -> bool:
+        """Whether `next` would not wait: an item is there, or the end."""
+        from ray_rs import _core
+
+        ready, _ = _core.wait([self._stream.peek()], num_returns=1, timeout=0)
+        return bool(ready) and not self._stream.is_over()
+
+    def is_finished(self) -> bool:
+        """Whether every item was taken and no more come."""
+        return self._stream.is_over()
+
+    def task_id(self) -> _core.TaskID:
+        return self._generator_ref.task_id()
+
+    def send(self, value: Any) -> NoReturn:
+        raise NotImplementedError("`gen.send` is not supported.")
+
+    def throw(self, *error: Any) -> NoReturn:
+        raise NotImplementedError("`gen.throw` is not supported.")
+
+    def close(self) -> NoReturn:
+        raise NotImplementedError("`gen.close` is not supported.")
+
+    async def asend(self, value: Any) -> NoReturn:
+        raise NotImplementedError("`gen.asend` is not supported.")
+
+    async def athrow(self, *error: Any) -> NoReturn:
+        raise NotImplementedError("`gen.athrow` is not supported.")
+
+    async def aclose(self) -> NoReturn:
+        raise NotImplementedError("`gen.aclose` is not supported.")
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(_NOT_SENT)
+
+    def __repr__(self) -> str:
+        return f"ObjectRefGenerator({self._generator_ref.hex()})"

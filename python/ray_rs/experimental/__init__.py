@@ -1,0 +1,13 @@
+"""Parts of Ray's interface that Ray itself calls experimental."""
+
+from importlib import import_module
+
+_SUBMODULES = ("internal_kv", "tqdm_ray")
+
+__all__ = ["internal_kv", "tqdm_ray"]
+
+
+def __getattr__(name: str) -> object:
+    if name in _SUBMODULES:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

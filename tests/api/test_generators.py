@@ -1,0 +1,280 @@
+"""Remote generators: items come while the producer runs, errors in their place, and nothing is left behind."""
+
+import asyncio
+import os
+import time
+
+import pytest
+from under_test import exceptions, ray, wait_until
+
+pytestmark = pytest.mark.usefixtures("session")
+
+
+@pytest.fixture(scope="module")
+def session():
+    ray.init(num_cpus=2)
+    yield
+    ray.shutdown()
+
+
+@ray.remote
+def count(n, fail_at=None):
+    for i in range(n):
+        if i == fail_at:
+            raise KeyError(i)
+        yield i
+
+
+@ray.remote(num_cpus=0)
+class Gate:
+    def __init__(self):
+        self.opened = 0
+        self.passed = 0
+
+    def open(self):
+        self.opened += 1
+
+    def is_open(self, number):
+        return self.opened > number
+
+    def pass_(self):
+        self.passed += 1
+
+    def count(self):
+        return self.passed
+
+
+@ray.remote
+def gated(gate, n):
+    for i in range(n):
+        while not ray.get(gate.is_open.remote(i)):
+            time.sleep(0.01)
+        yield i
+
+
+def values(generator):
+    return [ray.get(ref) for ref in generator]
+
+
+def test_all_items_in_order_and_then_the_end():
+    generator = count.remote(5)
+    assert isinstance(generator, ray.ObjectRefGenerator)
+    assert iter(generator) is generator
+    assert values(generator) == [0, 1, 2, 3, 4]
+    with pytest.raises(StopIteration):
+        next(generator)
+    assert values(count.remote(0)) == []
+
+
+def test_items_are_there_while_the_producer_runs():
+    gate = Gate.remote()
+    generator = gated.remote(gate, 3)
+    for i in range(3):
+        assert ray.wait([generator], timeout=0)[0] == []
+        ray.get(gate.open.remote())
+        ref = next(generator)
+        assert isinstance(ref, ray.ObjectRef)
+        assert ray.get(ref) == i
+    assert ray.get(generator.completed(), timeout=30) is None
+    assert values(generator) == []
+    assert generator.is_finished()
+
+
+def test_an_error_stands_where_it_was_raised():
+    generator = count.remote(5, fail_at=2)
+    refs = list(generator)
+    assert ray.get(refs[:2]) == [0, 1]
+    assert len(refs) == 3
+    with pytest.raises(KeyError):
+        ray.get(refs[2])
+    with pytest.raises(KeyError):
+        ray.get(generator.completed())
+
+
+def test_what_generators_can_and_cannot():
+    generator = count.remote(2)
+    assert ray.get(generator) is generator
+    assert ray.wait([generator], timeout=30) == ([generator], [])
+    wait_until(generator.next_ready, "the first item")
+    assert not generator.is_finished()
+    for name in ("send", "throw"):
+        with pytest.raises(NotImplementedError):
+            getattr(generator, name)(None)
+    with pytest.raises(NotImplementedError):
+        generator.close()
+    with pytest.raises(TypeError, match="generator"):
+        ray.put(generator)
+    with pytest.raises(TypeError, match="generator"):
+        count.remote(generator)
+    assert values(generator) == [0, 1]
+
+
+def test_large_items_and_references_inside():
+    import numpy as np
+
+    @ray.remote
+    def arrays(n):
+        for i in range(n):
+            yield {"array": np.full(100_000, i), "ref": ray.put(i)}
+
+    for i, ref in enumerate(arrays.remote(4)):
+        item = ray.get(ref)
+        assert item["array"].sum() == 100_000 * i
+        assert ray.get(item["ref"]) == i
+
+
+def test_methods_of_actors_of_each_kind():
+    @ray.remote
+    class Plain:
+        def items(self, n):
+            yield from range(n)
+
+        def echo(self, x):
+            return x
+
+    @ray.remote
+    class Asynchronous:
+        async def items(self, n):
+            for i in range(n):
+                await asyncio.sleep(0)
+                yield i
+
+        def plain(self, n):
+            yield from range(n)
+
+        async def fails(self):
+            yield 1
+            raise KeyError("late")
+
+    plain = Plain.remote()
+    first, second = plain.items.remote(3), plain.items.remote(2)
+    assert (values(second), values(first)) == ([0, 1], [0, 1, 2])
+    assert ray.get(plain.echo.remote(7)) == 7
+    threaded = Plain.options(max_concurrency=3).remote()
+    assert [values(generator) for generator in [threaded.items.remote(3) for _ in range(5)]] == [[0, 1, 2]] * 5
+    asynchronous = Asynchronous.remote()
+    assert values(asynchronous.items.remote(4)) == [0, 1, 2, 3]
+    assert values(asynchronous.plain.remote(3)) == [0, 1, 2]
+    refs = list(asynchronous.fails.remote())
+    assert ray.get(refs[0]) == 1
+    with pytest.raises(KeyError):
+        ray.get(refs[1])
+
+
+def test_an_asynchronous_generator_as_a_task_and_as_a_consumer():
+    @ray.remote
+    async def slow(n):
+        for i in range(n):
+            await asyncio.sleep(0.01)
+            yield i
+
+    async def consume():
+        return [await ref async for ref in slow.remote(4)]
+
+    assert values(slow.remote(3)) == [0, 1, 2]
+    assert asyncio.run(consume()) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("kind", ["task", "actor", "async actor"])
+def test_backpressure(kind):
+    gate = Gate.remote()
+    limit = {"_generator_backpressure_num_objects": 2}
+
+    @ray.remote
+    def items(gate, n):
+        for i in range(n):
+            ray.get(gate.pass_.remote())
+            yield i
+
+    @ray.remote
+    class Actor:
+        @ray.method(**limit)
+        def items(self, gate, n):
+            for i in range(n):
+                ray.get(gate.pass_.remote())
+                yield i
+
+    @ray.remote
+    class AsyncActor:
+        @ray.method(**limit)
+        async def items(self, gate, n):
+            for i in range(n):
+                await gate.pass_.remote()
+                yield i
+
+    actor = {"actor": Actor, "async actor": AsyncActor}.get(kind)
+    remote = items.options(**limit).remote if actor is None else actor.remote().items.remote
+    generator = remote(gate, 6)
+    for taken in range(4):
+        wait_until(lambda taken=taken: ray.get(gate.count.remote()) >= taken + 2, "the producer to run ahead")
+        assert ray.get(gate.count.remote()) == taken + 2
+        assert ray.get(next(generator)) == taken
+    assert values(generator) == [4, 5]
+
+
+def test_a_consumer_that_leaves_does_not_stop_the_producer():
+    gate = Gate.remote()
+
+    @ray.remote(_generator_backpressure_num_objects=1)
+    def items(gate):
+        for i in range(5):
+            ray.get(gate.pass_.remote())
+            yield i
+
+    generator = items.remote(gate)
+    next(generator)
+    del generator
+    wait_until(lambda: ray.get(gate.count.remote()) == 5, "the producer to end")
+
+
+def test_cancelled_in_the_middle():
+    gate = Gate.remote()
+    generator = gated.remote(gate, 1000)
+    ray.get(gate.open.remote())
+    first = next(generator)
+    ray.cancel(generator)
+    with pytest.raises(exceptions.TaskCancelledError):
+        ray.get(next(generator))
+    assert ray.get(first) == 0
+    assert list(generator) == []
+
+
+def test_a_producer_that_dies_starts_again_and_repeats_nothing(tmp_path):
+    @ray.remote(max_retries=1)
+    def items(marker):
+        for i in range(5):
+            if i == 3 and not os.path.exists(marker):
+                open(marker, "w").close()
+                os._exit(1)
+            yield i
+
+    assert values(items.remote(str(tmp_path / "died"))) == [0, 1, 2, 3, 4]
+
+    @ray.remote(max_retries=0)
+    def dies():
+        yield 1
+        os._exit(1)
+
+    generator = dies.remote()
+    assert ray.get(next(generator)) == 1
+    with pytest.raises(exceptions.WorkerCrashedError):
+        ray.get(next(generator))
+
+
+def test_a_fixed_number_of_returns():
+    @ray.remote(num_returns=3)
+    def three():
+        yield from "abc"
+
+    assert ray.get(three.remote()) == ["a", "b", "c"]
+
+
+def test_options():
+    @ray.remote
+    def plain():
+        return 1
+
+    with pytest.raises(ValueError, match="generator"):
+        plain.options(num_returns="streaming")
+    with pytest.raises(ValueError, match="backpressure"):
+        count.options(_generator_backpressure_num_objects=0)
