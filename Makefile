@@ -23,7 +23,7 @@ help: ## list the chores
 
 .PHONY: run
 run: build ## build, then run the quickstart: a word index of the standard library, on the Rust engine
-	$(BIN)/python examples/quickstart.py $(ARGS)
+	@$(BIN)/python examples/quickstart.py $(ARGS)
 
 .PHONY: test
 test: test-rust test-py ## all tests
@@ -61,7 +61,8 @@ bench: ## measure every row of the table (release build); ARGS=--vs-ray measures
 
 .PHONY: build
 build: tools-present $(READY) ## compile the extension and install the package into .venv
-	PIP_QUIET=1 VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --quiet --profile $(PROFILE)
+	@test -d $${CARGO_TARGET_DIR:-target}/$(PROFILE) || echo "compiling the engine: some minutes the first time, seconds from then on"
+	@PIP_QUIET=1 VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --quiet --profile $(PROFILE)
 
 .PHONY: wheel
 wheel: tools-present $(READY) ## a wheel and an sdist in dist/
@@ -79,8 +80,9 @@ $(READY): pyproject.toml
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
 	  { echo "this Python has no venv module (Debian, Ubuntu: apt install python3-venv python3-dev)" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
+	@echo "installing the tools of pyproject.toml into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
 	@touch $@
 
 .PHONY: tools-present

@@ -38,11 +38,13 @@ ObjectID = ObjectRef
 SCRIPT_MODE, WORKER_MODE = 0, 1
 
 # Imported when first asked for: submodules, and names in them that few programs need.
-_SUBMODULES = ("actor", "cloudpickle", "options", "remote_function", "runtime_context", "util")
+_SUBMODULES = ("actor", "cloudpickle", "dag", "experimental", "options", "remote_function", "runtime_context", "util")
 _LAZY = {
     "ObjectRefGenerator": "_generator",
+    "as_completed": "_iterate",
     "get_runtime_context": "runtime_context",
     "install_as_ray": "_as_ray",
+    "map": "_iterate",
     "method": "actor",
 }
 
@@ -65,11 +67,14 @@ __all__ = [
     "__commit__",
     "__version__",
     "actor",
+    "as_completed",
     "available_resources",
     "cancel",
     "cloudpickle",
     "cluster_resources",
+    "dag",
     "exceptions",
+    "experimental",
     "get",
     "get_actor",
     "get_gpu_ids",

@@ -21,7 +21,8 @@ Python names that the extension looks up lazily, on first use (they must exist w
         First `.remote()` of this object in a session. Keys: "blob" (bytes: the cloudpickled function; cache it in
         `function._shared` so that all option variants share it), "name" (display name), "resources"
         (dict[str, float], zero-valued ones left out), "max_retries" (int, -1 for ever), "retry_exceptions" (bytes:
-        b"" never, b"\\x01" always, else a pickled tuple of classes), "max_calls" (int), "num_returns" (int).
+        b"" never, b"\\x01" always, else a pickled tuple of classes), "max_calls" (int), "num_returns" (int),
+        "backpressure" (int), "timeout_s" (float or None).
     ray_rs.remote_function._rebuild(function, name, signature, options) -> RemoteFunction
         Unpickles a RemoteFunction.
     ray_rs.remote_function._options(function: RemoteFunction, options: dict) -> object with `.remote`
@@ -37,36 +38,39 @@ Python names that the extension looks up lazily, on first use (they must exist w
         "unschedulable"; `creation_error`: the RayTaskError of the constructor, or None; class_name may be "".
     ray_rs.exceptions._actor_unavailable(actor_id_hex, message) -> ActorUnavailableError
     ray_rs.exceptions._object_lost(object_ref_hex, owner_died, message) -> ObjectLostError | OwnerDiedError
+    ray_rs.exceptions._argument_failed(names, inner) -> BaseException
+        Called by pickles that the engine writes: the error of a task one of whose arguments failed.
     ray_rs.exceptions._deserialization_failed(exc) -> RaySystemError
         A value could not be unpickled; carries the traceback.
     ray_rs._worker_main.warn_blocking_get() -> None
         Blocking `get`/`wait` on the event loop of an async actor; called once per process.
     ray_rs._async_loop.run(engine) -> None
-        Part of the bindings (its author writes it): event loop of async actors.
+        The event loop of an async actor.
 
-Asked for by the Python side (strike out what is not to be):
-    `own_actor_handle()`, `TaskContext.function`, `TaskContext.resources` (below, marked `# asked for`).
-    Bytes returned by `make_error`, and creation errors: `pickle.loads` of them gives a RayTaskError, or an
-    UnserializableException when its cause refuses to load. Both have `as_instanceof_cause()`: raise what it returns.
+Errors arrive pickled: `pickle.loads` of what `make_error` gave makes a RayTaskError, or an UnserializableException when
+its cause refuses to load. The extension raises what their `as_instanceof_cause()` returns.
 """
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future as ConcurrentFuture
-from typing import Any, Generic, NoReturn, Protocol, TypeVar, final, overload
+from typing import Any, Generic, NoReturn, Protocol, TypeAlias, TypeVar, final, overload
 
-T = TypeVar("T")
+from typing_extensions import Self, disjoint_base
+
+_T = TypeVar("_T")
 _Id = TypeVar("_Id", bound="_BaseID")
 
 # (name, kind as in inspect.Parameter.kind, has a default) of each parameter but `self`. None: not known, no check.
-Signature = tuple[tuple[str, int, bool], ...] | None
+_Signature: TypeAlias = tuple[tuple[str, int, bool], ...] | None
 
 # --- ids -------------------------------------------------------------------------------------------------------------
 
 class _BaseID:
     """Common to all ids below (each is its own final class; this base exists for type checkers only)."""
 
-    def __init__(self, id: bytes) -> None:
+    def __new__(cls, id: bytes) -> Self:
         """TypeError "expected bytes" / ValueError "needs to have length N"."""
     def binary(self) -> bytes: ...
     def hex(self) -> str: ...
@@ -81,7 +85,7 @@ class _BaseID:
     def from_hex(cls: type[_Id], hex_id: str) -> _Id: ...
     @classmethod
     def from_random(cls: type[_Id]) -> _Id: ...
-    def __eq__(self, other: object) -> bool: ...
+    def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
 @final
@@ -122,10 +126,10 @@ class ClusterID(_BaseID): ...
 class PlacementGroupID(_BaseID): ...
 
 @final
-class ObjectRef(Generic[T], Awaitable[T]):
+class ObjectRef(Generic[_T], Awaitable[_T]):
     """A counted reference to one object. `ObjectRef(bytes)` makes a borrowed one whose owner is looked up by id."""
 
-    def __init__(self, id: bytes) -> None: ...
+    def __new__(cls, id: bytes) -> Self: ...
     def binary(self) -> bytes: ...
     def hex(self) -> str: ...
     def is_nil(self) -> bool: ...
@@ -144,33 +148,34 @@ class ObjectRef(Generic[T], Awaitable[T]):
         """Node id, worker id, pid (little-endian u32)."""
     def call_site(self) -> str:
         """Always ""."""
-    def future(self) -> ConcurrentFuture[T]: ...
-    def as_future(self) -> asyncio.Future[T]:
+    def future(self) -> ConcurrentFuture[_T]: ...
+    def as_future(self) -> asyncio.Future[_T]:
         """A future of the running loop."""
     def _on_completed(self, callback: Callable[[Any], None]) -> None:
         """`callback(value_or_exception)` on a thread of the engine."""
-    def __await__(self) -> Generator[Any, None, T]: ...
+    def __await__(self) -> Generator[Any, None, _T]: ...
     def __hash__(self) -> int: ...
-    def __eq__(self, other: object) -> bool: ...
+    def __eq__(self, other: object, /) -> bool: ...
     @classmethod
     def __class_getitem__(cls, item: Any) -> Any: ...
 
 # --- remote functions ------------------------------------------------------------------------------------------------
 
+@disjoint_base
 class RemoteFunction:
     """A function that runs elsewhere. Attributes libraries use: `_function`, `_function_name`, `_default_options`.
 
     May be subclassed in Python; has a `__dict__` and may be weakly referenced.
     """
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         function: Callable[..., Any],
         name: str,
-        signature: Signature,
+        signature: _Signature,
         options: Mapping[str, Any],
         shared: Any = None,
-    ) -> None:
+    ) -> Self:
         """`options`: the user's, validated, kept as `_default_options`. `shared`: any object, the same one for all
         option variants of one function (a fresh dict when None)."""
     @property
@@ -180,7 +185,7 @@ class RemoteFunction:
     @property
     def _default_options(self) -> dict[str, Any]: ...
     @property
-    def _signature(self) -> Signature: ...
+    def _signature(self) -> _Signature: ...
     @property
     def _shared(self) -> Any: ...
     def remote(self, *args: Any, **kwargs: Any) -> Any:
@@ -190,6 +195,8 @@ class RemoteFunction:
     ) -> Any: ...
     def options(self, **options: Any) -> Any:
         """Calls `ray_rs.remote_function._options`."""
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """A node of `ray_rs.dag`; put here by `ray_rs.api`."""
     def _with_options(self, options: Mapping[str, Any]) -> RemoteFunction:
         """Another one of the same function and `_shared`; `options` are the complete, merged ones."""
     def __call__(self, *args: Any, **kwargs: Any) -> None:
@@ -202,15 +209,15 @@ class RemoteFunction:
 class ActorDescriptor:
     """What a handle must know of its actor's class. Immutable; `to_bytes` is what travels with handles."""
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         class_name: str,
         module: str,
-        methods: Sequence[tuple[str, Signature, int, int, bytes, bool, float | None, int]],
-        max_pending_calls: int = -1,
+        methods: Sequence[tuple[str, _Signature, int, int, bytes, bool, float | None, int, str]],
+        max_pending_calls: int = ...,
         extra: Any = None,
-    ) -> None:
-        """`methods`: (name, signature, num_returns, max_task_retries, retry_exceptions as in `_prepare`, is_async, timeout_s, backpressure),
+    ) -> Self:
+        """`methods`: (name, signature, num_returns, max_task_retries, retry_exceptions as in `_prepare`, is_async, timeout_s, backpressure, concurrency_group),
         with the builtin ones (`__ray_ready__`, `__ray_call__`, `__ray_terminate__`, `__init__`) among them when they
         shall be callable. `extra`: plain picklable data for Python's own use."""
     @staticmethod
@@ -226,7 +233,7 @@ class ActorDescriptor:
     def method_names(self) -> list[str]: ...
 
 @final
-class ActorHandle(Generic[T]):
+class ActorHandle(Generic[_T]):
     """Attribute access gives the ActorMethod of that name; other names: AttributeError. Equal and hashed by actor id.
 
     `repr` is `Actor(ClassName, hex)`. `dir` gives the method names. Strong handles keep the actor alive.
@@ -240,7 +247,7 @@ class ActorHandle(Generic[T]):
     def _ray_descriptor(self) -> ActorDescriptor: ...
     @property
     def _ray_is_weak(self) -> bool: ...
-    def __getattr__(self, name: str) -> ActorMethod: ...
+    def __getattribute__(self, name: str, /) -> ActorMethod: ...
     @classmethod
     def __class_getitem__(cls, item: Any) -> Any: ...
 
@@ -261,7 +268,12 @@ class ActorMethod:
         retry_exceptions: bytes | None = None,
         timeout_s: float | None = None,
         backpressure: int | None = None,
+        concurrency_group: str | None = None,
     ) -> ActorMethod: ...
+    @property
+    def _concurrency_groups(self) -> tuple[str, ...]: ...
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """A node of `ray_rs.dag`; put here by `ray_rs.api`."""
     @property
     def _method_name(self) -> str: ...
     @property
@@ -272,7 +284,7 @@ class ActorMethod:
 def create_actor(
     descriptor: ActorDescriptor,
     class_blob: bytes,
-    signature: Signature,
+    signature: _Signature,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     *,
@@ -286,7 +298,8 @@ def create_actor(
     name: str = "",
     namespace: str = "",
     get_if_exists: bool = False,
-    extra: bytes = b"",
+    extra: bytes = ...,
+    concurrency_groups: Sequence[tuple[str, int]] = ...,
 ) -> ActorHandle[Any]:
     """Returns at once unless named. `namespace` "" is the job's. `class_blob` is exported once per content.
     Raises ActorAlreadyExistsError. `extra`: pickled dict given to the hosting worker's `start_actor` callback."""
@@ -335,19 +348,38 @@ def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
 
 @overload
 def get(
-    object_refs: Sequence[ObjectRef[T]], *, timeout: float | None = None, _use_object_store: bool = False
-) -> list[T]: ...
+    object_refs: Sequence[ObjectRef[_T]], *, timeout: float | None = None, _use_object_store: bool = False
+) -> list[_T]: ...
 @overload
-def get(object_refs: ObjectRef[T], *, timeout: float | None = None, _use_object_store: bool = False) -> T:
+def get(object_refs: ObjectRef[_T], *, timeout: float | None = None, _use_object_store: bool = False) -> _T:
     """Ray's `get`."""
 
-def put(value: T, *, _owner: Any = None, _tensor_transport: Any = None) -> ObjectRef[T]:
+def put(value: _T, *, _owner: Any = None, _tensor_transport: Any = None) -> ObjectRef[_T]:
     """Ray's `put`."""
 
 def wait(
-    ray_waitables: list[ObjectRef[T]], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
-) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
+    ray_waitables: list[ObjectRef[_T]], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
+) -> tuple[list[ObjectRef[_T]], list[ObjectRef[_T]]]:
     """Ray's `wait`."""
+
+@final
+class SharedBuffer:
+    """A read-only view of a part of a value, through the buffer protocol; what arrays that were read lie in."""
+
+    if sys.version_info >= (3, 12):
+        def __buffer__(self, flags: int, /) -> memoryview: ...
+
+    def __len__(self) -> int: ...
+
+# What references and handles are pickled as: a place in the table that travels beside a stream, or, when the user
+# pickles them, all there is to know.
+def _reduce_ref(reference: ObjectRef[Any]) -> Any: ...
+def _load_ref(index: int) -> ObjectRef[Any]: ...
+def _load_out_of_band(id: bytes, owner: bytes) -> ObjectRef[Any]: ...
+def _reduce_actor(handle: ActorHandle[Any]) -> Any: ...
+def _load_actor(actor_id: bytes, descriptor: bytes, index: int | None) -> ActorHandle[Any]: ...
+def _load_actor_out_of_band(actor_id: bytes, descriptor: bytes, handle_id: bytes, owner: bytes) -> ActorHandle[Any]: ...
+def _object_getattribute(self: Any, name: str, /) -> Any: ...
 
 # --- the process and its session -------------------------------------------------------------------------------------
 
@@ -361,7 +393,7 @@ def connect(
     """Makes this process a driver (`driver_config`: pickled dict of plain values, see raylet.proto) or a worker
     (`fork_token`). Raises ConnectionError. `on_event` is called on a thread of the engine:
     on_event("log", name, pid, is_stderr, lines), on_event("notice", level, text) with level 0 info 1 warning 2 error,
-    on_event("raylet_died"). Installs the fork guard on first use."""
+    on_event("unseen_error", text), on_event("raylet_died"). Installs the fork guard on first use."""
 
 def disconnect() -> None:
     """Ends the connection; refs and handles of the session become invalid. Safe to call at any time."""
@@ -381,6 +413,7 @@ def cluster_view() -> list[dict[str, Any]]:
 
 def store_stats() -> dict[str, int]: ...
 def counters() -> dict[str, int]: ...
+def named_actors() -> list[tuple[str, str]]: ...
 def kv_put(namespace: str, key: bytes, value: bytes, overwrite: bool = True) -> bool:
     """True when the key is new."""
 
@@ -408,7 +441,7 @@ def run_raylet(config_json: str) -> int: ...
 
 # --- inside workers --------------------------------------------------------------------------------------------------
 
-class WorkerCallbacks(Protocol):
+class _WorkerCallbacks(Protocol):
     """Not a class here: any object with these attributes is given to `run_worker_loop`."""
 
     def make_error(self, exc: BaseException, callee_name: str, from_argument: bool) -> bytes:
@@ -434,7 +467,7 @@ class WorkerCallbacks(Protocol):
     actor_exit: type[BaseException]
     """What `exit_actor()` raises. Leaving by it is intended; `SystemExit` with code 0 or None counts the same."""
 
-def run_worker_loop(callbacks: WorkerCallbacks) -> tuple[bool, int, str]:
+def run_worker_loop(callbacks: _WorkerCallbacks) -> tuple[bool, int, str]:
     """Runs tasks, or becomes an actor, until told to end. Returns (graceful, exit code, reason); the caller runs atexit
     handlers when graceful and ends the process with the code. Call it on the main thread."""
 
@@ -446,8 +479,10 @@ class TaskContext:
     attempt: int
     gpu_ids: list[int]
     actor_id: ActorID | None
-    function: Callable[..., Any] | None  # asked for: the function, or the method as found on the actor's class
-    resources: dict[str, float]  # asked for: those of the lease, or of the actor while it runs
+    function: Callable[..., Any] | None
+    """The function, or the method as found on the actor's class."""
+    resources: dict[str, float]
+    """Those of the lease, or of the actor while it runs."""
 
 def current_task() -> TaskContext | None:
     """The task that the calling thread (or asyncio task) runs. None in a driver and between tasks."""
@@ -458,5 +493,5 @@ def current_task_name() -> str:
 def current_actor() -> tuple[ActorID, Any] | None:
     """(id, instance) in a process that hosts an actor."""
 
-def own_actor_handle() -> ActorHandle[Any] | None:  # asked for
+def own_actor_handle() -> ActorHandle[Any] | None:
     """A weak handle to the actor hosted by this process (from its descriptor and id), None elsewhere."""

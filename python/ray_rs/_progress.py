@@ -67,7 +67,7 @@ class Display:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._bars: dict[Any, _Bar] = {}
-        # Lines on the screen that belong to bars, below the cursor's first column of the first of them.
+        # How many lines at the bottom of the screen belong to bars; the cursor is at the end of the last.
         self._lines_shown = 0
         self._drawn_at = 0.0
 
@@ -87,6 +87,8 @@ class Display:
                 if state["closed"] and not state["n"]:
                     return
                 bar = self._bars[key] = _Bar(state, prefix, now)
+                if len(self._bars) == 1 and not _can_overwrite():
+                    self._drawn_at = now  # what ends soon gets one line
             bar.state = state
             if state["closed"]:
                 self.hide()

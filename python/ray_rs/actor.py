@@ -16,6 +16,9 @@ from ray_rs._core import ActorHandle, ActorMethod
 from ray_rs._signature import Signature, is_async, is_generator, signature_of
 from ray_rs.exceptions import ActorAlreadyExistsError
 
+if TYPE_CHECKING:
+    from ray_rs.dag import ClassNode
+
 __all__ = ["ActorClass", "ActorClassInheritanceException", "ActorHandle", "ActorMethod", "exit_actor", "method"]
 
 T = TypeVar("T")
@@ -80,6 +83,12 @@ class ActorClass(Generic[T]):
         _table.validate_actor_options(options, in_options=True)
         return _ActorClassWithOptions(self, {**self._ray_options, **options})
 
+    def bind(self, *args: Any, **kwargs: Any) -> ClassNode:
+        """Describes an actor instead of creating it; see `ray_rs.dag`."""
+        from ray_rs.dag import ClassNode
+
+        return ClassNode(self, self._ray_options, args, kwargs)
+
     def _remote(
         self, args: tuple[Any, ...] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> ActorHandle[T]:
@@ -127,6 +136,12 @@ class _ActorClassWithOptions(Generic[T]):
     def remote(self, *args: Any, **kwargs: Any) -> ActorHandle[T]:
         """Creates an actor; see `ActorClass.remote`."""
         return self._actor_class._ray_state.create(self._options, args, kwargs)
+
+    def bind(self, *args: Any, **kwargs: Any) -> ClassNode:
+        """Describes an actor instead of creating it; see `ray_rs.dag`."""
+        from ray_rs.dag import ClassNode
+
+        return ClassNode(self._actor_class, self._options, args, kwargs)
 
 
 class _ClassState:
@@ -201,6 +216,7 @@ class _ClassState:
             name=plan.name,
             namespace=namespace,
             get_if_exists=plan.get_if_exists,
+            concurrency_groups=list(plan.concurrency_groups.items()),
         )
 
     def _inspect(self) -> None:
@@ -219,11 +235,17 @@ class _ClassState:
         if key not in self._descriptors:
             assert self._methods is not None, "create() inspects the class first"
             rows = [_describe(name, member, plan.max_task_retries) for name, member in self._methods.items()]
-            rows += [(name, signature, 1, 0, b"", False, None, 0) for name, signature in _BUILTIN_METHODS]
+            rows += [(name, signature, 1, 0, b"", False, None, 0, "") for name, signature in _BUILTIN_METHODS]
             if "__init__" not in self._methods:
-                rows.append(("__init__", None, 1, 0, b"", False, None, 0))
+                rows.append(("__init__", None, 1, 0, b"", False, None, 0, ""))
+            groups = tuple(plan.concurrency_groups)
+            for row in rows:
+                assert not row[-1] or row[-1] in groups, (
+                    f"{self.class_name}.{row[0]} belongs to the concurrency group {row[-1]!r}, which the class does not "
+                    f"define; it has {sorted(groups)}."
+                )
             self._descriptors[key] = _core.ActorDescriptor(
-                self.class_name, self._cls.__module__, rows, plan.max_pending_calls
+                self.class_name, self._cls.__module__, rows, plan.max_pending_calls, groups
             )
         return self._descriptors[key]
 
@@ -283,11 +305,12 @@ def _unbound(member: Any) -> Callable[..., Any]:
 
 def _describe(
     name: str, member: Any, actor_max_task_retries: int
-) -> tuple[str, Signature, int, int, bytes, bool, float | None, int]:
+) -> tuple[str, Signature, int, int, bytes, bool, float | None, int, str]:
     from ray_rs import _function_table
 
     function = _unbound(member)
-    plan = _table.method_plan(_method_settings(function), actor_max_task_retries, is_generator=is_generator(function))
+    settings = _method_settings(function)
+    plan = _table.method_plan(settings, actor_max_task_retries, is_generator=is_generator(function))
     return (
         name,
         signature_of(function, bound=not isinstance(member, staticmethod)),
@@ -297,6 +320,7 @@ def _describe(
         is_async(function),
         plan.timeout_s,
         plan.backpressure,
+        settings.get("concurrency_group", ""),
     )
 
 
@@ -308,6 +332,7 @@ _SETTINGS = (
     "retry_exceptions",
     "timeout_s",
     "_generator_backpressure_num_objects",
+    "concurrency_group",
 )
 
 if TYPE_CHECKING:
@@ -366,6 +391,10 @@ def _method_options(method: ActorMethod, options: dict[str, Any]) -> ActorMethod
     retry = options.get("retry_exceptions")
     num_returns = options.get("num_returns")
     backpressure = options.get("_generator_backpressure_num_objects")
+    group = options.get("concurrency_group")
+    known = method._concurrency_groups
+    if group is not None and group not in known:
+        raise ValueError(f"The actor has no concurrency group {group!r}; it has {sorted(known)}.")
     if retry is not None:
         from ray_rs import _function_table
 
@@ -377,6 +406,7 @@ def _method_options(method: ActorMethod, options: dict[str, Any]) -> ActorMethod
         retry_exceptions=retry,
         timeout_s=options.get("timeout_s"),
         backpressure=None if backpressure is None else max(backpressure, 0),
+        concurrency_group=group,
     )
 
 

@@ -485,6 +485,17 @@ def _make_remote(target: Any, options: dict[str, Any]) -> Any:
     raise TypeError("The @ray.remote decorator must be applied to either a function or a class.")
 
 
+def _bind(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Describes a call of a remote function or of an actor's method, instead of making it; see `ray_rs.dag`."""
+    from ray_rs import dag
+
+    return dag.bind_call(self, args, kwargs)
+
+
+# These classes are native; graphs of calls are not.
+_core.RemoteFunction.bind = _core.ActorMethod.bind = _bind  # type: ignore[method-assign]
+
+
 # ------------------------------------------------------------------------------------------------------------- lookups
 
 

@@ -145,6 +145,28 @@ def _timeout(seconds: float | None) -> str | None:
     return f"The keyword 'timeout_s' only accepts None or a positive number of seconds, but got {seconds!r}."
 
 
+def concurrency_groups(given: dict[str, int] | list[dict[str, Any]] | None) -> dict[str, int]:
+    """`concurrency_groups` in its one form: name to the most calls that run at once."""
+    if not given:
+        return {}
+    if isinstance(given, dict):
+        return dict(given)
+    return {group["name"]: group["max_concurrency"] for group in given}
+
+
+def _groups(given: dict[str, int] | list[dict[str, Any]] | None) -> str | None:
+    try:
+        groups = concurrency_groups(given)
+    except (KeyError, TypeError):
+        return "concurrency_groups must be a dict of names to numbers of calls, such as {'io': 2}."
+    for name, limit in groups.items():
+        if not isinstance(name, str) or not name:
+            return f"The names in 'concurrency_groups' must be non-empty strings, not {name!r}."
+        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+            return f"The concurrency group {name!r} needs a positive number of calls, not {limit!r}."
+    return None
+
+
 def _only(name: str, *allowed: Any) -> Check:
     """For what Ray has and this engine has not: nothing but the values that change nothing."""
     return lambda value: None if value in allowed else f"The option '{name}' is not supported yet."
@@ -199,8 +221,8 @@ OPTIONS: Final[dict[str, Option]] = {
         _INT,
         lambda value: None if value is None else "Setting 'object_store_memory' is not implemented for tasks or actors",
     ),
-    "concurrency_groups": Option(ACTOR, (list, dict, _NoneType), _only("concurrency_groups", None, {}, [])),
-    "concurrency_group": Option(METHOD, _STR, _only("concurrency_group", None)),
+    "concurrency_groups": Option(ACTOR, (list, dict, _NoneType), _groups),
+    "concurrency_group": Option(METHOD, _STR),
     "enable_tensor_transport": Option(ACTOR, _BOOL, _only("enable_tensor_transport", None, False)),
     "tensor_transport": Option(METHOD, _STR, _only("tensor_transport", None)),
     "_generator_backpressure_num_objects": Option(
@@ -328,6 +350,7 @@ class ActorPlan(NamedTuple):
     name: str
     namespace: str
     get_if_exists: bool
+    concurrency_groups: dict[str, int]
 
 
 class MethodPlan(NamedTuple):
@@ -437,6 +460,7 @@ def actor_plan(options: Mapping[str, Any], *, is_async: bool) -> ActorPlan:
         name=name or "",
         namespace=namespace or "",
         get_if_exists=options.get("get_if_exists", False),
+        concurrency_groups=concurrency_groups(options.get("concurrency_groups")),
     )
 
 

@@ -16,6 +16,8 @@ from ray_rs._signature import Signature, is_async, is_generator, signature_of
 if TYPE_CHECKING:
     from typing import Generic, ParamSpec, TypeVar, overload
 
+    from ray_rs.dag import FunctionNode
+
     P = ParamSpec("P")
     R = TypeVar("R")
 
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 
         def options(self, **options: Any) -> RemoteFunction[P, R]:
             """The same function with other options."""
+
+        def bind(self, *args: Any, **kwargs: Any) -> FunctionNode:  # type: ignore[override]
+            """Describes a task instead of submitting it; see `ray_rs.dag`."""
 
 else:
     RemoteFunction = _core.RemoteFunction

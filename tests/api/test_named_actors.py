@@ -73,6 +73,42 @@ def test_a_name_is_taken_once():
     del elsewhere
 
 
+def test_a_name_is_taken_before_the_constructors_arguments_are_there(tmp_path):
+    gate = tmp_path / "gate"
+
+    @ray.remote(num_cpus=0)
+    def later(value):
+        wait_until(gate.exists, "the gate to open")
+        return value
+
+    @ray.remote(num_cpus=0)
+    def ask(handles):
+        return ray.get(handles[0].get.remote())
+
+    box = Box.options(name="early").remote(later.remote("first"))
+    with pytest.raises(exceptions.ActorAlreadyExistsError):
+        Box.options(name="early").remote("second")
+    assert ray.get_actor("early") == box
+    unnamed = Box.remote(later.remote("unnamed"))
+    answers = [ask.remote([box]), ask.remote([ray.get_actor("early")]), ask.remote([unnamed])]
+    ready, _ = ray.wait(answers, num_returns=3, timeout=0.2)
+    assert ready == []
+    gate.touch()
+    assert ray.get(answers) == ["first", "first", "unnamed"]
+
+    @ray.remote
+    def fail():
+        raise ValueError("no argument")
+
+    broken = Box.options(name="broken").remote(fail.remote())
+    with pytest.raises(exceptions.RayError, match="no argument"):
+        ray.get(ask.remote([broken]))
+    assert name_is_free("broken")
+    killed = Box.options(name="killed").remote(later.remote("never"))
+    ray.kill(killed)
+    assert name_is_free("killed")
+
+
 def test_racers_share_one_actor():
     @ray.remote(num_cpus=0.1)
     def race(i):

@@ -63,7 +63,7 @@ def test_what_only_the_decorator_takes(given):
         ({"max_restarts": "x"}, TypeError, "The type of keyword 'max_restarts' must be"),
         ({"lifetime": "eternal"}, ValueError, "must be one of 'detached', 'non_detached' and 'None'"),
         ({"get_if_exists": True}, ValueError, "must be specified to use `get_if_exists`"),
-        ({"concurrency_groups": {"io": 2}}, ValueError, "'concurrency_groups' is not supported yet"),
+        ({"concurrency_groups": {"io": 0}}, ValueError, "needs a positive number of calls"),
     ],
     ids=str,
 )

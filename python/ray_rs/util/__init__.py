@@ -1,8 +1,50 @@
 """Helpers on top of tasks and actors."""
 
-from ray_rs.util.actor_pool import ActorPool
+from __future__ import annotations
 
-__all__ = ["ActorPool", "get_node_ip_address"]
+from typing import Any
+
+# Imported when first asked for: submodules, and what lives in them.
+_SUBMODULES = (
+    "accelerators",
+    "actor_pool",
+    "annotations",
+    "check_serialize",
+    "dask",
+    "debug",
+    "executor",
+    "helpers",
+    "joblib",
+    "multiprocessing",
+    "queue",
+    "serialization",
+)
+_LAZY = {
+    "ActorPool": "actor_pool",
+    "as_completed": "helpers",
+    "deregister_serializer": "serialization",
+    "disable_log_once_globally": "debug",
+    "enable_periodic_logging": "debug",
+    "inspect_serializability": "check_serialize",
+    "log_once": "debug",
+    "map_unordered": "helpers",
+    "register_serializer": "serialization",
+}
+
+__all__ = [
+    "ActorPool",
+    "accelerators",
+    "as_completed",
+    "deregister_serializer",
+    "disable_log_once_globally",
+    "enable_periodic_logging",
+    "get_node_ip_address",
+    "inspect_serializability",
+    "list_named_actors",
+    "log_once",
+    "map_unordered",
+    "register_serializer",
+]
 
 
 def get_node_ip_address() -> str:
@@ -14,3 +56,38 @@ def get_node_ip_address() -> str:
     from ray_rs import _core
 
     return _core.process_info()["node_ip"] if _core.is_initialized() else "127.0.0.1"
+
+
+def list_named_actors(all_namespaces: bool = False) -> list[Any]:
+    """Names of the named actors that are alive.
+
+    Args:
+        all_namespaces: Those of all namespaces, not only of this job's.
+
+    Returns:
+        The names; with `all_namespaces` a dictionary for each, with keys "name" and "namespace".
+    """
+    from ray_rs import _core, api
+
+    if not _core.is_initialized():
+        api._auto_init()
+    named = sorted(_core.named_actors())
+    if all_namespaces:
+        return [{"name": name, "namespace": namespace} for namespace, name in named]
+    own = _core.process_info()["namespace"]
+    return [name for namespace, name in named if namespace == own]
+
+
+def __getattr__(name: str) -> object:
+    if name in _SUBMODULES or name in _LAZY:
+        from importlib import import_module
+
+        module = import_module(f"{__name__}.{_LAZY.get(name, name)}")
+        value = getattr(module, name) if name in _LAZY else module
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_SUBMODULES})

@@ -49,7 +49,9 @@ class RayExecutor(Executor):
             raise ValueError("max_workers must be greater than 0")
         if not ray.is_initialized():
             ray.init()
-        self._max_workers = max_workers
+        self._limit = max_workers
+        # Others look at this to learn how much to submit at a time.
+        self._max_workers = max_workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         self._options = dict(ray_remote_args or {})
         # By the function's id; it is kept in its entry, so that the id stays its own.
         self._tasks: dict[int, tuple[Any, ray.ObjectRef[Any], Callable[..., Any]]] = {}
@@ -140,7 +142,7 @@ class RayExecutor(Executor):
     def _start_waiting(self) -> None:
         while True:
             with self._lock:
-                if not self._waiting or (self._max_workers is not None and self._running >= self._max_workers):
+                if not self._waiting or (self._limit is not None and self._running >= self._limit):
                     self._lock.notify_all()
                     return
                 call = self._waiting.popleft()

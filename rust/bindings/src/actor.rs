@@ -226,7 +226,7 @@ impl ActorMethod {
     }
 
     #[pyo3(signature = (*, name=None, num_returns=None, max_task_retries=None, retry_exceptions=None, timeout_s=None,
-                        backpressure=None))]
+                        backpressure=None, concurrency_group=None))]
     fn _with_options(
         &self,
         py: Python<'_>,
@@ -236,18 +236,19 @@ impl ActorMethod {
         retry_exceptions: Option<Vec<u8>>,
         timeout_s: Option<f64>,
         backpressure: Option<u32>,
+        concurrency_group: Option<&str>,
     ) -> Self {
         let descriptor = self.descriptor.get();
         let method = &descriptor.methods[self.index];
-        let registered = match (name, max_task_retries, &retry_exceptions, timeout_s, backpressure) {
-            (None, None, None, None, None) => self.method,
+        let registered = match (name, max_task_retries, &retry_exceptions, timeout_s, backpressure, concurrency_group) {
+            (None, None, None, None, None, None) => self.method,
             _ => {
                 let retries = (
                     max_task_retries.unwrap_or(method.max_task_retries),
                     retry_exceptions.unwrap_or_else(|| method.retry_exceptions.clone()),
                 );
                 let limits = (timeout_s.or(method.timeout_s), backpressure.unwrap_or(method.backpressure));
-                let spec = descriptor.spec(method, name, retries, limits);
+                let spec = descriptor.spec(method, name, retries, limits, concurrency_group);
                 self.target.core.register_method(spec)
             }
         };
@@ -258,6 +259,12 @@ impl ActorMethod {
             method: registered,
             num_returns: num_returns.map_or(self.num_returns, stream::num_returns),
         }
+    }
+
+    /// Names of the concurrency groups that its actor has.
+    #[getter]
+    fn _concurrency_groups(&self, py: Python<'_>) -> Py<PyAny> {
+        self.descriptor.get().groups(py)
     }
 
     #[getter]

@@ -22,6 +22,8 @@ pub struct Method {
     /// Seconds.
     pub timeout_s: Option<f64>,
     pub backpressure: u32,
+    /// Its concurrency group; empty: the default one.
+    pub group: Arc<str>,
 }
 
 #[pyclass(frozen, module = "ray_rs._core")]
@@ -51,6 +53,10 @@ impl ActorDescriptor {
         self.by_name.get(name.to_str().ok()?).copied()
     }
 
+    pub fn groups(&self, py: Python<'_>) -> Py<PyAny> {
+        self.extra.clone_ref(py)
+    }
+
     pub fn class_name_text(&self) -> &str {
         &self.class_name
     }
@@ -65,7 +71,7 @@ impl ActorDescriptor {
         *registered.1[index].get_or_insert_with(|| {
             let method = &self.methods[index];
             let retries = (method.max_task_retries, method.retry_exceptions.clone());
-            core.register_method(self.spec(method, None, retries, (method.timeout_s, method.backpressure)))
+            core.register_method(self.spec(method, None, retries, (method.timeout_s, method.backpressure), None))
         })
     }
 
@@ -75,6 +81,7 @@ impl ActorDescriptor {
         name: Option<&str>,
         (max_task_retries, retry_exceptions): (i32, Vec<u8>),
         (timeout_s, backpressure): (Option<f64>, u32),
+        group: Option<&str>,
     ) -> MethodSpec {
         let name = match name {
             Some(name) => name.into(),
@@ -88,6 +95,7 @@ impl ActorDescriptor {
             retry_exceptions,
             time_limit: control::time_limit(timeout_s),
             backpressure,
+            group: group.map_or_else(|| Arc::clone(&method.group), Into::into),
         }
     }
 
@@ -144,8 +152,8 @@ impl ActorDescriptor {
             (Vec::new(), FxHashMap::default(), FxHashMap::default(), Vec::new());
         for row in methods.try_iter()? {
             let row = row?;
-            type Row<'py> = (String, Bound<'py, PyAny>, i64, i32, Vec<u8>, bool, Option<f64>, u32);
-            let (name, signature, num_returns, max_task_retries, retry_exceptions, _is_async, timeout_s, backpressure): Row<'_> =
+            type Row<'py> = (String, Bound<'py, PyAny>, i64, i32, Vec<u8>, bool, Option<f64>, u32, String);
+            let (name, signature, num_returns, max_task_retries, retry_exceptions, _is_async, timeout_s, backpressure, group): Row<'_> =
                 row.extract()?;
             let interned = PyString::intern(py, &name);
             by_address.insert(interned.as_ptr().addr(), found.len());
@@ -160,6 +168,7 @@ impl ActorDescriptor {
                 retry_exceptions,
                 timeout_s,
                 backpressure,
+                group: group.into(),
             });
             rows.append(row)?;
         }

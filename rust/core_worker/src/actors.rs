@@ -230,6 +230,7 @@ impl State {
             retry_exceptions: spec.retry_exceptions.clone(),
             max_calls: 0,
             definition: Vec::new(),
+            concurrency_group: spec.group.to_string(),
         };
         self.send_on(lane, Kind::DefineFunction, &message, 0);
         index

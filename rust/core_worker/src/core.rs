@@ -18,9 +18,11 @@ use ray_rs_types::{ActorId, FunctionId, JobId, NodeId, ObjectId, ResourceSet, Wo
 use rustc_hash::FxHashSet;
 use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType};
 
+use crate::execute::Group;
 use crate::frames::{self, Filled, FrameReader};
 use crate::host::HostThread;
 use crate::model::*;
+use crate::objects::Rester;
 use crate::state::{Answer, Question, State};
 use crate::submit::Spec;
 
@@ -470,8 +472,18 @@ impl CoreWorker {
 
     // ---- worker side -------------------------------------------------------------------------------------------
 
+    /// From here on each thread takes calls of its own concurrency group.
+    pub fn use_groups(&self) {
+        self.with(|state| state.execution.has_groups = true);
+    }
+
     /// What to do next, without waiting.
     pub fn try_next_task(&self) -> Option<Next> {
+        self.try_next_task_of(None)
+    }
+
+    /// The same for one concurrency group of the actor hosted here.
+    pub fn try_next_task_of(&self, group: Group<'_>) -> Option<Next> {
         if self.is_forked() {
             return Some(Next::Exit {
                 graceful: true,
@@ -479,10 +491,10 @@ impl CoreWorker {
             });
         }
         let next = self.with(|state| {
-            if !state.execution.has_work() {
+            if !state.has_work_for(group) {
                 state.drain_lanes(64);
             }
-            state.pop_next()
+            state.pop_next(group)
         });
         note_executing(&next);
         next
@@ -490,9 +502,14 @@ impl CoreWorker {
 
     /// Waits for what to do next. Any number of threads may.
     pub fn next_task(&self, max_wait: Option<Duration>, interrupt: Interrupt<'_>) -> Next {
+        self.next_task_of(None, max_wait, interrupt)
+    }
+
+    /// The same for one concurrency group of the actor hosted here.
+    pub fn next_task_of(&self, group: Group<'_>, max_wait: Option<Duration>, interrupt: Interrupt<'_>) -> Next {
         let began = std::time::Instant::now();
         loop {
-            if let Some(next) = self.try_next_task() {
+            if let Some(next) = self.try_next_task_of(group) {
                 return next;
             }
             if self.closed.load(Ordering::Relaxed) {
@@ -509,7 +526,7 @@ impl CoreWorker {
                 }
                 slice = slice.min(left);
             }
-            let woke = self.hold_or_park(EXEC | PROGRESS, slice, true);
+            let woke = self.hold_or_park(EXEC | PROGRESS, slice, Rester::Executor(group));
             if woke == crate::objects::Rested::Interrupted && interrupt() {
                 return Next::Nothing;
             }

@@ -221,6 +221,11 @@ impl State {
             max_task_retries: request.max_task_retries,
             handle_id: handle_id.0.to_vec(),
             extra: request.extra,
+            concurrency_groups: request
+                .groups
+                .into_iter()
+                .map(|(name, limit)| v1::ConcurrencyGroup { name, limit })
+                .collect(),
         };
         (spec, request.args)
     }

@@ -41,8 +41,13 @@ struct Queued {
     task: v1::PushTask,
 }
 
+/// A concurrency group by its name; `None`: calls of all groups, as they come.
+pub type Group<'a> = Option<&'a str>;
+
 #[derive(Default)]
 pub(crate) struct Execution {
+    /// The actor has concurrency groups: its threads take their own group's calls only.
+    pub has_groups: bool,
     queue: VecDeque<Queued>,
     orders: VecDeque<Next>,
     pub running: SmallVec<[Running; 2]>,
@@ -104,8 +109,29 @@ impl State {
         self.nudge();
     }
 
+    /// Whether a thread of this concurrency group has something to do; `None`: of any.
+    pub fn has_work_for(&self, group: Group<'_>) -> bool {
+        match group {
+            None => self.execution.has_work(),
+            Some(group) => !self.execution.orders.is_empty() || self.next_of(group).is_some(),
+        }
+    }
+
+    fn next_of(&self, group: &str) -> Option<usize> {
+        self.execution.actor?;
+        self.execution.queue.iter().position(|queued| {
+            let callees = self.peers.get(queued.lane).map(|peer| &peer.callees);
+            let callee = callees.and_then(|callees| callees.get(queued.task.function as usize));
+            // What can't be run goes with whoever comes first, and is dropped there.
+            callee.is_none_or(|callee| &*callee.group == group)
+        })
+    }
+
     fn wake_executor(&mut self) {
-        if let Some(thread) = self.execution.parked.pop() {
+        if self.execution.has_groups {
+            // Which of them is of the right group, each finds out for itself.
+            self.after.wake.extend(self.execution.parked.drain(..));
+        } else if let Some(thread) = self.execution.parked.pop() {
             self.after.wake.push(thread);
         }
     }
@@ -135,6 +161,11 @@ impl State {
             incarnation: start.incarnation,
             max_concurrency: spec.max_concurrency,
             is_async: spec.is_async,
+            groups: spec
+                .concurrency_groups
+                .into_iter()
+                .map(|group| (group.name, group.limit))
+                .collect(),
             name: spec.name,
             namespace: spec.namespace,
             resources: spec.running_resources.as_ref().map(Into::into).unwrap_or_default(),
@@ -156,13 +187,20 @@ impl State {
     }
 
     /// The next thing to run, if one is here.
-    pub fn pop_next(&mut self) -> Option<Next> {
+    pub fn pop_next(&mut self, group: Group<'_>) -> Option<Next> {
         // Actor methods wait until the constructor has been ordered; orders come first in any case.
         if let Some(order) = self.execution.orders.pop_front() {
             self.ring_callers();
             return Some(order);
         }
-        while let Some(Queued { lane, task }) = self.execution.queue.pop_front() {
+        loop {
+            let at = match group {
+                None => Some(0),
+                Some(group) => self.next_of(group),
+            };
+            let Some(Queued { lane, task }) = at.and_then(|at| self.execution.queue.remove(at)) else {
+                break;
+            };
             if task.seq & CALL_SEQ != 0 && self.execution.actor.is_none() {
                 // A caller was faster than the raylet's order to become the actor.
                 self.execution.queue.push_front(Queued { lane, task });
@@ -361,6 +399,7 @@ impl Callee {
             retry_exceptions: definition.retry_exceptions,
             max_calls: definition.max_calls,
             definition: definition.definition,
+            group: definition.concurrency_group.into(),
             binding_slot: AtomicU32::new(0),
             average_us: AtomicU32::new(u32::MAX),
         }

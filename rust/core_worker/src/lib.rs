@@ -33,7 +33,7 @@ mod submit;
 mod wire;
 
 pub use crate::core::{CoreWorker, Counters};
-pub use execute::ReplyTo;
+pub use execute::{Group, ReplyTo};
 pub use model::*;
 pub use ray_rs_proto::v1;
 pub use stream::{NextItem, STREAMING};

@@ -115,6 +115,8 @@ pub struct MethodSpec {
     pub time_limit: Option<Duration>,
     /// As [`FunctionSpec::backpressure`].
     pub backpressure: u32,
+    /// The concurrency group that runs it; empty: the default one.
+    pub group: Arc<str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -162,6 +164,8 @@ pub struct ActorRequest {
     pub handle_descriptor: Vec<u8>,
     /// Opaque pickled dict for the worker that hosts the actor.
     pub extra: Vec<u8>,
+    /// Names and limits of concurrency groups.
+    pub groups: Vec<(String, u32)>,
 }
 
 /// What `create_actor` gives.
@@ -274,6 +278,8 @@ pub struct Callee {
     pub job_id: JobId,
     pub retry_exceptions: Vec<u8>,
     pub max_calls: u32,
+    /// The concurrency group that runs a method; empty: the default one.
+    pub group: Box<str>,
     /// The pickled function, if its owner sent it along.
     pub definition: Vec<u8>,
     /// Free for the binding: the unpickled function's index in its own cache, 0 when none yet.
@@ -319,6 +325,8 @@ pub struct ActorStart {
     pub incarnation: u32,
     pub max_concurrency: u32,
     pub is_async: bool,
+    /// Names and limits of concurrency groups besides the default one.
+    pub groups: Vec<(String, u32)>,
     pub name: String,
     pub namespace: String,
     pub resources: ResourceSet,

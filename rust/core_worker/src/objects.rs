@@ -12,11 +12,21 @@ use ray_rs_types::config::{MAX_INLINE_BYTES, SPIN};
 use smallvec::SmallVec;
 
 use crate::core::{CoreWorker, EXECUTING_NORMAL, Interrupt};
+use crate::execute::Group;
 use crate::model::*;
 use crate::state::{State, Waiter};
 
 /// Signals are looked for at least so often.
 const SLICE: Duration = Duration::from_millis(50);
+
+/// Who rests.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Rester<'a> {
+    /// A thread that waits for an object, or for its consumer.
+    Waiter,
+    /// One that waits for something to run.
+    Executor(Group<'a>),
+}
 
 /// Why a rest ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -239,7 +249,7 @@ impl CoreWorker {
                     spun = true;
                 }
             }
-            let rested = self.hold_or_park(PROGRESS, slice, false);
+            let rested = self.hold_or_park(PROGRESS, slice, Rester::Waiter);
             if rested != Rested::Something && interrupt() {
                 break WaitOutcome::Interrupted;
             }
@@ -254,7 +264,8 @@ impl CoreWorker {
     }
 
     /// Sleeps until something may have changed: as the holder on the doorbell, or in-process behind the holder.
-    pub(crate) fn hold_or_park(&self, wants: u32, slice: Duration, is_executor: bool) -> Rested {
+    pub(crate) fn hold_or_park(&self, wants: u32, slice: Duration, who: Rester<'_>) -> Rested {
+        let is_executor = matches!(who, Rester::Executor(_));
         enum Place {
             Hold(Arc<Vec<ray_rs_lanes::LaneProbe>>, Arc<AtomicBool>),
             Park,
@@ -266,7 +277,9 @@ impl CoreWorker {
             if !state.holder {
                 state.nudged.store(false, Ordering::SeqCst);
             }
-            if is_executor && state.execution.has_work() {
+            if let Rester::Executor(group) = who
+                && state.has_work_for(group)
+            {
                 return Place::Again;
             }
             if state.holder {

@@ -15,7 +15,7 @@ use ray_rs_types::{ObjectId, TaskId};
 
 use crate::core::{CoreWorker, Interrupt};
 use crate::model::{ExecTask, Failure, StoredValue, ValueData};
-use crate::objects::Rested;
+use crate::objects::{Rested, Rester};
 use crate::peers::{CALL_SEQ, PeerIndex};
 use crate::state::State;
 use crate::wire::Coverage;
@@ -144,7 +144,7 @@ impl CoreWorker {
             if may_go_on || self.is_disconnected() {
                 return true;
             }
-            if self.hold_or_park(PROGRESS, SLICE, false) != Rested::Something && interrupt() {
+            if self.hold_or_park(PROGRESS, SLICE, Rester::Waiter) != Rested::Something && interrupt() {
                 return false;
             }
         }

@@ -401,6 +401,7 @@ impl State {
             retry_exceptions: spec.retry_exceptions.clone(),
             max_calls: spec.max_calls,
             definition: spec.definition.to_vec(),
+            concurrency_group: String::new(),
         };
         self.send_on(lane, Kind::DefineFunction, &message, 0);
         index

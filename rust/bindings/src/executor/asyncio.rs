@@ -19,8 +19,16 @@ use crate::{gil, imports};
 /// Calls started in one turn of the loop at most, so that running ones get their turns.
 const BATCH: usize = 256;
 
-struct State {
+/// A concurrency group's share of the loop.
+struct Group {
+    /// `None`: the actor has no groups.
+    name: Option<String>,
     running: usize,
+    limit: usize,
+}
+
+struct State {
+    groups: Vec<Group>,
     /// The loop's thread is about to sleep, and new calls write the eventfd.
     armed: bool,
     exit: Option<Exit>,
@@ -29,7 +37,6 @@ struct State {
 #[pyclass(frozen, module = "ray_rs._core")]
 pub struct AsyncEngine {
     executor: Arc<Executor>,
-    limit: usize,
     state: Mutex<State>,
     event_loop: PyOnceLock<Py<PyAny>>,
     /// Done when the actor is to end.
@@ -56,13 +63,19 @@ pub fn cancel(unique: u64) {
     });
 }
 
-pub fn run(py: Python<'_>, executor: &Arc<Executor>, limit: usize) -> PyResult<Exit> {
+pub fn run(py: Python<'_>, executor: &Arc<Executor>, limit: usize, groups: &[(String, u32)]) -> PyResult<Exit> {
     context::this_thread_runs_a_loop();
+    let group = |name: Option<&str>, limit: usize| Group {
+        name: name.map(str::to_owned),
+        running: 0,
+        limit: limit.max(1),
+    };
+    let mut all = vec![group((!groups.is_empty()).then_some(""), limit)];
+    all.extend(groups.iter().map(|(name, limit)| group(Some(name), *limit as usize)));
     let engine = AsyncEngine {
         executor: Arc::clone(executor),
-        limit: limit.max(1),
         state: Mutex::new(State {
-            running: 0,
+            groups: all,
             armed: false,
             exit: None,
         }),
@@ -140,7 +153,30 @@ impl AsyncEngine {
 impl AsyncEngine {
     fn takes_calls(&self) -> bool {
         let state = self.state.lock();
-        state.running < self.limit && state.exit.is_none()
+        state.exit.is_none() && state.groups.iter().any(|group| group.running < group.limit)
+    }
+
+    /// The next call of any group that has room for one.
+    fn next_call(&self) -> Option<Next> {
+        let open: Vec<Option<String>> = {
+            let state = self.state.lock();
+            if state.exit.is_some() {
+                return None;
+            }
+            let open = state.groups.iter().filter(|group| group.running < group.limit);
+            open.map(|group| group.name.clone()).collect()
+        };
+        let core = &self.executor.core;
+        open.iter().find_map(|group| core.try_next_task_of(group.as_deref()))
+    }
+
+    fn count(&self, task: &ExecTask, change: impl Fn(&mut usize)) {
+        let mut state = self.state.lock();
+        let mine = |group: &&mut Group| group.name.as_deref().is_none_or(|name| *name == *task.callee.group);
+        let at = state.groups.iter_mut().find(mine);
+        if let Some(group) = at {
+            change(&mut group.running);
+        }
     }
 
     /// Starts what has arrived; says whether there was anything.
@@ -148,10 +184,7 @@ impl AsyncEngine {
         let this = slf.get();
         let mut any = false;
         for _ in 0..BATCH {
-            if !this.takes_calls() {
-                break;
-            }
-            match this.executor.core.try_next_task() {
+            match this.next_call() {
                 None => break,
                 Some(Next::Task(task)) => Self::start(slf, task)?,
                 Some(other) => {
@@ -167,7 +200,7 @@ impl AsyncEngine {
 
     fn start(slf: &Bound<'_, Self>, mut task: Box<ExecTask>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
-        this.state.lock().running += 1;
+        this.count(&task, |running| *running += 1);
         let (callable, call) = match this.executor.prepare(py, &mut task) {
             Ok(prepared) => prepared,
             Err(ended) => return this.complete(py, task, ended),
@@ -246,8 +279,8 @@ impl AsyncEngine {
     }
 
     fn complete(&self, py: Python<'_>, task: Box<ExecTask>, ended: Ended<'_>) -> PyResult<()> {
+        self.count(&task, |running| *running -= 1);
         let exit = self.executor.complete(py, task, ended);
-        self.state.lock().running -= 1;
         match exit {
             Some(exit) => self.stop(py, exit),
             None => self.end_if_idle(py),
@@ -266,7 +299,7 @@ impl AsyncEngine {
             state
                 .exit
                 .as_ref()
-                .is_some_and(|exit| state.running == 0 || !exit.graceful)
+                .is_some_and(|exit| state.groups.iter().all(|group| group.running == 0) || !exit.graceful)
         };
         let Some(ended) = self.ended.get(py).filter(|_| ends) else {
             return Ok(());

@@ -29,14 +29,17 @@ pub fn run(py: Python<'_>, executor: &Arc<Executor>) -> PyResult<Exit> {
             }
             Next::StartActor(start) => {
                 let (is_async, max_concurrency) = (start.is_async, start.max_concurrency as usize);
+                let groups = start.groups.clone();
                 let idle = format!("ray::{}", start.class_name);
                 appearance.title.show(&format!("{idle}.__init__()"));
                 let started = executor.start_actor(py, *start);
                 appearance.title.set_idle(idle);
                 match started {
                     Started::Failed => return wait_for_the_end(py, executor),
-                    Started::Running if is_async => return asyncio::run(py, executor, max_concurrency),
-                    Started::Running if max_concurrency > 1 => return threaded::run(py, executor, max_concurrency),
+                    Started::Running if is_async => return asyncio::run(py, executor, max_concurrency, &groups),
+                    Started::Running if max_concurrency > 1 || !groups.is_empty() => {
+                        return threaded::run(py, executor, max_concurrency, &groups);
+                    }
                     Started::Running => None,
                 }
             }

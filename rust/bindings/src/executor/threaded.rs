@@ -3,8 +3,11 @@
 //! Handing each call to another thread would cost two changes of the GIL's owner per call. So the leader goes on alone
 //! as long as its calls are short; the main thread watches, and when the leader has been in one call for
 //! [`PATIENCE`] it makes another thread the leader. Whoever comes back from a long call and finds a leader parks.
+//!
+//! Each concurrency group has such a pool of its own, and so has the default group; the watchers of all but that one are
+//! threads, too. The end of one is the end of all.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -48,7 +51,11 @@ struct State {
 
 struct Pool {
     executor: Arc<Executor>,
+    /// `None`: the actor has no groups, and the pool takes every call.
+    group: Option<String>,
     limit: usize,
+    /// The pools of the actor's other groups.
+    others: OnceLock<Vec<Weak<Pool>>>,
     state: Mutex<State>,
     parked: Condvar,
     watcher: Condvar,
@@ -61,31 +68,43 @@ enum Order {
     End(Exit),
 }
 
-pub fn run(py: Python<'_>, executor: &Arc<Executor>, limit: usize) -> PyResult<Exit> {
-    let state = State {
-        leader: Leader::Vacant,
-        threads: 0,
-        parked: 0,
-        running: 0,
-        started: 0,
-        wanted: false,
-        watcher_sleeps: false,
-        exit: None,
-    };
-    let pool = Arc::new(Pool {
-        executor: Arc::clone(executor),
-        limit,
-        state: Mutex::new(state),
-        parked: Condvar::new(),
-        watcher: Condvar::new(),
-    });
-    start_thread(py, &pool)?;
-    loop {
-        match py.detach(|| pool.watch()) {
-            Order::StartThread => start_thread(py, &pool)?,
-            Order::LookForSignals => py.check_signals()?,
-            Order::End(exit) => return Ok(exit),
-        }
+pub fn run(py: Python<'_>, executor: &Arc<Executor>, limit: usize, groups: &[(String, u32)]) -> PyResult<Exit> {
+    let mut pools = Vec::new();
+    if groups.is_empty() {
+        pools.push(Pool::new(executor, None, limit));
+    } else {
+        executor.core.use_groups();
+        pools.push(Pool::new(executor, Some(String::new()), limit));
+        let made = groups
+            .iter()
+            .map(|(name, limit)| Pool::new(executor, Some(name.clone()), *limit as usize));
+        pools.extend(made);
+    }
+    for (index, pool) in pools.iter().enumerate() {
+        let others = pools.iter().enumerate().filter(|(other, _)| *other != index);
+        let _ = pool.others.set(others.map(|(_, other)| Arc::downgrade(other)).collect());
+    }
+    for pool in &pools[1..] {
+        let watcher = Watcher(Arc::clone(pool));
+        start_python_thread(py, Py::new(py, watcher)?.into_any(), "ray_rs-actor-watcher")?;
+    }
+    for pool in &pools {
+        start_thread(py, pool)?;
+    }
+    let exit = pools[0].look_after(py)?;
+    // Calls of other groups that run are finished, too, unless the end is not graceful.
+    py.detach(|| pools[1..].iter().for_each(|pool| pool.wait_for_the_last(&exit)));
+    Ok(exit)
+}
+
+/// Looks after the pool of a group other than the default one.
+#[pyclass(frozen, module = "ray_rs._core")]
+struct Watcher(Arc<Pool>);
+
+#[pymethods]
+impl Watcher {
+    fn __call__(&self, py: Python<'_>) -> PyResult<()> {
+        self.0.look_after(py).map(drop)
     }
 }
 
@@ -95,18 +114,17 @@ fn start_thread(py: Python<'_>, pool: &Arc<Pool>) -> PyResult<()> {
         state.threads += 1;
         state.threads
     };
+    let body = Body {
+        pool: Arc::clone(pool),
+        number,
+    };
+    start_python_thread(py, Py::new(py, body)?.into_any(), &format!("ray_rs-actor-{number}"))
+}
+
+fn start_python_thread(py: Python<'_>, target: Py<PyAny>, name: &str) -> PyResult<()> {
     let options = PyDict::new(py);
-    options.set_item(
-        "target",
-        Py::new(
-            py,
-            Body {
-                pool: Arc::clone(pool),
-                number,
-            },
-        )?,
-    )?;
-    options.set_item("name", format!("ray_rs-actor-{number}"))?;
+    options.set_item("target", target)?;
+    options.set_item("name", name)?;
     options.set_item("daemon", true)?;
     imports::THREAD
         .get(py)?
@@ -134,10 +152,11 @@ impl Body {
     /// Takes calls and runs them until another thread leads.
     fn lead(&self, py: Python<'_>) {
         let core = &self.pool.executor.core;
+        let group = self.pool.group.as_deref();
         loop {
-            let next = match core.try_next_task() {
+            let next = match core.try_next_task_of(group) {
                 Some(next) => next,
-                None => py.detach(|| core.next_task(None, &mut gil::never)),
+                None => py.detach(|| core.next_task_of(group, None, &mut gil::never)),
             };
             match next {
                 Next::Task(task) => {
@@ -159,6 +178,46 @@ impl Body {
 }
 
 impl Pool {
+    fn new(executor: &Arc<Executor>, group: Option<String>, limit: usize) -> Arc<Self> {
+        let state = State {
+            leader: Leader::Vacant,
+            threads: 0,
+            parked: 0,
+            running: 0,
+            started: 0,
+            wanted: false,
+            watcher_sleeps: false,
+            exit: None,
+        };
+        Arc::new(Self {
+            executor: Arc::clone(executor),
+            group,
+            limit: limit.max(1),
+            others: OnceLock::new(),
+            state: Mutex::new(state),
+            parked: Condvar::new(),
+            watcher: Condvar::new(),
+        })
+    }
+
+    /// Until the actor ends.
+    fn look_after(self: &Arc<Self>, py: Python<'_>) -> PyResult<Exit> {
+        loop {
+            match py.detach(|| self.watch()) {
+                Order::StartThread => start_thread(py, self)?,
+                Order::LookForSignals => py.check_signals()?,
+                Order::End(exit) => return Ok(exit),
+            }
+        }
+    }
+
+    fn wait_for_the_last(&self, exit: &Exit) {
+        let mut state = self.state.lock();
+        while exit.graceful && state.running > 0 {
+            self.watcher.wait_for(&mut state, SIGNALS);
+        }
+    }
+
     /// False: the process ends.
     fn park_until_leading(&self, number: usize) -> bool {
         let mut state = self.state.lock();
@@ -186,13 +245,13 @@ impl Pool {
 
     /// Whether the thread (still, or now) leads.
     fn call_ended(&self, number: usize, exit: Option<Exit>) -> bool {
+        if let Some(exit) = exit {
+            self.end(exit);
+        }
         let mut state = self.state.lock();
         state.running -= 1;
-        if let Some(exit) = exit {
-            state.exit.get_or_insert(exit);
-        }
         if state.exit.is_some() {
-            self.watcher.notify_one();
+            self.watcher.notify_all();
             return false;
         }
         if state.leader == Leader::Busy(number) || state.wanted || state.leader == Leader::Vacant {
@@ -204,9 +263,16 @@ impl Pool {
     }
 
     fn end(&self, exit: Exit) {
+        for other in self.others.get().into_iter().flatten().filter_map(Weak::upgrade) {
+            other.end_alone(exit.clone());
+        }
+        self.end_alone(exit);
+    }
+
+    fn end_alone(&self, exit: Exit) {
         let mut state = self.state.lock();
         state.exit.get_or_insert(exit);
-        self.watcher.notify_one();
+        self.watcher.notify_all();
     }
 
     /// Looks after the leader until something needs the GIL.

@@ -177,9 +177,8 @@ fn worker() {
                     std::process::exit(3);
                 }
                 if class == "Parent" {
-                    #[allow(clippy::zombie_processes, reason = "the test ends with it")]
-                    #[expect(clippy::zombie_processes, reason = "it is to be left behind")]
                     // It carries no mark, like a program in the middle of `exec`: its group tells whose it is.
+                    #[expect(clippy::zombie_processes, reason = "it is to be left behind")]
                     let child = Command::new("sleep").arg("1000").env_clear().spawn().expect("started");
                     log("out", &format!("child {}\n", child.id()));
                 }

@@ -478,10 +478,9 @@ fn dead_newcomers() {
         for _ in 0..3 {
             let mut newcomer = None;
             wait_until("a worker asks to be registered", || {
-                let workers = processes_that_mention(&name)
+                newcomer = processes_that_mention(&name)
                     .into_iter()
-                    .filter(|pid| is_waiting_worker(*pid));
-                newcomer = workers.filter(|pid| !killed.contains(pid)).next();
+                    .find(|pid| is_waiting_worker(*pid) && !killed.contains(pid));
                 newcomer.is_some()
             });
             let newcomer = newcomer.expect("just found");
