@@ -1,5 +1,7 @@
 """Ray Core on an engine in Rust: `import ray_rs as ray`."""
 
+from typing import TYPE_CHECKING
+
 from ray_rs import exceptions
 from ray_rs._core import (
     ActorClassID,
@@ -37,17 +39,51 @@ __commit__ = ""
 ObjectID = ObjectRef
 SCRIPT_MODE, WORKER_MODE = 0, 1
 
+if TYPE_CHECKING:
+    from ray_rs import (
+        actor,
+        cloudpickle,
+        cross_language,
+        dag,
+        experimental,
+        options,
+        remote_function,
+        runtime_context,
+        types,
+        util,
+    )
+    from ray_rs._as_ray import install_as_ray
+    from ray_rs._iterate import as_completed, map
+    from ray_rs.actor import method
+    from ray_rs.cross_language import Language, java_actor_class, java_function
+    from ray_rs.runtime_context import get_runtime_context
+
 # Imported when first asked for: submodules, and names in them that few programs need.
-_SUBMODULES = ("actor", "cloudpickle", "dag", "experimental", "options", "remote_function", "runtime_context", "util")
+_SUBMODULES = (
+    "actor",
+    "cloudpickle",
+    "cross_language",
+    "dag",
+    "experimental",
+    "options",
+    "remote_function",
+    "runtime_context",
+    "types",
+    "util",
+)
 _LAZY = {
+    "Language": "cross_language",
     "ObjectRefGenerator": "_generator",
     "as_completed": "_iterate",
     "get_runtime_context": "runtime_context",
     "install_as_ray": "_as_ray",
+    "java_actor_class": "cross_language",
+    "java_function": "cross_language",
     "map": "_iterate",
     "method": "actor",
 }
 
+# Without `map`: `from ray_rs import *` shall not take Python's own away.
 __all__ = [
     "SCRIPT_MODE",
     "WORKER_MODE",
@@ -56,6 +92,7 @@ __all__ = [
     "ClusterID",
     "FunctionID",
     "JobID",
+    "Language",
     "NodeID",
     "ObjectID",
     "ObjectRef",
@@ -72,6 +109,7 @@ __all__ = [
     "cancel",
     "cloudpickle",
     "cluster_resources",
+    "cross_language",
     "dag",
     "exceptions",
     "experimental",
@@ -82,6 +120,8 @@ __all__ = [
     "init",
     "install_as_ray",
     "is_initialized",
+    "java_actor_class",
+    "java_function",
     "kill",
     "method",
     "nodes",
@@ -91,6 +131,7 @@ __all__ = [
     "remote_function",
     "runtime_context",
     "shutdown",
+    "types",
     "util",
     "wait",
 ]

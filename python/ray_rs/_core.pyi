@@ -217,8 +217,8 @@ class ActorDescriptor:
         max_pending_calls: int = ...,
         extra: Any = None,
     ) -> Self:
-        """`methods`: (name, signature, num_returns, max_task_retries, retry_exceptions as in `_prepare`, is_async, timeout_s, backpressure, concurrency_group),
-        with the builtin ones (`__ray_ready__`, `__ray_call__`, `__ray_terminate__`, `__init__`) among them when they
+        """`methods`: (name, signature, num_returns, max_task_retries, retry_exceptions as in `_prepare`, is_async,
+        timeout_s, backpressure, concurrency_group), with the builtin ones (`__ray_ready__`, `__ray_call__`, `__ray_terminate__`, `__init__`) among them when they
         shall be callable. `extra`: plain picklable data for Python's own use."""
     @staticmethod
     def from_bytes(data: bytes) -> ActorDescriptor: ...

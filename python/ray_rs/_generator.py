@@ -77,10 +77,15 @@ class ObjectRefGenerator(Generic[T]):
         promise = self._stream.peek()
         ready = asyncio.get_running_loop().create_future()
 
-        def set_ready(_outcome: object) -> None:
-            loop.call_soon_threadsafe(lambda: ready.done() or ready.set_result(None))
-
         loop = asyncio.get_running_loop()
+
+        def settle() -> None:
+            if not ready.done():
+                ready.set_result(None)
+
+        def set_ready(_outcome: object) -> None:
+            loop.call_soon_threadsafe(settle)
+
         promise._on_completed(set_ready)
         done, _ = await asyncio.wait([ready], timeout=None if timeout_s is None or timeout_s < 0 else timeout_s)
         if not done:

@@ -241,8 +241,8 @@ class _ClassState:
             groups = tuple(plan.concurrency_groups)
             for row in rows:
                 assert not row[-1] or row[-1] in groups, (
-                    f"{self.class_name}.{row[0]} belongs to the concurrency group {row[-1]!r}, which the class does not "
-                    f"define; it has {sorted(groups)}."
+                    f"{self.class_name}.{row[0]} belongs to the concurrency group {row[-1]!r}, but the class defines "
+                    f"{sorted(groups) or 'none'}."
                 )
             self._descriptors[key] = _core.ActorDescriptor(
                 self.class_name, self._cls.__module__, rows, plan.max_pending_calls, groups

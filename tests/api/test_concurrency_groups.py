@@ -96,17 +96,21 @@ def test_groups_of_a_loop():
     ray.get(blocked)
 
 
+def until_inside(actor, count):
+    until(lambda: ray.get(actor.look.remote())[0] == count)
+
+
 def test_an_actor_with_groups_ends_as_others_do():
     actor = Threads.remote()
     ray.get(actor.compute.remote(1))
     blocked = actor.block.remote()
-    until(lambda: ray.get(actor.look.remote())[0] == 1)
+    until_inside(actor, 1)
     ray.kill(actor)
     with pytest.raises(ray.exceptions.ActorDiedError):
         ray.get(blocked)
     actor = Threads.remote()
     blocked = [actor.block.remote() for _ in range(2)]
-    until(lambda: ray.get(actor.look.remote())[0] == 2)
+    until_inside(actor, 2)
     ray.get(actor.release.remote())
     del actor  # its last handle: what was called before is finished
     assert ray.get(blocked) == ["io"] * 2

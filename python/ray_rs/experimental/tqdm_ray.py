@@ -100,7 +100,7 @@ class tqdm(Generic[T]):  # noqa: N801 - Ray's name, which is tqdm's
         """Ends the bar; its last state stays on the screen."""
         if not self._closed:
             self._closed = True
-            self._report(force=True)
+            self._report(force=True, last=True)
 
     def __iter__(self) -> Iterator[T]:
         if self._iterable is None:
@@ -118,7 +118,9 @@ class tqdm(Generic[T]):  # noqa: N801 - Ray's name, which is tqdm's
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _report(self, *, force: bool) -> None:
+    def _report(self, *, force: bool, last: bool = False) -> None:
+        if self._closed and not last:
+            return
         in_worker = _core.is_initialized() and not _core.process_info()["is_driver"]
         if in_worker and not force:
             now = time.monotonic()

@@ -240,14 +240,24 @@ impl ActorMethod {
     ) -> Self {
         let descriptor = self.descriptor.get();
         let method = &descriptor.methods[self.index];
-        let registered = match (name, max_task_retries, &retry_exceptions, timeout_s, backpressure, concurrency_group) {
+        let registered = match (
+            name,
+            max_task_retries,
+            &retry_exceptions,
+            timeout_s,
+            backpressure,
+            concurrency_group,
+        ) {
             (None, None, None, None, None, None) => self.method,
             _ => {
                 let retries = (
                     max_task_retries.unwrap_or(method.max_task_retries),
                     retry_exceptions.unwrap_or_else(|| method.retry_exceptions.clone()),
                 );
-                let limits = (timeout_s.or(method.timeout_s), backpressure.unwrap_or(method.backpressure));
+                let limits = (
+                    timeout_s.or(method.timeout_s),
+                    backpressure.unwrap_or(method.backpressure),
+                );
                 let spec = descriptor.spec(method, name, retries, limits, concurrency_group);
                 self.target.core.register_method(spec)
             }

@@ -67,7 +67,10 @@ impl Executor {
         if !error.is_instance_of::<PyKeyboardInterrupt>(py) || !self.core.is_cancelled(task.task_id) {
             return error;
         }
-        match imports::TASK_CANCELLED.get(py).and_then(|class| class.call1((task.task_id.hex(),))) {
+        match imports::TASK_CANCELLED
+            .get(py)
+            .and_then(|class| class.call1((task.task_id.hex(),)))
+        {
             Ok(exception) => {
                 let cancelled = PyErr::from_value(exception);
                 cancelled.set_traceback(py, error.traceback(py));

@@ -152,9 +152,28 @@ impl ActorDescriptor {
             (Vec::new(), FxHashMap::default(), FxHashMap::default(), Vec::new());
         for row in methods.try_iter()? {
             let row = row?;
-            type Row<'py> = (String, Bound<'py, PyAny>, i64, i32, Vec<u8>, bool, Option<f64>, u32, String);
-            let (name, signature, num_returns, max_task_retries, retry_exceptions, _is_async, timeout_s, backpressure, group): Row<'_> =
-                row.extract()?;
+            type Row<'py> = (
+                String,
+                Bound<'py, PyAny>,
+                i64,
+                i32,
+                Vec<u8>,
+                bool,
+                Option<f64>,
+                u32,
+                String,
+            );
+            let (
+                name,
+                signature,
+                num_returns,
+                max_task_retries,
+                retry_exceptions,
+                _is_async,
+                timeout_s,
+                backpressure,
+                group,
+            ): Row<'_> = row.extract()?;
             let interned = PyString::intern(py, &name);
             by_address.insert(interned.as_ptr().addr(), found.len());
             names.push(interned.unbind());

@@ -59,7 +59,7 @@ fn write(value: &Bound<'_, PyAny>, stream: &mut Stream) -> Option<()> {
         let number: i32 = value.extract().ok()?;
         match number {
             0..=0xff => stream.extend_from_slice(&[INT_1, number as u8]),
-            0..=0xffff => {
+            0x100..=0xffff => {
                 stream.push(INT_2);
                 stream.extend_from_slice(&(number as u16).to_le_bytes());
             }

@@ -65,7 +65,10 @@ mod tests {
         let second = after("second", &after("first", b"the error"));
         let (names, rest) = parts(&second).expect("made here");
         assert_eq!(names, "second\nfirst");
-        assert_eq!(rest, [&[BYTES, 9, 0, 0, 0, 0, 0, 0, 0][..], b"the error", TAIL].concat());
+        assert_eq!(
+            rest,
+            [&[BYTES, 9, 0, 0, 0, 0, 0, 0, 0][..], b"the error", TAIL].concat()
+        );
     }
 
     #[test]

@@ -80,7 +80,10 @@ impl CoreWorker {
     /// True once for a task that is to be interrupted: its thread is about to do so.
     pub fn take_interrupt(&self, task: TaskId) -> bool {
         let unique = task.unique();
-        let exchange = || self.interrupted.compare_exchange(unique, 0, Ordering::SeqCst, Ordering::SeqCst);
+        let exchange = || {
+            self.interrupted
+                .compare_exchange(unique, 0, Ordering::SeqCst, Ordering::SeqCst)
+        };
         self.interrupted.load(Ordering::Relaxed) == unique && exchange().is_ok()
     }
 }
@@ -210,7 +213,10 @@ impl State {
         if self.execution.take_queued(lane, message.seq) {
             // An actor's call, or an entry that its owner has just failed to withdraw. (Claimed, so that it counts once.)
             let claimed = message.seq & CALL_SEQ != 0
-                || self.peers.get(lane).is_some_and(|peer| peer.in_claims.claim(message.seq));
+                || self
+                    .peers
+                    .get(lane)
+                    .is_some_and(|peer| peer.in_claims.claim(message.seq));
             if claimed {
                 self.reply_not_run(lane, message.seq);
             }

@@ -23,7 +23,12 @@ impl CoreWorker {
         timeout: Duration,
         interrupt: Interrupt<'_>,
     ) -> Result<Answer, CoreError> {
-        self.ask_with(|state, request| state.tell_raylet(body(request)), what, timeout, interrupt)
+        self.ask_with(
+            |state, request| state.tell_raylet(body(request)),
+            what,
+            timeout,
+            interrupt,
+        )
     }
 
     /// Asks in the caller's own way, and waits.

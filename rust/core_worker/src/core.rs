@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -143,9 +143,8 @@ impl CoreWorker {
                 "the raylet passed no shared memory".to_owned(),
             ));
         };
-        let arena =
-            ArenaClient::attach(arena_fd, registered.arena_client, arena_owner(&worker_id))
-                .map_err(|e| failed("cannot map the arena", e))?;
+        let arena = ArenaClient::attach(arena_fd, registered.arena_client, arena_owner(&worker_id))
+            .map_err(|e| failed("cannot map the arena", e))?;
         let table = SpinTable::attach(spin_fd).ok().map(Arc::new);
         let bell = Arc::new(Doorbell::create().map_err(|e| failed("cannot make a doorbell", e))?);
         let node_id = NodeId::from_bytes(&registered.node_id).unwrap_or(NodeId::NIL);
@@ -324,12 +323,7 @@ impl CoreWorker {
     ///
     /// # Errors
     /// As [`Self::export_blob`]. Of a small one only that the raylet is gone: what else goes wrong is told as a notice.
-    pub fn export_function(
-        &self,
-        id: FunctionId,
-        blob: Vec<u8>,
-        interrupt: Interrupt<'_>,
-    ) -> Result<Bytes, CoreError> {
+    pub fn export_function(&self, id: FunctionId, blob: Vec<u8>, interrupt: Interrupt<'_>) -> Result<Bytes, CoreError> {
         if blob.len() > MAX_DEFINITION_BYTES {
             self.export_blob(id, blob, interrupt)?;
             return Ok(Bytes::new());
@@ -341,7 +335,11 @@ impl CoreWorker {
                 if state.raylet_dead {
                     return Err(CoreError::RayletDied);
                 }
-                state.ask_gcs("KvPut", prost::Message::encode_to_vec(&message), Question::StoreFunction);
+                state.ask_gcs(
+                    "KvPut",
+                    prost::Message::encode_to_vec(&message),
+                    Question::StoreFunction,
+                );
                 Ok(())
             })?;
         }

@@ -68,7 +68,10 @@ impl Execution {
 
     /// Takes a task out that has not begun; whether it was there.
     pub fn take_queued(&mut self, lane: PeerIndex, seq: u64) -> bool {
-        let at = self.queue.iter().position(|queued| queued.lane == lane && queued.task.seq == seq);
+        let at = self
+            .queue
+            .iter()
+            .position(|queued| queued.lane == lane && queued.task.seq == seq);
         at.and_then(|at| self.queue.remove(at)).is_some()
     }
 

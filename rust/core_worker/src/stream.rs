@@ -165,7 +165,11 @@ impl State {
     }
 
     fn next_item(&mut self, unique: u64) -> NextItem {
-        let Some(slot) = self.streams.get(&unique).and_then(|stream| stream.queue.front().copied()) else {
+        let Some(slot) = self
+            .streams
+            .get(&unique)
+            .and_then(|stream| stream.queue.front().copied())
+        else {
             return NextItem::End;
         };
         let Some((value, _)) = self.owner.value(slot) else {
@@ -237,13 +241,17 @@ impl State {
     /// The task has ended: its error, if it left one, is the last item.
     pub fn stream_ended(&mut self, unique: u64, error: Option<&StoredValue>) {
         self.limited_streams.remove(&unique);
-        let Some(stream) = self.streams.get_mut(&unique) else { return };
+        let Some(stream) = self.streams.get_mut(&unique) else {
+            return;
+        };
         if std::mem::replace(&mut stream.ended, true) {
             return;
         }
         if let Some(error) = error {
             let slot = *stream.queue.back().expect("a stream has a promise");
-            let promise = self.owner.promised(ObjectId::new(stream.task_id, FIRST_ITEM + stream.filled + 1));
+            let promise = self
+                .owner
+                .promised(ObjectId::new(stream.task_id, FIRST_ITEM + stream.filled + 1));
             stream.queue.push_back(promise);
             self.owner.fetched(slot, error.clone(), true, &mut self.owner_effects);
         }

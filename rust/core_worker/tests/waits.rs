@@ -10,7 +10,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prost::Message;
 use ray_rs_core_worker::{ConnectConfig, CoreWorker, Next, Role, TaskStatus, v1};
@@ -160,7 +160,11 @@ impl Peer {
             from: Some((&me).into()),
             session: SESSION.to_owned(),
         };
-        send(&socket, &hello, &[memory.as_fd(), bell_memory.as_fd(), bell_eventfd.as_fd()]);
+        send(
+            &socket,
+            &hello,
+            &[memory.as_fd(), bell_memory.as_fd(), bell_eventfd.as_fd()],
+        );
         let (_, fds): (v1::HelloAck, _) = receive(&socket);
         let [bell_memory, eventfd] = fds.try_into().expect("a bell is two descriptors");
         let bell = RemoteBell::attach(bell_memory.try_clone().expect("dup"), eventfd).expect("a bell");
@@ -208,11 +212,18 @@ impl Peer {
         u32::from_le_bytes(word)
     }
 
-    /// What is left when this process is killed in the middle of a ring: the announcement is taken, nobody is woken.
-    fn die_in_the_middle_of_a_ring(self) {
+    /// Until the worker's executor sleeps, and a ring would wake it.
+    fn wait_for_sleeper(&self) {
+        let began = Instant::now();
         while self.sleeper() & EXEC == 0 {
+            assert!(began.elapsed() < LIMIT, "nobody says that it sleeps");
             std::thread::yield_now();
         }
+    }
+
+    /// What is left when this process is killed in the middle of a ring: the announcement is taken, nobody is woken.
+    fn die_in_the_middle_of_a_ring(self) {
+        self.wait_for_sleeper();
         rustix::io::pwrite(&self.bell_memory, &[0; 4], 4).expect("the page can be written");
         drop(self.socket);
     }
@@ -225,9 +236,7 @@ fn an_idle_worker_hears_the_raylet() {
     let mut peer = Peer::connect(&core, &raylet.directory.path().join("sockets"), 2);
     peer.push_task(1);
     assert_eq!(heard.recv_timeout(LIMIT), Ok("ran a task"));
-    while peer.sleeper() & EXEC == 0 {
-        std::thread::yield_now();
-    }
+    peer.wait_for_sleeper();
     // By the socket, which the sleeping thread does not watch.
     raylet.order_exit();
     assert_eq!(heard.recv_timeout(LIMIT), Ok("was told to end"));
@@ -240,9 +249,7 @@ fn an_idle_worker_hears_a_newcomer() {
     let heard = executor(&core);
     let sockets = raylet.directory.path().join("sockets");
     let mut first = Peer::connect(&core, &sockets, 2);
-    while first.sleeper() & EXEC == 0 {
-        std::thread::yield_now();
-    }
+    first.wait_for_sleeper();
     // The sleeper does not know this lane.
     let mut second = Peer::connect(&core, &sockets, 3);
     second.push_task(1);
@@ -260,10 +267,8 @@ fn a_ringer_that_is_killed_costs_the_sleeper_nothing() {
     let doomed = Peer::connect(&core, &sockets, 2);
     let mut other = Peer::connect(&core, &sockets, 3);
     doomed.die_in_the_middle_of_a_ring();
-    while other.sleeper() & EXEC == 0 {
-        // Nobody would be woken by a ring now. The death is noticed, and the sleeper announces itself again.
-        std::thread::yield_now();
-    }
+    // Nobody would be woken by a ring now. The death is noticed, and the sleeper announces itself again.
+    other.wait_for_sleeper();
     other.push_task(1);
     assert_eq!(heard.recv_timeout(LIMIT), Ok("ran a task"));
     core.shutdown();

@@ -89,7 +89,9 @@ impl Dispatcher {
             return;
         }
         let streaming = state.streaming > 0;
-        let Some((first, charge)) = self.head(class) else { return };
+        let Some((first, charge)) = self.head(class) else {
+            return;
+        };
         let work = u64::from(charge) * queued as u64;
         let window = WINDOW_WORK.as_nanos() as u64;
         let useful = if streaming {

@@ -142,8 +142,7 @@ fn an_argument_of_a_task_that_was_given_up_does_not_count_for_the_next_one() {
         for slot in deps {
             table.local_added(*slot);
         }
-        let (task, returns) =
-            table.task_submitted(task_id(unique), 1, "f", deps.into(), smallvec![], 0, &mut effects);
+        let (task, returns) = table.task_submitted(task_id(unique), 1, "f", deps.into(), smallvec![], 0, &mut effects);
         (task, returns[0])
     };
     let (slow, late) = submit(&mut table, 1, &[]);

@@ -61,6 +61,7 @@ class ProgressBarCallback(RayDaskCallback):
             ref._on_completed(lambda outcome: bar.update())
 
     def _ray_finish(self, result: Any) -> None:
+        self._bar.n = self._bar.total  # the last are still being reported
         self._bar.close()
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import io
+import pickle
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dask._task_spec import Alias, DataNode, convert_legacy_graph
 
 import ray_rs as ray
+from ray_rs import _serialization
 from ray_rs.util.dask.callbacks import Callbacks, RayDaskCallback
 
 __all__ = ["ray_dask_get", "ray_dask_get_sync"]
@@ -123,29 +126,57 @@ class _GraphRun:
         if given is not None:
             return _as_ref(given)
         options = {"name": f"dask:{key}", **self._default_options, **self._options.get(key, {})}
-        ref = self._task.options(**options).remote(node, names, self._callbacks.in_worker(), key, *refs)
+        packed, inner_refs = _pack(node)
+        hooks = self._callbacks.in_worker()
+        ref = self._task.options(**options).remote(packed, len(inner_refs), names, hooks, key, *inner_refs, *refs)
         self._callbacks.after_submit(node, key, names, ref)
         return ref
 
 
-def _run_node(node: Any, names: list[Any], hooks: list[Any], key: Any, *values: Any) -> Any:
+def _run_node(
+    packed: bytes, inner_count: int, names: list[Any], hooks: list[Any], key: Any, *inner_and_outer_values: Any
+) -> Any:
     """In a worker."""
+    inner, values = inner_and_outer_values[:inner_count], inner_and_outer_values[inner_count:]
     states = [before(key, values) if before is not None else None for before, _ in hooks]
-    result = _without_refs(node)(dict(zip(names, values, strict=True)))
+    result = _Unpacker(packed, inner).load()(dict(zip(names, values, strict=True)))
     for (_, after), state in zip(hooks, states, strict=True):
         if after is not None:
             after(key, result, state)
     return result
 
 
-def _without_refs(node: Any) -> Any:
-    """dask may have put what a collection was persisted to straight among the arguments of a task."""
-    args = getattr(node, "args", ())
-    if not any(isinstance(argument, ray.ObjectRef) for argument in args):
-        return node
-    copy = node.copy()
-    copy.args = tuple(ray.get(argument) if isinstance(argument, ray.ObjectRef) else argument for argument in args)
-    return copy
+def _pack(node: Any) -> tuple[bytes, list[Any]]:
+    """A node as bytes, and the references in it: what a collection was persisted to may be anywhere inside."""
+    file = io.BytesIO()
+    packer = _Packer(file)
+    packer.dump(node)
+    return file.getvalue(), packer.refs
+
+
+class _Packer(_serialization._Pickler):
+    """Leaves references out."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, None)
+        self.refs: list[Any] = []
+
+    def persistent_id(self, obj: Any) -> int | None:
+        if not isinstance(obj, ray.ObjectRef):
+            return None
+        self.refs.append(obj)
+        return len(self.refs) - 1
+
+
+class _Unpacker(pickle.Unpickler):
+    """Puts values where references were."""
+
+    def __init__(self, packed: bytes, values: tuple[Any, ...]) -> None:
+        super().__init__(io.BytesIO(packed))
+        self._values = values
+
+    def persistent_load(self, pid: Any) -> Any:
+        return self._values[pid]
 
 
 def _as_ref(value: Any) -> Any:

@@ -533,10 +533,7 @@ impl Lifecycle {
                 effects.push(Effect::Persist { actor });
                 effects.push(Effect::ReleaseName { actor });
             }
-            State::WaitingForArguments
-            | State::WaitingForNode { .. }
-            | State::Leaving { .. }
-            | State::Dead { .. } => {}
+            State::WaitingForArguments | State::WaitingForNode { .. } | State::Leaving { .. } | State::Dead { .. } => {}
         }
     }
 

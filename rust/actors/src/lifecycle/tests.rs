@@ -326,10 +326,7 @@ fn out_of_scope_waits_for_the_workers_own_end() {
     let effects = story.event(Event::OutOfScope { actor: actor(1) });
     assert_eq!(
         effects,
-        [
-            persist(),
-            stop(Some(worker(9)), true, "no handle to the actor is left")
-        ]
+        [persist(), stop(Some(worker(9)), true, "no handle to the actor is left")]
     );
     assert_eq!(story.phase(), Phase::Alive, "ACT-4");
     assert_eq!(story.death(), Some(Death::OutOfScope));

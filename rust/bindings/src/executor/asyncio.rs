@@ -51,7 +51,9 @@ static ENGINE: PyOnceLock<Py<AsyncEngine>> = PyOnceLock::new();
 /// Cancels the asyncio task of a call, if it has one (plain methods have none). On a thread that is not the loop's.
 pub fn cancel(unique: u64) {
     Python::try_attach(|py| {
-        let Some(engine) = ENGINE.get(py).map(Py::get) else { return };
+        let Some(engine) = ENGINE.get(py).map(Py::get) else {
+            return;
+        };
         let task = engine.calls.lock().get(&unique).map(|task| task.clone_ref(py));
         let Some(task) = task else { return };
         let ordered = (task.bind(py).getattr("cancel"))
@@ -364,7 +366,9 @@ struct ItemSender {
 impl ItemSender {
     fn send(&self, py: Python<'_>, index: u32, item: &Bound<'_, PyAny>) -> PyResult<()> {
         // Taken out meanwhile: sending calls into Python, which no lock may do.
-        let Some(task) = self.task.lock().take() else { return Ok(()) };
+        let Some(task) = self.task.lock().take() else {
+            return Ok(());
+        };
         let sent = self.engine.get().executor.send_item(py, &task, index, item);
         *self.task.lock() = Some(task);
         sent

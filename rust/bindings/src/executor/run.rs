@@ -167,7 +167,10 @@ impl Executor {
             expected => {
                 // A generator with a fixed number of returns.
                 let collected = match value.hasattr("__next__")? {
-                    true => Some(PyTuple::new(value.py(), value.try_iter()?.collect::<PyResult<Vec<_>>>()?)?),
+                    true => Some(PyTuple::new(
+                        value.py(),
+                        value.try_iter()?.collect::<PyResult<Vec<_>>>()?,
+                    )?),
                     false => None,
                 };
                 let value = collected.as_ref().map_or(value, |tuple| tuple.as_any());

@@ -82,7 +82,9 @@ pub fn run(py: Python<'_>, executor: &Arc<Executor>, limit: usize, groups: &[(St
     }
     for (index, pool) in pools.iter().enumerate() {
         let others = pools.iter().enumerate().filter(|(other, _)| *other != index);
-        let _ = pool.others.set(others.map(|(_, other)| Arc::downgrade(other)).collect());
+        let _ = pool
+            .others
+            .set(others.map(|(_, other)| Arc::downgrade(other)).collect());
     }
     for pool in &pools[1..] {
         let watcher = Watcher(Arc::clone(pool));

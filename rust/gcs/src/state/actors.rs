@@ -208,9 +208,7 @@ impl State {
     }
 
     fn is_ending(&self, actor: ActorId) -> bool {
-        self.lifecycle
-            .status(actor)
-            .is_none_or(|status| status.death.is_some())
+        self.lifecycle.status(actor).is_none_or(|status| status.death.is_some())
     }
 
     /// Resolves (with an error or not) when it is worth looking again whether the actor is known; `None`: it is.

@@ -233,7 +233,10 @@ impl ArenaClient {
         let mut inside = self.inside.lock();
         let extents: Vec<_> = inside.allocator.extents().collect();
         let mut orphans = Vec::new();
-        for (offset, _) in extents.into_iter().flat_map(|(offset, len)| self.map.blocks(offset, len)) {
+        for (offset, _) in extents
+            .into_iter()
+            .flat_map(|(offset, len)| self.map.blocks(offset, len))
+        {
             let data_offset = offset + HEADER_BYTES;
             let Some(header) = self.map.header(data_offset) else {
                 continue;

@@ -100,7 +100,9 @@ fn bring_in(dst: &mut [u8], src: &[u8]) {
     use rustix::mm::{Advice, madvise};
     let whole_pages = |start: usize, len: usize| {
         let first = start.next_multiple_of(PAGE);
-        ((start + len) / PAGE * PAGE).checked_sub(first).map(|len| (first - start, len))
+        ((start + len) / PAGE * PAGE)
+            .checked_sub(first)
+            .map(|len| (first - start, len))
     };
     if let Some((offset, len)) = whole_pages(src.as_ptr().addr(), src.len()) {
         let start = src[offset..].as_ptr().cast_mut().cast();
@@ -269,11 +271,22 @@ mod tests {
     fn each_way_copies_all_lengths_and_alignments() {
         let src = pattern(3 * PIECE / 2);
         for way in ALL {
-            for (start, len) in [(0, 0), (1, 1), (3, 31), (5, 100), (0, 4096 * 4), (7, 4096 * 9 + 13), (9, PIECE)] {
+            for (start, len) in [
+                (0, 0),
+                (1, 1),
+                (3, 31),
+                (5, 100),
+                (0, 4096 * 4),
+                (7, 4096 * 9 + 13),
+                (9, PIECE),
+            ] {
                 for shift in [0, 1, 32] {
                     let mut dst = vec![0xaa; shift + len + 1];
                     way.copy(&mut dst[shift..shift + len], &src[start..start + len]);
-                    assert!(dst[shift..shift + len] == src[start..start + len], "{way:?} {start} {len} {shift}");
+                    assert!(
+                        dst[shift..shift + len] == src[start..start + len],
+                        "{way:?} {start} {len} {shift}"
+                    );
                     assert_eq!(dst[shift + len], 0xaa, "{way:?} wrote past the end");
                 }
             }

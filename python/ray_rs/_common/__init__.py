@@ -1,0 +1,1 @@
+"""What Ray keeps here and test files written for Ray import: `test_utils`."""
