@@ -23,7 +23,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 if os.environ.get("RAY_UNDER_TEST") == "ray":
     # Ray's workers import from the script's directory and PYTHONPATH, not from all of the driver's sys.path.
     os.environ["PYTHONPATH"] = os.pathsep.join(
-        str(Path(__file__).parent / name) for name in ("", "api", "fault", "compat")
+        str(Path(__file__).parent / name) for name in ("", "api", "fault", "compat", "util")
     )
 
 import traces

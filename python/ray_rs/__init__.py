@@ -68,6 +68,7 @@ _SUBMODULES = (
     "options",
     "remote_function",
     "runtime_context",
+    "runtime_env",
     "types",
     "util",
 )
@@ -130,6 +131,7 @@ __all__ = [
     "remote",
     "remote_function",
     "runtime_context",
+    "runtime_env",
     "shutdown",
     "types",
     "util",

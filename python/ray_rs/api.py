@@ -176,7 +176,7 @@ def init(
         logging_config: Not supported yet; must be None.
         log_to_driver: Show what workers print; RAY_LOG_TO_DRIVER, else True, when None.
         namespace: Where named actors of this job live; a random one when None.
-        runtime_env: Not supported yet; must be None or empty.
+        runtime_env: What the job's workers have besides what this process has; see `ray_rs.runtime_env.RuntimeEnv`.
         enable_resource_isolation: Not supported yet; must be False.
         cgroup_path: Not supported yet; must be None.
         system_reserved_cpu: Not supported yet; must be None.
@@ -209,7 +209,6 @@ def init(
         _refuse(
             job_config=job_config,
             logging_config=logging_config,
-            runtime_env=runtime_env,
             enable_resource_isolation=enable_resource_isolation,
             cgroup_path=cgroup_path,
             system_reserved_cpu=system_reserved_cpu,
@@ -221,6 +220,7 @@ def init(
         _logs.configure(level=logging_level, use_logging=not configure_logging, show_workers=log_to_driver)
         target = _target(address)
         config = _processes.driver_config(namespace=namespace, log_to_driver=log_to_driver)
+        env = _checked_env(runtime_env, config)
         for_new_sessions = {
             "num_cpus": num_cpus,
             "num_gpus": num_gpus,
@@ -241,7 +241,10 @@ def init(
                 )
             _logs.info(f"Connecting to existing Ray cluster at address: {target['gcs_address']}...")
             session = target
+        if env:
+            _set_up(env, session, config, started_here=target is None)
         _connect(session, config, started_here=target is None)
+        _session["runtime_env"] = config["env"].get("RAY_RS_RUNTIME_ENV", "{}")
         _logs.info("Started a local Ray instance." if target is None else "Connected to Ray cluster.")
         return RayContext(_address_info())
 
@@ -355,6 +358,34 @@ def _check_resources(resources: dict[str, float] | None) -> None:
             )
         if not isinstance(amount, (int, float)) or not 0 <= amount < float("inf"):
             raise ValueError(f"Resource quantities must be nonnegative. Violated by resource {name!r}: {amount}")
+
+
+def _checked_env(given: dict[str, Any] | None, config: dict[str, Any]) -> dict[str, Any] | None:
+    """The job's environment, with its variables laid over those of the driver; None when there is none."""
+    if not given:
+        return None
+    if not isinstance(given, dict):
+        raise TypeError(f"runtime_env must be a dict or a RuntimeEnv, got {type(given)}")
+    from ray_rs import runtime_env
+
+    env = given if isinstance(given, runtime_env.RuntimeEnv) else runtime_env.RuntimeEnv(**given)
+    config["env"].update(runtime_env.variables_of(env))
+    plain = {name: value for name, value in env.items() if name != "py_modules"}
+    config["env"][runtime_env.VARIABLE] = repr(
+        {**plain, "py_modules": [str(each) for each in env.get("py_modules", [])]}
+    )
+    return env if runtime_env.has_files(env) else None
+
+
+def _set_up(env: dict[str, Any], session: dict[str, Any], config: dict[str, Any], *, started_here: bool) -> None:
+    from ray_rs import runtime_env
+
+    try:
+        runtime_env.apply_files(env, session["session_dir"], config)
+    except BaseException:
+        if started_here:
+            _core.stop_head(session["session_dir"])
+        raise
 
 
 def _connect(session: dict[str, Any], config: dict[str, Any], *, started_here: bool) -> None:

@@ -131,6 +131,30 @@ class RuntimeContext:
         assert not self._require()["is_driver"], "This method is only available when the process is a worker."
         return bool(_core.current_actor() is not None and _actor_info["incarnation"] > 0)
 
+    @property
+    def runtime_env(self) -> Any:
+        """The job's `ray_rs.runtime_env.RuntimeEnv`; empty when it has none."""
+        from ray_rs.runtime_env import RuntimeEnv
+
+        return RuntimeEnv(_validate=False, **self._runtime_env())
+
+    def get_runtime_env_string(self) -> str:
+        """The job's runtime environment as JSON."""
+        import json
+
+        return json.dumps(self._runtime_env())
+
+    def _runtime_env(self) -> dict[str, Any]:
+        import ast
+
+        if self._require()["is_driver"]:
+            from ray_rs import api
+
+            text = api._session.get("runtime_env", "{}")
+        else:
+            text = os.environ.get("RAY_RS_RUNTIME_ENV", "{}")
+        return ast.literal_eval(text)  # type: ignore[no-any-return]
+
     def get_session_name(self) -> str:
         """Name of the session's directory."""
         return str(os.path.basename(self._require()["session_dir"]))

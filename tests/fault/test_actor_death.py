@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from under_test import exceptions, ray, ray_rs_only
@@ -76,6 +77,26 @@ def test_a_borrower_of_the_handle_learns_it_too():
     ray.wait([ref], timeout=0.5)
     os.kill(pid, signal.SIGKILL)
     assert ray.get(ref, timeout=30) == "learned"
+
+
+def test_every_waiting_thread_learns_it():
+    """Whichever of them reads the lanes: those that sleep behind it are told as well."""
+    actor, other = Actor.remote(), Actor.remote()
+    pid = ray.get(actor.pid.remote())
+    ray.get(other.echo.remote(1))
+
+    def wait(i):
+        handle = actor if i % 4 else other
+        try:
+            return ray.get(handle.sleep.remote() if i % 4 else handle.echo.remote(i), timeout=60)
+        except exceptions.ActorDiedError:
+            return "died"
+
+    with ThreadPoolExecutor(12) as pool:
+        waiting = [pool.submit(wait, i) for i in range(12)]
+        time.sleep(0.3)
+        os.kill(pid, signal.SIGKILL)
+        assert [future.result() for future in waiting] == ["died" if i % 4 else i for i in range(12)]
 
 
 def test_results_from_before_its_death_are_still_there():

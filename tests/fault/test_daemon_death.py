@@ -44,7 +44,7 @@ REPORT = """
             ending = action()
         except Exception as error:
             ending = type(error).__name__
-        print(name, ending, flush=True)
+        os.write(1, f"{name} {ending}\\n".encode())  # whole lines, whichever thread
 
     future = sleeper.sleep.remote().future()
     waiting = {

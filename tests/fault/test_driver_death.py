@@ -34,6 +34,8 @@ class Actor:
         return self.view
 
     def child(self):
+        subprocess.Popen(["sleep", "1000"], start_new_session=True)
+        subprocess.run(["sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 &"])
         return subprocess.Popen(["sleep", "1000"]).pid
 
 actor = Actor.options(name="held", lifetime="detached").remote()
@@ -52,8 +54,8 @@ def start_busy(tmp_path, rest=""):
     """A driver in the middle of its work. It goes on to `rest` when its standard input ends."""
     driver = start_driver(BUSY + rest, str(tmp_path / "started"), stdin=subprocess.PIPE)
     wait_for_line(driver, "READY")
-    # gcs, raylet, zygote, a worker for the task and one for the actor, and two subprocesses of these.
-    assert len(traces.processes()) >= 8, traces.processes()
+    # The driver, gcs, raylet, zygote, a worker for the task and one for the actor, and four subprocesses of these.
+    assert len(traces.processes()) >= 10, traces.processes()
     return driver
 
 

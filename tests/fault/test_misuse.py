@@ -36,6 +36,29 @@ def test_a_demand_that_can_never_be_met():
     assert "64" in text
 
 
+@ray_rs_only("Ray's text names the demand, not what is missing, and comes late")
+def test_an_actor_that_can_never_be_placed():
+    done = run_driver(
+        """
+        ray.init(num_cpus=2)
+
+        @ray.remote(num_cpus=3)
+        class Never:
+            def f(self):
+                return 1
+
+        actor = Never.remote()
+        try:
+            ray.get(actor.f.remote(), timeout=3)
+        except (ray.exceptions.GetTimeoutError, ray.exceptions.ActorUnschedulableError) as error:
+            print("REFUSED")
+        """
+    )
+    assert "REFUSED" in done.stdout
+    text = done.stdout + done.stderr
+    assert "3" in text and "CPU" in text, text
+
+
 @ray_rs_only("Ray starts a new cluster")
 def test_use_after_shutdown():
     done = run_driver(

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -172,6 +173,33 @@ def test_objects_of_a_dead_owner():
         os.kill(ray.get(owner.pid.remote()), signal.SIGKILL)
         assert waiting.result() == "its owner died"
     assert [outcome(ref) for ref in refs] == ["its owner died"] * 3
+
+
+@ray_rs_only("Ray leaves them behind")
+@pytest.mark.parametrize("kind", ["task", "actor"])
+def test_what_a_killed_worker_had_started_ends_with_it(kind, tmp_path):
+    path = str(tmp_path / "children")
+
+    def start():
+        """One process of its own, and one whose parent has ended."""
+        children = [subprocess.Popen(["sleep", "1000"]).pid]
+        child = subprocess.run(["sh", "-c", "sleep 1000 >/dev/null & echo $!"], stdout=subprocess.PIPE, check=True)
+        children.append(int(child.stdout))
+        with open(path, "w") as file:
+            file.write(" ".join(map(str, [os.getpid(), *children])))
+        time.sleep(1000)
+
+    if kind == "task":
+        ref = ray.remote(max_retries=0)(start).remote()
+    else:
+        actor = ray.remote(type("Starter", (), {"start": staticmethod(start)})).remote()
+        ref = actor.start.remote()
+    worker, *children = wait_until(lambda: contents(path), "the children to run").split()
+    assert len(children) == 2 and all(os.path.exists(f"/proc/{child}") for child in children)
+    os.kill(int(worker), signal.SIGKILL)
+    with pytest.raises(exceptions.WorkerCrashedError if kind == "task" else exceptions.ActorDiedError):
+        ray.get(ref, timeout=30)
+    wait_until(lambda: not any(os.path.exists(f"/proc/{child}") for child in children), "the children to end")
 
 
 def test_the_owner_of_a_nested_task_dies():

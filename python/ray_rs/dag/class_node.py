@@ -70,13 +70,12 @@ class _UnboundMethod:
         """The same method with other options; see `@ray.method`."""
         return _UnboundMethod(self._node, self._name, self._method, {**self._options, **options})
 
-    def bind(self, *args: Any, **kwargs: Any) -> Any:
-        """Describes a call. A method with several returns gives a tuple of nodes, one for each."""
+    def bind(self, *args: Any, **kwargs: Any) -> ClassMethodNode:
+        """Describes a call. Of a method with several returns the result is their list."""
         _check(self._method, args, kwargs)
-        settings = _actor._method_settings(_actor._unbound(self._method))
         call = ClassMethodNode(self._node, self._name, args, kwargs, self._options)
         call._previous, self._node._last_call = self._node._last_call, call
-        return _outputs(call, self._options.get("num_returns", settings.get("num_returns")))
+        return call
 
 
 class ClassMethodNode(DAGNode):
@@ -131,13 +130,14 @@ class _OutputNode(ClassMethodNode):
 
     def __init__(self, call: ClassMethodNode, index: int) -> None:
         super().__init__(call._target, call._method_name, (call,), {}, {})
+        #: Which one.
         self.output_idx = index
 
     def _run(self, resolve: Callable[[Any], Any], inputs: tuple[Any, ...], named_inputs: dict[str, Any]) -> Any:
         return resolve(self._bound_args[0])[self.output_idx]
 
 
-def bind_method(method: ActorMethod, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ClassMethodNode:
+def bind_method(method: ActorMethod, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`handle.method.bind(...)` of a living actor.
 
     Args:
@@ -146,15 +146,11 @@ def bind_method(method: ActorMethod, args: tuple[Any, ...], kwargs: dict[str, An
         kwargs: Keyword arguments.
 
     Returns:
-        The node; of a method with several returns its result is their list.
+        The node; a tuple of them, one for each return, when the method has several.
     """
-    return ClassMethodNode(method, method._method_name, args, kwargs, {})
-
-
-def _outputs(call: ClassMethodNode, num_returns: Any) -> Any:
-    if not isinstance(num_returns, int) or num_returns < 2:
-        return call
-    return tuple(_OutputNode(call, index) for index in range(num_returns))
+    call = ClassMethodNode(method, method._method_name, args, kwargs, {})
+    num_returns = method._num_returns
+    return tuple(_OutputNode(call, index) for index in range(num_returns)) if num_returns > 1 else call
 
 
 def _check(method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

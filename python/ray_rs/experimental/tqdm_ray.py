@@ -122,11 +122,10 @@ class tqdm(Generic[T]):  # noqa: N801 - Ray's name, which is tqdm's
         if self._closed and not last:
             return
         in_worker = _core.is_initialized() and not _core.process_info()["is_driver"]
-        if in_worker and not force:
-            now = time.monotonic()
-            if now - self._reported_at < self._flush_interval_s:
-                return
-            self._reported_at = now
+        now = time.monotonic()
+        if in_worker and not force and now - self._reported_at < self._flush_interval_s:
+            return
+        self._reported_at = now
         state = {
             "id": self._number,
             "desc": self._desc,

@@ -61,6 +61,5 @@ def disable_log_once_globally() -> None:
 
 def enable_periodic_logging() -> None:
     """Makes `log_once` forget, every minute, what was said."""
-    global _disabled, _periodic
-    _disabled = False
+    global _periodic
     _periodic = True

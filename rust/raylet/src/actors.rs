@@ -13,8 +13,6 @@ use rustc_hash::FxHashMap;
 use crate::input::{ConnKey, Input, Token};
 use crate::raylet::Raylet;
 
-/// Pause before a control store that does not answer is asked again.
-const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// A handle may travel faster than its actor's registration: so long, unknown is not dead.
 const REGISTRATION_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -76,6 +74,7 @@ impl Raylet {
         match command {
             Command::Accepted(accepted) => {
                 self.node_index = Some(accepted.node_index);
+                self.gcs_is_back();
                 self.report_again();
                 self.settle_registrations();
             }
@@ -90,6 +89,29 @@ impl Raylet {
                     self.end_job(key);
                 }
             }
+        }
+    }
+
+    pub fn gcs_is_gone(&mut self) {
+        // Before the first connection it is merely starting.
+        if self.node_index.is_some() && !std::mem::replace(&mut self.told_gcs_gone, true) {
+            tracing::warn!("the connection to the control store has ended");
+            self.tell_drivers(
+                "The control store (gcs) has ended. What runs goes on, but actors are neither created nor found by their \
+                 names any more; start the cluster again when it is convenient.",
+            );
+        }
+    }
+
+    fn gcs_is_back(&mut self) {
+        if std::mem::take(&mut self.told_gcs_gone) {
+            self.tell_drivers("The control store (gcs) is back.");
+        }
+    }
+
+    fn tell_drivers(&self, text: &str) {
+        for job in self.jobs.keys() {
+            self.notice(*job, text.to_owned());
         }
     }
 
@@ -240,18 +262,12 @@ impl Raylet {
             let (gcs, inputs) = (self.gcs.clone(), self.inputs.clone());
             tokio::spawn(async move {
                 // The control store holds the question until it knows the actor.
-                let request = || v1::GetActorRequest {
+                let request = v1::GetActorRequest {
                     actor_id: actor.0.to_vec(),
                     patience_ms: REGISTRATION_PATIENCE.as_millis() as u32,
                     ..v1::GetActorRequest::default()
                 };
-                let reply: Result<v1::GetActorReply, String> = loop {
-                    match gcs.ask("GetActor", request()).await {
-                        Err(error) if error.starts_with("Unavailable") => {}
-                        reply => break reply,
-                    }
-                    tokio::time::sleep(ASK_AGAIN).await;
-                };
+                let reply = gcs.ask_until_answered("GetActor", request).await;
                 let _ = inputs.send(Input::ActorLookedUp { actor, reply }).await;
             });
         }

@@ -54,6 +54,23 @@ impl GcsLink {
             .map_err(|status| format!("{:?}: {}", status.code(), status.message()))
     }
 
+    /// The same as [`Self::ask`], again after each time that the control store was away.
+    pub async fn ask_until_answered<Q, A>(&self, method: &str, request: Q) -> Result<A, String>
+    where
+        Q: Message + Clone,
+        A: Message + Default,
+    {
+        let mut client = self.client.clone();
+        loop {
+            client.mark_unchanged();
+            match self.ask(method, request.clone()).await {
+                // The link is being made anew; until it is, there is nobody to ask. An error means that the loop has ended.
+                Err(error) if error.starts_with("Unavailable") => client.changed().await.map_err(|_| error)?,
+                reply => return reply,
+            }
+        }
+    }
+
     /// A call of the raylet's own.
     pub async fn ask<Q: Message, A: Message + Default>(&self, method: &str, request: Q) -> Result<A, String> {
         let reply = self.call(method, request.encode_to_vec().into()).await?;
@@ -73,7 +90,7 @@ async fn keep_connected(
         match one_connection(&session_dir, &node, &mut reports, &found, &inputs).await {
             Ok(true) => pause = FIRST_PAUSE,
             Ok(false) => return,
-            Err(error) => tracing::info!(%error, "the control store cannot be reached"),
+            Err(error) => tracing::debug!(%error, "the control store cannot be reached"),
         }
         if inputs.send(Input::GcsLost).await.is_err() {
             return;

@@ -95,7 +95,7 @@ impl Raylet {
         })
     }
 
-    fn notice(&self, job: JobKey, text: String) {
+    pub fn notice(&self, job: JobKey, text: String) {
         let driver = self
             .jobs
             .get(&job)

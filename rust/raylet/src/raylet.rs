@@ -65,6 +65,8 @@ pub(crate) struct Raylet {
     pub deaths: Deaths,
     pub actors: Actors,
     pub gcs: GcsLink,
+    /// Drivers were told that the control store is gone.
+    pub told_gcs_gone: bool,
     pub store: ObjectService,
     pub spin: Arc<SpinTable>,
     pub spin_fd: OwnedFd,
@@ -203,6 +205,7 @@ impl Raylet {
             deaths: Deaths::default(),
             actors: Actors::default(),
             gcs,
+            told_gcs_gone: false,
             store,
             spin: Arc::new(spin),
             spin_fd,
@@ -243,7 +246,7 @@ impl Raylet {
             Input::Zygote { zygote, word } => self.take_zygote_word(zygote, word),
             Input::ChildEnded => self.reap(),
             Input::Gcs(body) => self.take_command(body),
-            Input::GcsLost => tracing::debug!("the control store is gone"),
+            Input::GcsLost => self.gcs_is_gone(),
             Input::JobRegistered { conn, reply } => self.job_registered(conn, reply),
             Input::ActorLookedUp { actor, reply } => self.actor_looked_up(actor, reply),
             Input::PagesReserved {

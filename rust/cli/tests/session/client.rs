@@ -179,6 +179,14 @@ impl Client {
         .await
     }
 
+    pub async fn notice(&mut self, text: &str) {
+        self.expect("notice", |body| match body {
+            From::Notice(notice) => notice.text.contains(text).then_some(()),
+            _ => None,
+        })
+        .await;
+    }
+
     pub async fn line(&mut self, text: &str) -> v1::LogLines {
         self.expect("printed line", |body| match body {
             From::LogLines(lines) if lines.lines.iter().any(|line| line.contains(text)) => Some(lines.clone()),
