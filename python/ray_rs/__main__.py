@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _run_script(path: str) -> None:
-    """Runs a file as Python would. Its module stays `__main__` to the end: what is pickled at exit is looked up there."""
+    """Runs a file as Python would. Its module stays `__main__` to the end, as what runs at exit may look it up."""
     absolute = os.path.abspath(path)
     try:
         with io.open_code(absolute) as file:

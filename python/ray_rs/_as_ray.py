@@ -1,8 +1,8 @@
 """`import ray` means ray_rs, for programs and libraries that can't be edited.
 
-`sys.modules["ray"]` is the package itself, and a finder in front of all others answers for `ray.*` with the very modules
-of `ray_rs.*`: one module object under two names, so that a class is the same by whichever name it was imported. Nothing
-is copied or patched but `ray_rs.__version__`, which libraries compare with Ray's.
+`sys.modules["ray"]` is the package itself, and a finder in front of all others answers for `ray.*` with the very
+modules of `ray_rs.*`: one module object under two names, so that a class is the same by whichever name it was imported.
+Nothing is copied, and nothing changed but `ray_rs.__version__`, which libraries compare with Ray's.
 
 Importing `ray_rs.as_ray` installs this, which is all that a worker has to do: its zygote imports that module when the
 driver did (`_processes.driver_config`).
@@ -63,7 +63,7 @@ def _install() -> None:
             "ray_rs.install_as_ray() before anything imports ray, or run the program with `python -m ray_rs script.py`."
         )
     sys.modules["ray"] = ray_rs
-    sys.meta_path.insert(0, _Finder)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, _Finder)
     ray_rs.__version__ = RAY_VERSION
     if ray_rs.is_initialized() and ray_rs._core.process_info()["is_driver"]:
         import warnings
@@ -95,7 +95,8 @@ class _Finder:
         except ModuleNotFoundError:  # of a parent
             found = None
         if found is not None:
-            return ModuleSpec(name, _Loader(f"{_OWN}.{rest}"), is_package=found.submodule_search_locations is not None)
+            loader: Any = _Loader(f"{_OWN}.{rest}")
+            return ModuleSpec(name, loader, is_package=found.submodule_search_locations is not None)
         if _is_import(sys._getframe(2)):
             raise _missing(name)
         return None
@@ -152,8 +153,8 @@ class _Loader:
 def _is_import(caller: Any) -> bool:
     """Whether an import runs, and not `importlib.util.find_spec`, which libraries use to ask what there is.
 
-    The first shall fail with a reason, the second shall be told that there is nothing. `caller` is the frame that called
-    the import system's search.
+    The first shall fail with a reason, the second shall be told that there is nothing. `caller` is the frame that
+    called the import system's search.
     """
     return bool(caller.f_code.co_name == "_find_and_load_unlocked")
 
@@ -162,8 +163,8 @@ def _missing(name: str) -> ModuleNotFoundError:
     part = name.split(".")[1]
     if part in _LIBRARIES:
         text = (
-            f"No module named '{name}': {_LIBRARIES[part]} is a library on top of Ray Core, and ray_rs, which stands for "
-            "`ray` in this process, is Ray Core alone. What needs it has to run on Ray itself."
+            f"No module named '{name}': {_LIBRARIES[part]} is a library on top of Ray Core, and ray_rs, which stands "
+            "for `ray` in this process, is Ray Core alone. What needs it has to run on Ray itself."
         )
     elif part == "workflow":
         text = f"No module named '{name}': Ray has dropped it; its last version with workflows is 2.47."

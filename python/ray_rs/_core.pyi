@@ -11,9 +11,9 @@ Python names that the extension looks up lazily, on first use (they must exist w
     ray_rs._serialization.dumps(obj) -> tuple[bytes, list[pickle.PickleBuffer]]
         For everything that is not made of exact builtin types: cloudpickle at protocol 5 with out-of-band buffers
         (registered serializers, `__main__` classes). ObjectRef and ActorHandle pickle themselves through copyreg.
-    ray_rs._serialization.explain_failure(obj, what, exc) -> BaseException
-        Returns the exception (TypeError) to raise when `obj` could not be pickled. `what` is one of
-        "the put value", "the argument", "the result" (then "the argument" etc. is completed with the callee's name).
+    ray_rs._serialization.explain_failure(obj, what, exc, use) -> BaseException
+        Returns the exception (TypeError) to raise when `obj` could not be pickled. `what` is one of "the put value",
+        "the argument", "the result of f"; `use` is "for a task or actor f" or "".
     ray_rs._signature.raise_mismatch(signature, args, kwargs) -> None
         Called when the quick check in Rust does not accept a call: raises the TypeError that
         `inspect.Signature.bind` gives; returns when the call is right after all. `signature` as in `RemoteFunction`.
@@ -33,7 +33,8 @@ Python names that the extension looks up lazily, on first use (they must exist w
         PendingCallsLimitExceeded(text), and these factories, which compose the texts:
     ray_rs.exceptions._worker_crashed(task_name, pid, exit_code, signal, last_stderr, detail) -> WorkerCrashedError
         `signal` is 0 when the process exited; `exit_code` is then its status.
-    ray_rs.exceptions._actor_died(actor_id_hex, class_name, cause, message, creation_error) -> ActorDiedError
+    ray_rs.exceptions._actor_died(actor_id_hex, class_name, pid, name, namespace, cause, message, creation_error)
+            -> ActorDiedError
         `cause`: "unknown" "worker_died" "killed" "creation_failed" "out_of_scope" "exited_itself" "owner_died"
         "unschedulable"; `creation_error`: the RayTaskError of the constructor, or None; class_name may be "".
     ray_rs.exceptions._actor_unavailable(actor_id_hex, message) -> ActorUnavailableError
@@ -218,8 +219,9 @@ class ActorDescriptor:
         extra: Any = None,
     ) -> Self:
         """`methods`: (name, signature, num_returns, max_task_retries, retry_exceptions as in `_prepare`, is_async,
-        timeout_s, backpressure, concurrency_group), with the builtin ones (`__ray_ready__`, `__ray_call__`, `__ray_terminate__`, `__init__`) among them when they
-        shall be callable. `extra`: plain picklable data for Python's own use."""
+        timeout_s, backpressure, concurrency_group), with the builtin ones (`__ray_ready__`, `__ray_call__`,
+        `__ray_terminate__`, `__init__`) among them when they shall be callable. `extra`: plain picklable data for
+        Python's own use."""
     @staticmethod
     def from_bytes(data: bytes) -> ActorDescriptor: ...
     def to_bytes(self) -> bytes: ...
@@ -393,6 +395,7 @@ def connect(
     """Makes this process a driver (`driver_config`: pickled dict of plain values, see raylet.proto) or a worker
     (`fork_token`). Raises ConnectionError. `on_event` is called on a thread of the engine:
     on_event("log", name, pid, is_stderr, lines), on_event("notice", level, text) with level 0 info 1 warning 2 error,
+    on_event("retried", task_name, retries_left, error_text), on_event("worker_crashed", text),
     on_event("unseen_error", text), on_event("raylet_died"). Installs the fork guard on first use."""
 
 def disconnect() -> None:
@@ -453,6 +456,8 @@ class _WorkerCallbacks(Protocol):
     def start_actor(self, cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any], info: dict[str, Any]) -> Any:
         """Constructs and returns the instance. `info`: actor_id (ActorID), class_name, name, namespace, incarnation,
         max_concurrency, is_async, gpu_ids, resources, job_id (JobID), extra (bytes). `cls` is the unpickled blob."""
+    def say_creation_failed(self, class_name: str, error: bytes) -> None:
+        """`start_actor`, or reading its arguments, has raised; `error` as from `make_error`."""
     def set_gpus(self, gpu_ids: list[int]) -> None:
         """Before a task or actor that has GPUs."""
     def set_cpus(self, cpus: float) -> None:

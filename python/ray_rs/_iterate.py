@@ -186,7 +186,7 @@ class Map(Iterator[T], Generic[T]):
         self._largest = _LARGEST_CHUNK if count < 0 else max(1, min(_LARGEST_CHUNK, count // (4 * slots)))
         self._ordered = ordered
         # References in the order of their items, with the number of calls in the chunk; None for a call by itself.
-        self._submitted: dict[Any, int | None | _Failed] = {}
+        self._submitted: dict[Any, int | _Failed | None] = {}
         # What is there to be given out.
         self._results: deque[Any] = deque()
         # A call that did not fit into the chunk before it.
@@ -263,7 +263,7 @@ class Map(Iterator[T], Generic[T]):
                     self._submitted[object()] = _Failed(error)
 
     def _next_chunk(self) -> list[tuple[Any, ...]]:
-        """The calls of the next task; none at the end. A call with references is by itself, so that they are resolved."""
+        """The calls of the next task; none at the end. One with references is by itself, so that they are resolved."""
         calls: list[tuple[Any, ...]] = []
         while len(calls) < self._size:
             call, self._held = self._held or self._next_call(), None

@@ -81,7 +81,8 @@ def on_event(kind: str, *details: Any) -> None:
     """Called by the engine.
 
     Args:
-        kind: "log" (name, pid, is_stderr, lines), "notice" (level 0..2, text), "unseen_error" (text), or "raylet_died".
+        kind: "log" (name, pid, is_stderr, lines), "notice" (level 0..2, text), "retried" (task name, number of retries
+            or None, text of the error or None), "worker_crashed" (text), "unseen_error" (text), or "raylet_died".
         *details: See `kind`.
     """
     if kind == "log":
@@ -90,16 +91,34 @@ def on_event(kind: str, *details: Any) -> None:
             _print_lines(name, pid, is_stderr, lines)
     elif kind == "notice":
         level, text = details
-        if _Settings.use_logging:
-            _message((_INFO, _WARNING, _ERROR)[level], text)
-        else:
-            stream = sys.stderr
-            _write(stream, f"{_paint('(raylet)', _YELLOW, stream)} {text}\n")
+        _notice((_INFO, _WARNING, _ERROR)[level], text)
+    elif kind == "retried":
+        name, retries, text = details
+        left = "infinite" if retries is None else retries
+        reason = "its worker died." if text is None else f"User exception:\n{text}"
+        _notice(
+            _INFO,
+            f"Task {name} failed. There are {left} retries remaining, so the task will be retried. Error: {reason}",
+        )
+    elif kind == "worker_crashed":
+        text = details[0].partition(". ")[2]
+        _notice(
+            _WARNING,
+            f"A worker died or was killed while executing a task by an unexpected system error. {text}",
+        )
     elif kind == "unseen_error":
         if os.environ.get("RAY_IGNORE_UNHANDLED_ERRORS", "0") in ("0", ""):
             error(f"Unhandled error (suppress with 'RAY_IGNORE_UNHANDLED_ERRORS=1'): {details[0]}")
     elif kind == "raylet_died":
         error("The raylet of this node died; the session is over.")
+
+
+def _notice(level: int, text: str) -> None:
+    if _Settings.use_logging:
+        _message(level, text)
+    else:
+        stream = sys.stderr
+        _write(stream, f"{_paint('(raylet)', _YELLOW, stream)} {text}\n")
 
 
 def _print_lines(name: str, pid: int, is_stderr: bool, lines: list[str]) -> None:

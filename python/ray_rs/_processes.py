@@ -22,6 +22,11 @@ def namespace_is_anonymous() -> bool:
     return _anonymous
 
 
+def is_worker() -> bool:
+    """Whether this process runs tasks or an actor."""
+    return _core.is_initialized() and not _core.process_info()["is_driver"]
+
+
 # ------------------------------------------------------------------------------------------------------------ hardware
 
 

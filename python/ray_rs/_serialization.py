@@ -92,19 +92,20 @@ _MAX_TRIES = 2_000
 _MAX_DEPTH = 24
 
 
-def explain_failure(value: Any, what: str, error: BaseException) -> TypeError:
+def explain_failure(value: Any, what: str, error: BaseException, use: str = "") -> TypeError:
     """Makes the error for a value that can't be pickled, naming the object at fault by its path.
 
     Args:
         value: What was to be pickled.
-        what: How to call it: "the put value", "the argument for f", "the function f".
+        what: How to call it: "the put value", "the argument", "the function f".
         error: What pickling raised.
+        use: What it was for: "for a task or actor f".
 
     Returns:
         The error, to be raised from `error`.
     """
     culprit = find_culprit(value, error)
-    lines = [f"Could not serialize {what} {_short(value)}: {_text(error)}"]
+    lines = [f"Could not serialize {what} {_short(value)}{use and ' '}{use}: {_text(error)}"]
     if culprit.path:
         lines.append(f"  found at: {_join(culprit.path)}")
     lines.append(f"  {_short(culprit.obj)} ({_type_name(culprit.obj)}) was found to be non-serializable.")

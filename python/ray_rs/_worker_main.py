@@ -11,12 +11,13 @@ import faulthandler
 import gc
 import io
 import os
+import pickle
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from ray_rs import _core, _function_table, _serialization, actor, runtime_context  # noqa: F401 - imported before the fork
-from ray_rs.exceptions import RayError, RayTaskError, _argument_failed_text, _format_remote_traceback
+from ray_rs.exceptions import ActorDiedError, RayError, RayTaskError, _argument_failed_text, _format_remote_traceback
 
 __all__ = ["main", "warn_blocking_get"]
 
@@ -208,7 +209,8 @@ class _Callbacks:
         self._retried: dict[bytes, tuple[type[BaseException], ...]] = {}
 
     def make_error(self, error: BaseException, callee_name: str, from_argument: bool) -> bytes:
-        original = error.__dict__.get("_task_error") if isinstance(error, RayTaskError) else None
+        # What a `get` raised and nobody caught: the error keeps the cause that it has.
+        original = error.__dict__.get("_task_error", error) if isinstance(error, RayTaskError) else None
         text = _argument_failed_text(error) if from_argument else _safe_traceback(error)
         cause = original.cause if original is not None else error
         actor_id, actor_repr = self._actor()
@@ -234,6 +236,8 @@ class _Callbacks:
         if current is None:
             return None, None
         actor_id, instance = current
+        if instance is None:  # its constructor runs
+            return actor_id.hex(), None
         try:
             return actor_id.hex(), repr(instance)
         except Exception:
@@ -263,6 +267,12 @@ class _Callbacks:
                 name = info["class_name"]
             _actor_marker = f":actor_name:{name}\n"
         return instance
+
+    def say_creation_failed(self, class_name: str, error: bytes) -> None:
+        global _actor_marker
+        _actor_marker = f":actor_name:{class_name}\n"
+        died = ActorDiedError(pickle.loads(error))
+        print(f"Exception raised in creation task: {died}", file=sys.stderr)
 
     def set_gpus(self, gpu_ids: list[int]) -> None:
         names = runtime_context._visible_devices or [str(number) for number in range(max(gpu_ids, default=-1) + 1)]

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ray_rs import _core
+    from ray_rs import ObjectRef
 
 __all__ = [
     "ActorAlreadyExistsError",
@@ -77,7 +77,7 @@ class RayTaskError(RayError):
         proctitle: Title of the process while it ran, such as ``ray::f``.
         pid: Process id of the worker.
         ip: Address of the worker's node.
-        actor_repr: `repr` of the actor; None for tasks.
+        actor_repr: `repr` of the actor; None for tasks, and while its constructor runs.
         actor_id: Hexadecimal id of the actor; None for tasks.
     """
 
@@ -121,8 +121,10 @@ class RayTaskError(RayError):
         if not os.environ.get("NO_COLOR"):
             title = f"\033[36m{title}\033[39m"
         where = f"pid={self.pid}, ip={self.ip}"
+        if self.actor_id is not None:
+            where += f", actor_id={self.actor_id}"
         if self.actor_repr is not None:
-            where += f", actor_id={self.actor_id}, repr={self.actor_repr}"
+            where += f", repr={self.actor_repr}"
         return f"{title} ({where})"
 
     def __str__(self) -> str:
@@ -139,7 +141,7 @@ class RayTaskError(RayError):
             An error of a class that inherits `RayTaskError` and the class of `cause`; this error itself when that is
             impossible (the class forbids subclasses or refuses construction) or needless.
         """
-        if not isinstance(self.cause, Exception) or isinstance(self, type(self.cause)):
+        if isinstance(self, type(self.cause)) or _steers(self.cause):
             return self
         try:
             return self.make_dual_exception_instance()
@@ -167,7 +169,10 @@ class RayTaskError(RayError):
         if sys.version_info >= (3, 11) and isinstance(self.cause, BaseExceptionGroup):  # noqa: F821
             dual = cls.__new__(cls, self.cause.message, self.cause.exceptions)
         else:
-            dual = cls.__new__(cls, self.cause)
+            try:
+                dual = cls.__new__(cls, self.cause)
+            except TypeError:  # some builtins have constructors of their own, and make no others' instances
+                dual = BaseException.__new__(cls, self.cause)
         dual.__init__(self)
         return dual  # type: ignore[no-any-return]
 
@@ -184,6 +189,14 @@ def _rebuild_task_error(state: dict[str, Any], cause: bytes) -> RayError:
         return UnserializableException(str(error))
     error.args = (error.function_name, error.traceback_str, error.cause, error.proctitle, error.pid, error.ip)
     return error
+
+
+def _steers(error: BaseException) -> bool:
+    """Whether Python, or asyncio, takes it for an order: nobody pressed Ctrl-C here, or cancelled this coroutine."""
+    if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+        return True
+    asyncio = sys.modules.get("asyncio.exceptions")
+    return asyncio is not None and isinstance(error, asyncio.CancelledError)
 
 
 _TRACEBACK_HEAD = "Traceback (most recent call last):"
@@ -579,16 +592,18 @@ class OwnerDiedError(ObjectLostError):
 
 
 def _format_remote_traceback(error: BaseException) -> str:
-    """The traceback of `error` and of all errors chained to it, without the frames of this package."""
+    """The traceback of `error` and of all errors chained to it, without the frames of the engine."""
     import traceback
 
-    here = os.path.dirname(os.path.abspath(__file__)) + os.sep
+    import cloudpickle
+
+    ours = tuple(os.path.dirname(os.path.abspath(module)) + os.sep for module in (__file__, cloudpickle.__file__))
 
     def strip(report: traceback.TracebackException | None, seen: set[int]) -> None:
         if report is None or id(report) in seen:
             return
         seen.add(id(report))
-        kept = [frame for frame in report.stack if not frame.filename.startswith(here)]
+        kept = [frame for frame in report.stack if not frame.filename.startswith(ours)]
         report.stack = traceback.StackSummary.from_list(kept)
         strip(report.__cause__, seen)
         strip(report.__context__, seen)
@@ -634,25 +649,35 @@ def _signal_name(number: int) -> str:
 
 
 _ACTOR_DEATHS = {
-    "unknown": "",
-    "worker_died": "The actor is dead because its worker process has died.",
-    "killed": "The actor is dead because it was killed by `ray.kill`.",
-    "creation_failed": "The actor is dead because its constructor raised.",
-    "out_of_scope": "The actor is dead because all references to the actor were removed.",
-    "exited_itself": "The actor is dead because it left by exit_actor() or sys.exit(0).",
-    "owner_died": "The actor is dead because its owner, the process that created it, has ended.",
-    "unschedulable": "The actor could not be scheduled.",
+    "unknown": "The actor is dead",
+    "worker_died": "The actor is dead because its worker process has died",
+    "killed": "The actor is dead because it was killed by `ray.kill`",
+    "creation_failed": "The actor is dead because its constructor raised",
+    "out_of_scope": "The actor is dead because all references to the actor were removed",
+    "exited_itself": "The actor is dead because it left by exit_actor() or sys.exit(0)",
+    "owner_died": "The actor is dead because its owner, the process that created it, has ended",
+    "unschedulable": "The actor could not be created",
 }
 
 
 def _actor_died(
-    actor_id_hex: str, class_name: str, cause: str, message: str, creation_error: BaseException | None
+    actor_id_hex: str,
+    class_name: str,
+    pid: int | None,
+    name: str,
+    namespace: str,
+    cause: str,
+    message: str,
+    creation_error: BaseException | None,
 ) -> ActorDiedError:
     if isinstance(creation_error, RayTaskError):
         return ActorDiedError(creation_error, actor_id=actor_id_hex)
-    parts = [_ACTOR_DEATHS.get(cause, ""), message, "" if creation_error is None else str(creation_error)]
-    reason = " ".join(part for part in parts if part)
-    error = ActorDiedError(reason, actor_id=actor_id_hex, class_name=class_name)
+    reason = f"{_ACTOR_DEATHS[cause]}: {message}" if message else f"{_ACTOR_DEATHS[cause]}."
+    if creation_error is not None:
+        reason += f"\n{creation_error}"
+    error = ActorDiedError(
+        reason, actor_id=actor_id_hex, class_name=class_name, pid=pid, name=name, namespace=namespace
+    )
     error.actor_init_failed = cause == "creation_failed"
     return error
 
@@ -685,7 +710,7 @@ def _argument_failed_text(error: BaseException) -> str:
     return f"{_TRACEBACK_HEAD}\n  {reason}\n{name}: {error}\n"
 
 
-def _argument_failed(names: str, inner: bytes | _core.ObjectRef[Any]) -> BaseException:
+def _argument_failed(names: str, inner: bytes | ObjectRef[Any]) -> BaseException:
     """The error of a task that never ran.
 
     The engine, which knows no Python, writes a pickle that calls this when it is loaded.
@@ -703,16 +728,16 @@ def _argument_failed(names: str, inner: bytes | _core.ObjectRef[Any]) -> BaseExc
     return error
 
 
-def _error_of(inner: bytes | _core.ObjectRef[Any]) -> BaseException:
+def _error_of(inner: bytes | ObjectRef[Any]) -> BaseException:
     if isinstance(inner, bytes):
         import pickle
 
         loaded: BaseException = pickle.loads(inner)
         return loaded
-    from ray_rs import _core
+    from ray_rs import get
 
     try:
-        _core.get(inner)
+        get(inner)
     except BaseException as error:
         original: BaseException = error.__dict__.get("_task_error", error)
         return original

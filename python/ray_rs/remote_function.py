@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         def options(self, **options: Any) -> RemoteFunction[P, R]:
             """The same function with other options."""
 
-        def bind(self, *args: Any, **kwargs: Any) -> FunctionNode:  # type: ignore[override]
+        def bind(self, *args: Any, **kwargs: Any) -> FunctionNode:
             """Describes a task instead of submitting it; see `ray_rs.dag`."""
 
 else:

@@ -68,8 +68,8 @@ class RuntimeEnv(dict[str, Any]):
 
     Args:
         **fields: `env_vars` (dict of strings), `working_dir` (a directory or archive), `excludes` (patterns as in
-            .gitignore), `py_modules` (directories, files, wheels or modules), `pip` or `uv` (list of requirements, path of
-            a requirements file, or dict with "packages"), `config`. Fields that are None are left out; names that
+            .gitignore), `py_modules` (directories, files, wheels or modules), `pip` or `uv` (list of requirements, path
+            of a requirements file, or dict with "packages"), `config`. Fields that are None are left out; names that
             nobody knows are kept and ignored, as plug-ins of Ray's would be.
 
     Raises:
@@ -163,8 +163,8 @@ def requirements(tool: str, given: Any) -> tuple[list[str], list[str]]:
         unknown -= {"pip_install_options"}
         if unknown or "packages" not in given:
             raise ValueError(
-                f"runtime_env[{tool!r}] must be a dict with 'packages', and may have '{tool}_check', '{tool}_version' and "
-                f"'pip_install_options'; got {sorted(given)}"
+                f"runtime_env[{tool!r}] must be a dict with 'packages', and may have '{tool}_check', '{tool}_version' "
+                f"and 'pip_install_options'; got {sorted(given)}"
             )
         options = list(given.get("pip_install_options") or given.get(f"{tool}_pip_install_options") or [])
         given = given["packages"]
@@ -176,7 +176,7 @@ def requirements(tool: str, given: Any) -> tuple[list[str], list[str]]:
     return given, options
 
 
-# --------------------------------------------------------------------------------------------------------- setting it up
+# -------------------------------------------------------------------------------------------------------- setting it up
 
 
 def variables_of(env: dict[str, Any]) -> dict[str, str]:
@@ -324,7 +324,7 @@ def _installed(tool: str, given: Any, store: str, timeout_s: float | None) -> st
     return target
 
 
-# -------------------------------------------------------------------------------------------------------------- excludes
+# ------------------------------------------------------------------------------------------------------------- excludes
 
 
 def _files(root: str, excludes: list[str]) -> Iterator[str]:

@@ -1,5 +1,5 @@
 """`ray.types.ObjectRef`, under which name annotations know it."""
 
-from ray_rs._core import ObjectRef
+from ray_rs import ObjectRef
 
 __all__ = ["ObjectRef"]

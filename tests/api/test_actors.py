@@ -285,6 +285,21 @@ def test_kill():
     ray.kill(counter)  # again: nothing happens
 
 
+def test_the_error_tells_which_actor_died():
+    counter = Counter.options(name="doomed", namespace="here").remote()
+    pid = ray.get(counter.pid.remote())
+    ray.kill(counter)
+    with pytest.raises(exceptions.ActorDiedError) as raised:
+        ray.get(counter.add.remote())
+    text = str(raised.value)
+    for fact in ("class_name: Counter", f"actor_id: {counter._actor_id.hex()}", f"pid: {pid}", "name: doomed"):
+        assert fact in text
+    assert "namespace: here" in text
+    assert text.count("killed by `ray.kill`") == 1
+    assert raised.value.actor_id == counter._actor_id.hex()
+    assert not raised.value.actor_init_failed
+
+
 def test_the_last_handle_ends_the_actor_after_its_calls(tmp_path):
     counter = Counter.remote()
     pid = ray.get(counter.pid.remote())

@@ -1,5 +1,6 @@
 """Exceptions of user code: raised in the caller as themselves and as RayTaskError, with the remote traceback."""
 
+import asyncio
 import errno
 import sys
 import threading
@@ -42,6 +43,11 @@ class NoSubclasses(Exception):
 @ray.remote
 def throw(error):
     raise error
+
+
+@ray.remote
+def pass_on(x):
+    return x
 
 
 def raised_by(ref):
@@ -118,6 +124,59 @@ def test_system_exit_like_exceptions_are_plain_task_errors():
     assert "odd" in str(found)
 
 
+class Odd(BaseException):
+    pass
+
+
+def test_users_exceptions_that_are_no_exceptions():
+    """`BaseException` says that few should catch it: who names it does, and who catches all errors of tasks."""
+    with pytest.raises(Odd) as raised:
+        ray.get(throw.remote(Odd("odd")))
+    assert isinstance(raised.value, exceptions.RayTaskError)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt("k"), GeneratorExit("g"), asyncio.CancelledError("c")])
+def test_what_steers_a_program_does_not_steer_the_caller(error):
+    found = raised_by(throw.remote(error))
+    assert IS_RAY or not isinstance(found, type(error))
+
+
+@pytest.mark.parametrize("error", [MemoryError("m"), OSError(errno.ENOENT, "no", "file"), RecursionError("r")])
+def test_builtins_with_constructors_of_their_own(error):
+    assert isinstance(raised_by(throw.remote(error)), type(error))
+
+
+def test_a_task_error_raised_again_keeps_its_cause():
+    @ray.remote
+    def inner():
+        raise Exception("of no class of its own")
+
+    @ray.remote
+    def outer():
+        ray.get(inner.remote())
+
+    found = raised_by(outer.remote())
+    assert type(found.cause) is Exception
+    assert "ray::outer()" in str(found) and "ray::inner()" in str(found)
+
+
+class Unreadable:
+    def __reduce__(self):
+        return read_back, ()
+
+
+def read_back():
+    raise RuntimeError("not here")
+
+
+def test_an_argument_that_cannot_be_read():
+    found = raised_by(pass_on.remote(Unreadable()))
+    assert isinstance(found, exceptions.RayTaskError)
+    assert isinstance(found, exceptions.RaySystemError)
+    assert "input arguments" in str(found)
+    assert "not here" in str(found)
+
+
 def test_an_exception_that_cannot_be_pickled():
     @ray.remote
     def locked():
@@ -177,11 +236,6 @@ def test_a_failed_argument_fails_the_task(tmp_path):
     text = str(found)
     assert text.index("ray::step()") < text.index("ray::throw()")
     assert list(tmp_path.iterdir()) == []
-
-
-@ray.remote
-def pass_on(x):
-    return x
 
 
 @ray.remote

@@ -117,6 +117,23 @@ def test_refs_are_values():
         _ = ref < ref
 
 
+def test_a_ref_made_from_its_id():
+    ref = ray.put("value")
+    again = ray.ObjectRef(bytes.fromhex(ref.hex()))
+    del ref
+    assert ray.get(again, timeout=20) == "value"
+    result = echo.remote(5)
+    assert ray.get(ray.ObjectRef(result.binary()), timeout=20) == 5
+
+
+@ray_rs_only("Ray waits for ever")
+def test_a_ref_to_nothing_says_so():
+    unknown = ray.ObjectRef(bytes(range(28)))
+    with pytest.raises(exceptions.ObjectLostError, match="no object of this id"):
+        ray.get(unknown, timeout=20)
+    assert ray.wait([unknown], timeout=20) == ([unknown], [])
+
+
 @pytest.mark.parametrize(
     ("name", "size"),
     [("JobID", 4), ("ActorID", 16), ("TaskID", 24), ("ObjectRef", 28), ("NodeID", 28), ("WorkerID", 28)],

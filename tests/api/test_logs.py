@@ -128,7 +128,18 @@ def test_logs_can_stay_away_from_the_driver():
 
 
 UNFETCHED = """
-import time
+import os, sys, time
+
+class Heard:
+    def __init__(self, stream):
+        self.stream, self.text = stream, ""
+    def write(self, text):
+        self.text += text
+        return self.stream.write(text)
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+heard = sys.stderr = Heard(sys.stderr)
 ray.init(num_cpus=1)
 
 @ray.remote
@@ -156,11 +167,15 @@ for refs in (got, both):
         ray.get(refs)
     except ValueError:
         pass
-ray.get(actor.__ray_ready__.remote())
-ray.wait([kept, result, *both], num_returns=4)
-del kept, used, result, got, both
+waited = fail.remote("awaited")
+ray.wait([waited])
+del kept, used, result, got, both, waited
 alive = fail.remote("living")
 ray.wait([alive])
+deadline = time.monotonic() + 20
+expected = 0 if "RAY_IGNORE_UNHANDLED_ERRORS" in os.environ else 4
+while heard.text.count("Unhandled error") < expected and time.monotonic() < deadline:
+    time.sleep(0.05)
 """
 
 
@@ -173,6 +188,78 @@ def test_an_error_nobody_fetched_is_printed():
     assert sorted(printed) == ["called", "forgotten", "kept", "used"]
     assert len(told) == 4
     assert err.count("At least one of the input arguments") == 1
+
+
+def test_retries_are_announced():
+    done = run_driver(
+        """
+        import os, pathlib, tempfile
+        ray.init(num_cpus=1)
+        folder = pathlib.Path(tempfile.mkdtemp(dir=os.environ["RAY_RS_TEST_SCRATCH"]))
+
+        def tries(name):
+            with open(folder / name, "a") as file:
+                file.write("x")
+            return len((folder / name).read_text())
+
+        @ray.remote(retry_exceptions=True, max_retries=3)
+        def flaky():
+            if tries("flaky") < 3:
+                raise ValueError("not yet")
+
+        @ray.remote(max_retries=1)
+        def crash():
+            tries("crash")
+            os._exit(3)
+
+        @ray.remote(max_retries=-1)
+        def stubborn():
+            if tries("stubborn") < 2:
+                os._exit(4)
+
+        ray.get([flaky.remote(), stubborn.remote()])
+        try:
+            ray.get(crash.remote())
+        except ray.exceptions.WorkerCrashedError:
+            print("CRASHED")
+        """
+    )
+    assert "CRASHED" in done.stdout
+    said = lines(done.stdout + done.stderr)
+    retried = [line for line in said if "retries remaining, so the task will be retried. Error: " in line]
+    announced = [re.search(r"Task (\w+) failed. There are (\w+) retries remaining", line).groups() for line in retried]
+    assert sorted(announced) == [("crash", "1"), ("flaky", "2"), ("flaky", "3"), ("stubborn", "infinite")]
+    assert all(line.startswith("(raylet) ") for line in retried)
+    assert sum(line == "ValueError: not yet" for line in said) == 2
+    crashes = [line for line in said if "A worker died or was killed while executing a task by an unexpected" in line]
+    assert len(crashes) == 3
+
+
+def test_the_error_of_a_constructor_is_printed():
+    done = run_driver(
+        """
+        ray.init(num_cpus=1)
+
+        @ray.remote
+        class Never:
+            def __init__(self):
+                raise ValueError("no such thing")
+            def f(self):
+                return 1
+
+        try:
+            ray.get(Never.remote().f.remote())
+        except ray.exceptions.ActorDiedError:
+            print("DIED")
+        """
+    )
+    assert "DIED" in done.stdout
+    printed = [line for line in lines(done.stderr) if "(Never pid=" in line]
+    assert (
+        "Exception raised in creation task: The actor died because of an error raised in its creation task"
+        in printed[0]
+    )
+    assert printed[-1].endswith("ValueError: no such thing")
 
 
 def test_errors_nobody_fetched_can_be_kept_quiet():

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from under_test import ray
+from under_test import ray, wait_until
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -79,15 +79,54 @@ def test_in_an_actor():
     assert ray.get(named.look.remote())[1] == "looker"
 
 
-def test_process_titles():
-    @ray.remote
-    def titled():
-        with open("/proc/self/cmdline") as file:
-            return os.getpid(), file.read()
+def title_of(pid):
+    with open(f"/proc/{pid}/cmdline") as file:
+        return file.read().rstrip("\0")
 
+
+@ray.remote
+def titled():
+    return os.getpid(), title_of("self")
+
+
+@ray.remote
+class Titled:
+    def __init__(self):
+        self.at_first = title_of("self")
+
+    def titles(self):
+        return os.getpid(), self.at_first, title_of("self")
+
+
+def test_process_titles():
     pid, title = ray.get(titled.remote())
-    assert title.startswith("ray::") and "titled" in title
     assert pid != os.getpid()
+    assert title.removesuffix("()") == "ray::titled"
+    assert ray.get(titled.options(name="another name").remote())[1].startswith("ray::another name")
+    wait_until(lambda: title_of(pid) == "ray::IDLE", "the worker to be called idle")
+    assert ray.get(titled.remote())[1].startswith("ray::titled")
+
+
+def test_process_titles_of_actors():
+    actor = Titled.remote()
+    pid, at_first, title = ray.get(actor.titles.remote())
+    assert at_first.startswith("ray::Titled.__init__")
+    assert title.removesuffix("()") == "ray::Titled.titles"
+    wait_until(lambda: title_of(pid) == "ray::Titled", "the actor to be called idle")
+    threads = Titled.options(max_concurrency=2).remote()
+    assert ray.get(threads.titles.remote())[2].startswith("ray::Titled")
+
+
+def test_threads_of_libraries_follow_the_cpus():
+    """Unless the driver's environment says how many there are to be."""
+    assert "OMP_NUM_THREADS" not in os.environ
+
+    @ray.remote
+    def threads():
+        return os.environ["OMP_NUM_THREADS"]
+
+    many, few = threads.options(num_cpus=2), threads.options(num_cpus=0.5)
+    assert ray.get([many.remote(), few.remote(), many.remote(), threads.remote()]) == ["2", "1", "2", "1"]
 
 
 def test_gpu_ids_without_gpus():

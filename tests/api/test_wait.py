@@ -28,6 +28,7 @@ def test_at_most_num_returns_in_input_order():
     ray.get(refs)  # Ray takes a moment to see a fresh put
     assert ray.wait(refs) == ([refs[0]], refs[1:])
     assert ray.wait(refs, num_returns=2) == (refs[:2], refs[2:])
+    assert ray.wait(refs, num_returns=4 / 2) == (refs[:2], refs[2:])
     assert ray.wait(refs[::-1], num_returns=3) == (refs[::-1], [])
     assert ray.wait([]) == ([], [])
     assert ray.wait([], num_returns=5) == ([], [])

@@ -133,7 +133,9 @@ def test_daemons_killed_first(kinds, tmp_path):
             os.kill(pid, signal.SIGKILL)
     driver.kill()
     driver.wait(timeout=10)
-    wait_until(lambda: not traces.processes(), "all processes to end", patience=5)
+    # With both daemons gone, programs in sessions of their own are left for the next start.
+    may_stay = {"sleep 1000"} if len(kinds) == 2 else set()
+    wait_until(lambda: set(traces.processes().values()) <= may_stay, "all processes to end", patience=5)
     again = start_driver("ray.init(num_cpus=1)")
     again.communicate(timeout=30)
     assert again.returncode == 0

@@ -170,10 +170,11 @@ def test_a_forked_child_may_look_at_its_refs():
             try:
                 refused()
             except Exception as error:
-                assert "fork" in str(error), error
+                if "fork" not in str(error):
+                    return 1
             else:
-                return 1
-        return 0 if names[ref] == repr(ref) else 2
+                return 2
+        return 0 if names[ref] == repr(ref) else 3
 
     threads = [threading.Thread(target=load) for _ in range(3)]
     for thread in threads:

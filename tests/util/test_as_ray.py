@@ -14,7 +14,12 @@ pytestmark = ray_rs_only("is about ray_rs standing for Ray")
 def run(*command, cwd, env=None):
     """Runs Python and returns what it printed; its standard error too when it fails."""
     done = subprocess.run(
-        [sys.executable, *command], cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=50
+        [sys.executable, *command],
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=50,
     )
     return done.returncode, done.stdout, done.stderr
 

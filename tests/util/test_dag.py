@@ -94,9 +94,10 @@ def test_several_outputs():
     assert ray.get(node.execute(3)) == [6, 4]
 
 
+@ray_rs_only("Ray's gives a tuple of nodes when the actor lives")
 def test_several_returns():
-    positive, negative = Counter.bind(4).both.bind()
-    assert ray.get(MultiOutputNode([negative, positive]).execute()) == [-4, 4]
+    for actor in (Counter.bind(4), Counter.remote(4)):
+        assert ray.get(actor.both.bind().execute()) == [4, -4]
 
 
 def test_nodes_inside_containers_stand_for_references():
@@ -116,6 +117,7 @@ def test_errors():
         ray.get(add.bind(fail.bind()).execute())
 
 
+@ray_rs_only("Ray checks the methods of living actors only")
 def test_arguments_are_checked_when_bound():
     with pytest.raises(TypeError, match="missing a required argument"):
         add.bind()

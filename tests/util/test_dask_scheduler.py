@@ -4,11 +4,10 @@ import dask
 import dask.array
 import numpy as np
 import pytest
+import ray_rs.util.dask as dask_on_ray
 from under_test import ray, ray_rs_only
 
 pytestmark = [pytest.mark.usefixtures("cluster"), ray_rs_only("dask is not installed beside Ray")]
-
-import ray_rs.util.dask as dask_on_ray
 
 
 @dask.delayed

@@ -32,6 +32,7 @@ def test_disabled():
     assert not ray.util.log_once("c")
 
 
+@ray_rs_only("Ray's memory has another clock")
 def test_forgets_in_time(monkeypatch):
     ray.util.enable_periodic_logging()
     assert [ray.util.log_once("d") for _ in range(3)][-1] is False

@@ -1,7 +1,7 @@
 """Graphs of tasks and actor calls that are described first and run later.
 
-`.bind(...)` on a remote function, an actor class or a method describes a call instead of making it; nodes may be arguments
-of other nodes. `node.execute(...)` runs what the node needs, each node once, with ordinary tasks and actors.
+`.bind(...)` on a remote function, an actor class or a method describes a call instead of making it; nodes may be
+arguments of other nodes. `node.execute(...)` runs what the node needs, each node once, with ordinary tasks and actors.
 
 Not here: compiled graphs (`experimental_compile`) and collectives.
 """

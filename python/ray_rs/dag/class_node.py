@@ -10,7 +10,7 @@ from ray_rs import actor as _actor
 from ray_rs.dag.dag_node import DAGNode
 
 if TYPE_CHECKING:
-    from ray_rs._core import ActorMethod
+    from ray_rs.actor import ActorMethod
 
 __all__ = ["ClassMethodNode", "ClassNode"]
 
@@ -31,7 +31,11 @@ class ClassNode(DAGNode):
     """
 
     def __init__(
-        self, actor_class: _actor.ActorClass[Any], options: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        actor_class: _actor.ActorClass[Any],
+        options: dict[str, Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> None:
         constructor = _actor._find_method(actor_class._ray_class, "__init__")
         if constructor is not None:
@@ -125,19 +129,7 @@ class ClassMethodNode(DAGNode):
         return f"ClassMethodNode({self._method_name})"
 
 
-class _OutputNode(ClassMethodNode):
-    """One of several returns of a call."""
-
-    def __init__(self, call: ClassMethodNode, index: int) -> None:
-        super().__init__(call._target, call._method_name, (call,), {}, {})
-        #: Which one.
-        self.output_idx = index
-
-    def _run(self, resolve: Callable[[Any], Any], inputs: tuple[Any, ...], named_inputs: dict[str, Any]) -> Any:
-        return resolve(self._bound_args[0])[self.output_idx]
-
-
-def bind_method(method: ActorMethod, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def bind_method(method: ActorMethod, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ClassMethodNode:
     """`handle.method.bind(...)` of a living actor.
 
     Args:
@@ -146,11 +138,9 @@ def bind_method(method: ActorMethod, args: tuple[Any, ...], kwargs: dict[str, An
         kwargs: Keyword arguments.
 
     Returns:
-        The node; a tuple of them, one for each return, when the method has several.
+        The node; of a method with several returns the result is their list.
     """
-    call = ClassMethodNode(method, method._method_name, args, kwargs, {})
-    num_returns = method._num_returns
-    return tuple(_OutputNode(call, index) for index in range(num_returns)) if num_returns > 1 else call
+    return ClassMethodNode(method, method._method_name, args, kwargs, {})
 
 
 def _check(method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -87,8 +87,8 @@ class DAGNode:
             NotImplementedError: Always.
         """
         raise NotImplementedError(
-            "ray_rs has no compiled graphs. `execute` runs the same graph; calls between processes of one node go through "
-            "shared memory without compiling anything."
+            "ray_rs has no compiled graphs. `execute` runs the same graph; calls between processes of one node go "
+            "through shared memory without compiling anything."
         )
 
     def _needs(self) -> Iterator[DAGNode]:

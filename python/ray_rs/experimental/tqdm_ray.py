@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
-from ray_rs import _core, _logs
+from ray_rs import _logs, _processes
 
 __all__ = ["safe_print", "tqdm"]
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 _numbers = itertools.count()
 
 
-class tqdm(Generic[T]):  # noqa: N801 - Ray's name, which is tqdm's
+class tqdm(Generic[T]):
     """A progress bar.
 
     Args:
@@ -121,7 +121,7 @@ class tqdm(Generic[T]):  # noqa: N801 - Ray's name, which is tqdm's
     def _report(self, *, force: bool, last: bool = False) -> None:
         if self._closed and not last:
             return
-        in_worker = _core.is_initialized() and not _core.process_info()["is_driver"]
+        in_worker = _processes.is_worker()
         now = time.monotonic()
         if in_worker and not force and now - self._reported_at < self._flush_interval_s:
             return

@@ -26,7 +26,7 @@ class AnnotationType(Enum):
     UNKNOWN = "Unknown"
 
 
-def PublicAPI(*args: Any, **kwargs: Any) -> Any:  # noqa: N802 - Ray's names
+def PublicAPI(*args: Any, **kwargs: Any) -> Any:
     """Marks an interface for everyone.
 
     Args:
@@ -45,7 +45,7 @@ def PublicAPI(*args: Any, **kwargs: Any) -> Any:  # noqa: N802 - Ray's names
     return _marker(AnnotationType.PUBLIC_API, note, kwargs.get("api_group", "Others"))
 
 
-def DeveloperAPI(*args: Any, **kwargs: Any) -> Any:  # noqa: N802
+def DeveloperAPI(*args: Any, **kwargs: Any) -> Any:
     """Marks an interface for those who build libraries.
 
     Args:
@@ -59,7 +59,7 @@ def DeveloperAPI(*args: Any, **kwargs: Any) -> Any:  # noqa: N802
     return mark(args[0]) if len(args) == 1 and not kwargs and callable(args[0]) else mark
 
 
-def Deprecated(*args: Any, **kwargs: Any) -> Any:  # noqa: N802
+def Deprecated(*args: Any, **kwargs: Any) -> Any:
     """Marks an interface that will go.
 
     Args:
@@ -91,7 +91,7 @@ def _marker(kind: AnnotationType, note: str, group: str) -> Callable[[F], F]:
 def _warning(obj: Any, message: str) -> Any:
     text = f"{obj.__name__} is deprecated. {message}".rstrip()
     if isinstance(obj, type):
-        init = obj.__init__
+        init = obj.__init__  # type: ignore[misc]
 
         @wraps(init)
         def warn_and_init(self: Any, *args: Any, **kwargs: Any) -> None:

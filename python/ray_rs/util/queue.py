@@ -244,7 +244,7 @@ class _QueueActor:
             return self._items.put_nowait(item)
         try:
             await asyncio.wait_for(self._items.put(item), timeout)
-        except asyncio.TimeoutError:  # noqa: UP041 - another class before 3.11
+        except asyncio.TimeoutError:  # the builtin one from Python 3.11 on
             raise Full from None
 
     async def get(self, timeout: float | None) -> Any:
@@ -252,7 +252,7 @@ class _QueueActor:
             return self._items.get_nowait()
         try:
             return await asyncio.wait_for(self._items.get(), timeout)
-        except asyncio.TimeoutError:  # noqa: UP041 - another class before 3.11
+        except asyncio.TimeoutError:  # the builtin one from Python 3.11 on
             raise Empty from None
 
     async def put_nowait(self, item: Any) -> bool:

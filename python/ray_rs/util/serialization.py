@@ -31,7 +31,7 @@ def register_serializer(cls: type[T], *, serializer: Callable[[T], Any], deseria
     """
     table = _serialization._Pickler.dispatch_table
     if not isinstance(table, ChainMap) or table.maps[0] is not _registered:
-        _serialization._Pickler.dispatch_table = ChainMap(_registered, table)  # type: ignore[arg-type]
+        _serialization._Pickler.dispatch_table = ChainMap(_registered, table)
     _registered[cls] = lambda obj: (deserializer, (serializer(obj),))
 
 

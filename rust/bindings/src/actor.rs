@@ -36,7 +36,7 @@ impl Target {
     }
 }
 
-#[pyclass(frozen, weakref, module = "ray_rs._core")]
+#[pyclass(frozen, weakref, module = "ray_rs.actor")]
 pub struct ActorHandle {
     pub target: Arc<Target>,
     descriptor: Py<ActorDescriptor>,
@@ -166,7 +166,7 @@ impl ActorHandle {
     }
 }
 
-#[pyclass(frozen, weakref, module = "ray_rs._core")]
+#[pyclass(frozen, weakref, module = "ray_rs.actor")]
 pub struct ActorMethod {
     target: Arc<Target>,
     descriptor: Py<ActorDescriptor>,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::RwLock;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use ray_rs_core_worker::{ConnectConfig, CoreWorker, HostEvent, Role};
+use ray_rs_core_worker::{ConnectConfig, CoreWorker, HostEvent, Read, Role};
 
 use crate::{cancel, control, errors, futures, gil, imports, objects};
 
@@ -151,14 +151,23 @@ fn deliver(event: HostEvent, on_event: Option<&Py<PyAny>>) {
                 lines,
             } => on_event.call1(py, ("log", name, pid, is_stderr, lines)),
             HostEvent::Notice { level, text } => on_event.call1(py, ("notice", level, text)),
-            HostEvent::UnseenError(read) => {
-                let text = current().and_then(|core| objects::text_of_error(py, &core, read).transpose());
-                match text.transpose() {
-                    Ok(Some(text)) => on_event.call1(py, ("unseen_error", text)),
-                    Ok(None) => return,
-                    Err(error) => Err(error),
-                }
-            }
+            HostEvent::Retried {
+                task_name,
+                retries_left,
+                error,
+            } => match error.map_or(Ok(None), |error| objects::text_of_error(py, error)) {
+                Ok(text) => on_event.call1(py, ("retried", &*task_name, retries_left, text)),
+                Err(error) => Err(error),
+            },
+            HostEvent::WorkerCrashed(failure) => match objects::text_of_error(py, Read::Failed(failure)) {
+                Ok(text) => on_event.call1(py, ("worker_crashed", text)),
+                Err(error) => Err(error),
+            },
+            HostEvent::UnseenError(read) => match objects::text_of_error(py, read) {
+                Ok(Some(text)) => on_event.call1(py, ("unseen_error", text)),
+                Ok(None) => return,
+                Err(error) => Err(error),
+            },
             HostEvent::RayletDied => {
                 if let Some(core) = current() {
                     futures::fail_all(py, &core);

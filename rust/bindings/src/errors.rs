@@ -51,6 +51,9 @@ pub fn from_failure(py: Python<'_>, failure: Failure, object: Option<ObjectId>) 
         Failure::ActorDied {
             actor_id,
             class_name,
+            pid,
+            name,
+            namespace,
             cause,
             message,
             creation_error,
@@ -63,7 +66,16 @@ pub fn from_failure(py: Python<'_>, failure: Failure, object: Option<ObjectId>) 
             made(
                 py,
                 &imports::ACTOR_DIED,
-                (actor_id.hex(), class_name, cause_name(cause), message, creation_error),
+                (
+                    actor_id.hex(),
+                    class_name,
+                    (pid != 0).then_some(pid),
+                    name,
+                    namespace,
+                    cause_name(cause),
+                    message,
+                    creation_error,
+                ),
             )
         }
         Failure::ActorUnavailable { actor_id, message } => {

@@ -50,7 +50,7 @@ pub fn hash_of(bytes: &[u8]) -> isize {
 
 macro_rules! define_id_class {
     ($class:ident, $name:literal, $id:ty, {$($more:tt)*}) => {
-        #[pyclass(frozen, module = "ray_rs._core", name = $name)]
+        #[pyclass(frozen, module = "ray_rs", name = $name)]
         pub struct $class(pub $id);
 
         #[pymethods]

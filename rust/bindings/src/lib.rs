@@ -9,7 +9,7 @@
 //! * a worker's loops: [`executor`]
 //! * the process: [`core`] (the connection), [`gil`] (waiting), [`errors`] (the one map to exceptions), [`daemons`]
 //!
-//! `unsafe` stands in [`buffers`] only. Rules: no Python object is made or dropped, and nothing of Python called, while
+//! `unsafe` stands in [`buffers`] and in [`executor::title`] only. Rules: no Python object is made or dropped, and nothing of Python called, while
 //! a lock is held; nothing blocks with the GIL held; every wait of the main thread looks for signals.
 
 mod actor;

@@ -40,7 +40,7 @@ impl Drop for Counted {
     }
 }
 
-#[pyclass(frozen, weakref, module = "ray_rs._core", name = "ObjectRef")]
+#[pyclass(frozen, weakref, module = "ray_rs", name = "ObjectRef")]
 pub struct ObjectRef {
     /// `None`: an id that stands for no object (`nil`, or made without a connection).
     counted: Option<Counted>,
@@ -101,8 +101,7 @@ impl ObjectRef {
         match core::current() {
             Some(core) if !id.is_nil() => {
                 // Without an owner's address it can only be an object known here.
-                let owner = core.info().address;
-                let slot = py.detach(|| core.import_out_of_band(id, owner));
+                let slot = py.detach(|| core.import_by_id(id));
                 Ok(Self::new(Counted::new(&core, slot)))
             }
             _ => Ok(Self::bare(id)),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyKeyboardInterrupt, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyTuple};
+use pyo3::types::{PyFloat, PyList, PyTuple};
 use ray_rs_core_worker::{CoreWorker, Read, RefSlot, WaitOutcome};
 
 use crate::executor::context;
@@ -25,10 +25,11 @@ pub fn decode_read<'py>(
     }
 }
 
-/// What an error says that nobody looked at.
-pub fn text_of_error(py: Python<'_>, core: &Arc<CoreWorker>, read: Read) -> PyResult<Option<String>> {
-    let decoded = match read {
-        Read::Value(value) => pickle::decode(py, core, value),
+/// What an error says that nobody `get`s; nothing once the session has ended.
+pub fn text_of_error(py: Python<'_>, error: Read) -> PyResult<Option<String>> {
+    let Some(core) = core::current() else { return Ok(None) };
+    let decoded = match error {
+        Read::Value(value) => pickle::decode(py, &core, value),
         Read::Failed(failure) => Err(errors::from_failure(py, failure, None)),
     };
     decoded
@@ -202,13 +203,30 @@ pub fn put(
     ObjectRef::wrap(py, &core, slot)
 }
 
+/// A whole number; also one that a division gave.
+pub struct Count(isize);
+
+impl<'py> FromPyObject<'_, 'py> for Count {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        match object.cast_exact::<PyFloat>() {
+            Ok(float) if float.value().fract() == 0.0 => Ok(Self(float.value() as isize)),
+            _ => object.extract().map(Self),
+        }
+    }
+}
+
 /// Ray's `wait`.
 #[pyfunction]
-#[pyo3(signature = (ray_waitables, *, num_returns=1, timeout=None, fetch_local=true))]
+#[pyo3(
+    signature = (ray_waitables, *, num_returns=Count(1), timeout=None, fetch_local=true),
+    text_signature = "(ray_waitables, *, num_returns=1, timeout=None, fetch_local=True)"
+)]
 pub fn wait<'py>(
     py: Python<'py>,
     ray_waitables: &Bound<'py, PyAny>,
-    num_returns: isize,
+    num_returns: Count,
     timeout: Option<f64>,
     fetch_local: bool,
 ) -> PyResult<(Bound<'py, PyList>, Bound<'py, PyList>)> {
@@ -248,7 +266,7 @@ pub fn wait<'py>(
     if core.has_duplicates(&slots) {
         return Err(PyValueError::new_err("Wait requires a list of unique ray_waitables."));
     }
-    let wanted = wanted_count(num_returns, slots.len())?;
+    let wanted = wanted_count(num_returns.0, slots.len())?;
     let refs = list.as_sequence().to_tuple()?;
     let mut mask = Vec::with_capacity(slots.len());
     if core.ready_mask(&slots, wanted, &mut mask) < wanted && timeout != Some(Duration::ZERO) {

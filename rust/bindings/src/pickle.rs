@@ -236,7 +236,10 @@ pub fn encode(
     if let Some(stream) = scalars::dumps(value) {
         return store(py, core, ValueKind::Pickle, &stream, &[], SmallVec::new());
     }
-    store_pickled(core, dumps(core, value).map_err(|error| explain(value, error, what))?)
+    store_pickled(
+        core,
+        dumps(core, value).map_err(|error| explain(value, error, &what(), ""))?,
+    )
 }
 
 /// Lets the engine copy the parts to where they stay.
@@ -269,7 +272,7 @@ pub fn store(
 }
 
 /// A `TypeError` that says which object is at fault. Interrupts and the like stay what they are.
-pub fn explain(value: &Bound<'_, PyAny>, error: PyErr, what: impl FnOnce() -> String) -> PyErr {
+pub fn explain(value: &Bound<'_, PyAny>, error: PyErr, what: &str, usage: &str) -> PyErr {
     let py = value.py();
     if !error.is_instance_of::<PyException>(py) || error.is_instance_of::<PyMemoryError>(py) {
         return error;
@@ -277,7 +280,7 @@ pub fn explain(value: &Bound<'_, PyAny>, error: PyErr, what: impl FnOnce() -> St
     let cause = error.clone_ref(py);
     let explained = imports::EXPLAIN_FAILURE
         .get(py)
-        .and_then(|explain| explain.call1((value, what(), error.value(py))));
+        .and_then(|explain| explain.call1((value, what, error.value(py), usage)));
     match explained {
         Ok(exception) => {
             let explained = PyErr::from_value(exception);
@@ -307,9 +310,12 @@ pub fn encode_arguments(core: &Arc<CoreWorker>, args: &Bound<'_, PyTuple>, calle
             Err(error) => Some((argument, error)),
         });
         let (culprit, error) = at_fault.unwrap_or_else(|| (args.clone().into_any(), error));
-        explain(&culprit, error, || {
-            format!("the argument for a task or actor ({callee})")
-        })
+        explain(
+            &culprit,
+            error,
+            "the argument",
+            &format!("for a task or actor {callee}"),
+        )
     })?;
     store_pickled(core, pickled)
 }

@@ -21,6 +21,8 @@ pub(crate) struct ActorTarget {
     pub max_pending: Option<usize>,
     pub lane: Option<PeerIndex>,
     pub death: Option<v1::ActorDeath>,
+    /// Process id that it had last; 0: not known.
+    pub pid: u32,
     /// In its creator, until the constructor's arguments have come.
     pub spec: Option<Box<v1::ActorSpec>>,
     pub registration: Registration,
@@ -56,6 +58,7 @@ impl State {
             max_pending,
             lane: None,
             death: None,
+            pid: 0,
             spec: None,
             registration: Registration::Over,
             creator: None,
@@ -173,12 +176,16 @@ impl State {
 
     /// `exit_actor`: the call itself fails as all later ones do.
     pub fn call_ended_its_actor(&mut self, actor: ActorIndex, key: TaskKey) {
-        let id = self.actor(actor).id;
+        let class_name = self.class_name_of(key);
+        let target = self.actor(actor);
         let error = StoredValue::failed(Failure::ActorDied {
-            actor_id: id,
-            class_name: self.class_name_of(key),
+            actor_id: target.id,
+            class_name,
+            pid: target.pid,
+            name: String::new(),
+            namespace: String::new(),
             cause: ActorDeathCause::ExitedItself,
-            message: "exit_actor() was called".to_owned(),
+            message: "in this call".to_owned(),
             creation_error: Vec::new(),
         });
         self.finish_with(key, &error);
@@ -253,6 +260,9 @@ impl State {
                 Failure::ActorDied {
                     actor_id,
                     class_name,
+                    pid: target.pid,
+                    name: death.name,
+                    namespace: death.namespace,
                     cause: cause_of(death.cause),
                     message: death.message,
                     creation_error: death.creation_error,
@@ -285,6 +295,7 @@ impl State {
                     .as_ref()
                     .and_then(|worker| WorkerAddress::try_from(worker).ok());
                 let Some(worker) = worker else { return };
+                self.actor(index).pid = worker.pid;
                 let who = self.owner_index(&worker);
                 let Some(lane) = self.open_lane(who) else { return };
                 self.actor(index).lane = Some(lane);

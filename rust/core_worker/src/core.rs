@@ -11,7 +11,7 @@ use bytes::Bytes;
 use parking_lot::{ArcMutexGuard, Mutex, MutexGuard, RawMutex};
 use ray_rs_lanes::{Doorbell, EXEC, PROGRESS, SpinPolicy, SpinTable, Spinner};
 use ray_rs_object_store::ArenaClient;
-use ray_rs_ownership::{OwnerTable, RefKind};
+use ray_rs_ownership::{OwnerIndex, OwnerTable, RefKind};
 use ray_rs_proto::v1;
 use ray_rs_types::address::arena_owner;
 use ray_rs_types::{ActorId, FunctionId, JobId, NodeId, ObjectId, ResourceSet, WorkerAddress, WorkerId};
@@ -465,6 +465,26 @@ impl CoreWorker {
         self.with(|state| {
             let owner = state.owner_index(&owner);
             state.owner.imported(id, owner, RefKind::Value)
+        })
+    }
+
+    /// A reference made of nothing but an id. One that nobody here knows holds an error from the start: there is nobody
+    /// to be asked.
+    pub fn import_by_id(&self, id: ObjectId) -> RefSlot {
+        self.with(|state| {
+            if let Some(slot) = state.owner.named(&id) {
+                return slot;
+            }
+            let slot = state.owner.imported(id, OwnerIndex::ME, RefKind::Value);
+            let message = "this process knows no object of this id; to pass a reference on, pass the ObjectRef itself";
+            let value = StoredValue::failed(Failure::ObjectLost {
+                owner_died: false,
+                message: message.to_owned(),
+            });
+            state.owner.fetched(slot, value, true, &mut state.owner_effects);
+            state.owner.seen(slot);
+            state.run_effects();
+            slot
         })
     }
 

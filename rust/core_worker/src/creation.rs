@@ -384,6 +384,7 @@ impl State {
                 cause,
                 message,
                 creation_error,
+                ..v1::ActorDeath::default()
             }),
         });
     }

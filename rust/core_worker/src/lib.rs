@@ -30,6 +30,7 @@ mod progress;
 mod state;
 mod stream;
 mod submit;
+mod telling;
 mod wire;
 
 pub use crate::core::{CoreWorker, Counters};

@@ -223,6 +223,15 @@ pub enum HostEvent {
     /// A task that runs here is to end: a worker's own (`SIGINT` to the main thread, whose handler asks
     /// [`crate::CoreWorker::take_interrupt`]), or an actor's call.
     TaskCancelled { unique: u64, is_call: bool },
+    /// A task failed with `error` (`None`: its worker died) and runs again; there were so many retries left before.
+    /// `retries_left` `None`: infinitely many.
+    Retried {
+        task_name: Arc<str>,
+        retries_left: Option<u32>,
+        error: Option<Read>,
+    },
+    /// A worker died in the middle of a task of this process; [`Failure::WorkerCrashed`].
+    WorkerCrashed(Failure),
     /// The last reference to an error went before anyone had looked at it.
     UnseenError(Read),
     /// The raylet is gone; everything fails from here on.
@@ -363,6 +372,10 @@ pub enum Failure {
     ActorDied {
         actor_id: ActorId,
         class_name: String,
+        /// Of the process that it had last; 0: not known here.
+        pid: u32,
+        name: String,
+        namespace: String,
         cause: ActorDeathCause,
         message: String,
         creation_error: Vec<u8>,
@@ -441,7 +454,9 @@ pub enum CoreError {
     NotFound(String),
     #[error("{0}")]
     AlreadyExists(String),
-    #[error("more than {limit} calls are pending on this actor handle")]
+    #[error(
+        "more than {limit} calls are pending on this actor handle; the actor's option `max_pending_calls` sets the limit"
+    )]
     PendingCallsLimit { limit: usize },
     #[error("{0}")]
     Gcs(String),

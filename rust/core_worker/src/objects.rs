@@ -151,11 +151,12 @@ impl CoreWorker {
         self.state.lock().owner.has_duplicates(slots)
     }
 
-    /// Which of `slots` are ready; looks at the lanes first when fewer than `num_wanted` are.
+    /// Which of `slots` are ready; looks at the lanes first when fewer than `num_wanted` are. Errors among them count as
+    /// looked at.
     pub fn ready_mask(&self, slots: &[RefSlot], num_wanted: usize, out: &mut Vec<bool>) -> usize {
-        let look = |state: &State, out: &mut Vec<bool>| {
+        let look = |state: &mut State, out: &mut Vec<bool>| {
             out.clear();
-            out.extend(slots.iter().map(|slot| state.owner.is_ready(*slot)));
+            out.extend(slots.iter().map(|slot| state.owner.see_if_ready(*slot)));
             out.iter().filter(|ready| **ready).count()
         };
         self.with(|state| {
@@ -354,11 +355,11 @@ fn read_ready(state: &mut State, slot: RefSlot) -> Option<Read> {
     state.owner.seen(slot);
     Some(match state.read_value(&value) {
         Ok(value) => Read::Value(value),
-        // Memory ends with its owner.
-        Err(Failure::ObjectLost { .. }) if state.peers.is_dead(state.owner.owner(slot)) => {
-            Read::Failed(Failure::owner_died())
-        }
-        Err(failure) => Read::Failed(failure),
+        Err(failure) => Read::Failed(match *failure {
+            // Memory ends with its owner.
+            Failure::ObjectLost { .. } if state.peers.is_dead(state.owner.owner(slot)) => Failure::owner_died(),
+            failure => failure,
+        }),
     })
 }
 

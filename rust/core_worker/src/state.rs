@@ -25,9 +25,7 @@ use crate::actors::ActorTarget;
 use crate::events::TaskEvents;
 use crate::execute::Execution;
 use crate::frames;
-use crate::model::{
-    Failure, FunctionSpec, HostEvent, Location, MethodSpec, Read, ReadData, ReadValue, StoredValue, ValueData,
-};
+use crate::model::{FunctionSpec, HostEvent, Location, MethodSpec, StoredValue, ValueData};
 use crate::peers::Peers;
 use crate::stream::Stream;
 use crate::submit::{Lease, Spec};
@@ -355,35 +353,6 @@ impl State {
             }
             Effect::ActorHandlesGone { id } => self.actor_handles_gone(id),
         }
-    }
-
-    /// The last chance to see an error: the references inside are gone already.
-    fn tell_of_unseen_error(&mut self, error: &StoredValue) {
-        if !self.is_driver {
-            return;
-        }
-        let read = match &error.data {
-            ValueData::Empty => return,
-            ValueData::Inline(bytes) => ReadData::Inline(bytes.clone()),
-            ValueData::Arena(location) => match self.arena.pin(location.offset, location.length, location.generation) {
-                Some(pin) => ReadData::Arena(pin),
-                None => return,
-            },
-            ValueData::Failed(failure) => {
-                // What befell a worker is news; an actor's end was told when it came.
-                if let Failure::WorkerCrashed { .. } = &**failure {
-                    let failure = Read::Failed((**failure).clone());
-                    self.after.host.push(HostEvent::UnseenError(failure));
-                }
-                return;
-            }
-        };
-        let read = ReadValue {
-            kind: error.kind,
-            data: read,
-            refs: Vec::new(),
-        };
-        self.after.host.push(HostEvent::UnseenError(Read::Value(read)));
     }
 
     fn tell_watcher(&mut self, watcher: Watcher, slot: RefSlot) {

@@ -20,6 +20,7 @@ use crate::model::{
 use crate::peers::{CALL_SEQ, PeerIndex};
 use crate::state::{AwaitingReport, State};
 use crate::stream::STREAMING;
+use crate::telling;
 use crate::wire::Coverage;
 
 /// What a submitted task is.
@@ -500,8 +501,7 @@ impl State {
                     return self.run_effects();
                 }
                 if reply.status == 2 && cancelled.is_none() && self.owner.may_retry(key) {
-                    self.notice_retry(key, &spec.name);
-                    self.discard_returns(reply.returns);
+                    self.discard_failed_try(key, &spec.name, reply.returns);
                     self.enqueue(key, function);
                     return self.run_effects();
                 }
@@ -520,8 +520,7 @@ impl State {
                     return self.run_effects();
                 }
                 if reply.status == 2 && self.owner.may_retry(key) {
-                    self.notice_retry(key, &name);
-                    self.discard_returns(reply.returns);
+                    self.discard_failed_try(key, &name, reply.returns);
                     self.call_again(actor, key);
                     return self.run_effects();
                 }
@@ -554,15 +553,16 @@ impl State {
         }
     }
 
-    fn notice_retry(&mut self, key: TaskKey, name: &str) {
-        let left = self.owner.retries_left(key);
-        let left = if left < 0 {
-            "infinite".to_owned()
-        } else {
-            left.to_string()
-        };
-        let text = format!("Task {name} failed. There are {left} retries remaining, so the task will be retried.");
-        self.after.host.push(crate::model::HostEvent::Notice { level: 0, text });
+    /// The task runs again: the errors of this try are told and given up.
+    fn discard_failed_try(&mut self, key: TaskKey, name: &Arc<str>, returns: Vec<v1::Value>) {
+        let values: Vec<_> = returns
+            .into_iter()
+            .map(|wire| self.value_from_wire(wire, Coverage::Granted))
+            .collect();
+        self.tell_of_retry(key, name, values.first());
+        for value in values {
+            self.owner.value_abandoned(value, &mut self.owner_effects);
+        }
     }
 
     /// The worker gave unclaimed entries back, since its current task is about to block.
@@ -650,19 +650,15 @@ impl State {
             let name = Arc::clone(&self.function(function).name);
             if self.is_given_up(key) {
                 self.end_cancelled(key);
-            } else if self.owner.may_retry(key) {
-                self.notice_retry(key, &name);
+                continue;
+            }
+            let crash = telling::crash(&name, report);
+            self.tell_of_crash(crash.clone());
+            if self.owner.may_retry(key) {
+                self.tell_of_retry(key, &name, None);
                 self.enqueue(key, function);
             } else {
-                let error = StoredValue::failed(Failure::WorkerCrashed {
-                    task_name: name.to_string(),
-                    pid: report.pid,
-                    exit_code: report.exit_code,
-                    signal: report.signal,
-                    last_stderr: report.last_stderr.clone(),
-                    detail: report.detail.clone(),
-                });
-                self.finish_with(key, &error);
+                self.finish_with(key, &StoredValue::failed(crash));
             }
         }
         self.run_effects();

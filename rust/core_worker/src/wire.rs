@@ -179,7 +179,7 @@ impl State {
     }
 
     /// The value in this process's memory; one more local count on each reference for the reader.
-    pub fn read_value(&mut self, value: &StoredValue) -> Result<ReadValue, Failure> {
+    pub fn read_value(&mut self, value: &StoredValue) -> Result<ReadValue, Box<Failure>> {
         let data = match &value.data {
             ValueData::Empty => ReadData::Empty,
             ValueData::Inline(bytes) => ReadData::Inline(bytes.clone()),
@@ -187,13 +187,13 @@ impl State {
                 Some(pin) => ReadData::Arena(pin),
                 None => {
                     let message = "its memory was freed: its owner no longer held it".to_owned();
-                    return Err(Failure::ObjectLost {
+                    return Err(Box::new(Failure::ObjectLost {
                         owner_died: false,
                         message,
-                    });
+                    }));
                 }
             },
-            ValueData::Failed(failure) => return Err((**failure).clone()),
+            ValueData::Failed(failure) => return Err(Box::new((**failure).clone())),
         };
         for slot in &value.refs {
             self.owner.local_added(*slot);

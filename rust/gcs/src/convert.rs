@@ -27,11 +27,13 @@ fn phase_from(number: u32) -> Option<Phase> {
     .find(|phase| phase_number(*phase) == number)
 }
 
-/// What followers of the actor are told: a death only when it has come.
-pub fn published(actor: ActorId, status: Status<'_>) -> v1::ActorUpdate {
+/// What followers of the actor are told: a death only when it has come, and then who died.
+pub fn published(actor: ActorId, status: Status<'_>, spec: Option<&v1::ActorSpec>) -> v1::ActorUpdate {
     let mut update = persisted(actor, status);
-    if status.phase != Phase::Dead {
-        update.death = None;
+    update.death = update.death.filter(|_| status.phase == Phase::Dead);
+    if let (Some(death), Some(spec)) = (&mut update.death, spec) {
+        death.name.clone_from(&spec.name);
+        death.namespace.clone_from(&spec.namespace);
     }
     update
 }
@@ -66,25 +68,19 @@ pub fn restored(update: &v1::ActorUpdate, has_arguments: bool) -> Option<Restore
 fn death_to_wire(death: &Death) -> v1::ActorDeath {
     let (cause, message, creation_error) = match death {
         Death::WorkerDied(message) => (1, message.clone(), Vec::new()),
-        Death::Killed => (
-            2,
-            "The actor is dead because it was killed by `ray.kill`.".to_owned(),
-            Vec::new(),
-        ),
+        Death::Killed => (2, String::new(), Vec::new()),
         Death::CreationFailed { message, error } => (3, message.clone(), error.clone()),
-        Death::OutOfScope => (
-            4,
-            "The actor is dead because no handle to it was left.".to_owned(),
-            Vec::new(),
-        ),
+        Death::OutOfScope => (4, String::new(), Vec::new()),
         Death::ExitedItself(message) => (5, message.clone(), Vec::new()),
-        Death::OwnerDied(message) => (6, format!("The actor is dead because {message}."), Vec::new()),
+        Death::OwnerDied(message) => (6, message.clone(), Vec::new()),
         Death::CannotBeScheduled(message) => (7, message.clone(), Vec::new()),
     };
     v1::ActorDeath {
         cause,
         message,
         creation_error,
+        name: String::new(),
+        namespace: String::new(),
     }
 }
 
@@ -98,12 +94,7 @@ fn death_from_wire(death: v1::ActorDeath) -> Death {
         },
         4 => Death::OutOfScope,
         5 => Death::ExitedItself(message),
-        6 => {
-            let because = message
-                .strip_prefix("The actor is dead because ")
-                .and_then(|rest| rest.strip_suffix('.'));
-            Death::OwnerDied(because.unwrap_or(&message).to_owned())
-        }
+        6 => Death::OwnerDied(message),
         7 => Death::CannotBeScheduled(message),
         _ => Death::WorkerDied(message),
     }
@@ -199,7 +190,12 @@ mod tests {
                         has_arguments: true,
                     }
                 );
-                assert_eq!(published(actor, status).death.is_some(), phase == Phase::Dead);
+                let spec = v1::ActorSpec {
+                    name: "box".to_owned(),
+                    ..v1::ActorSpec::default()
+                };
+                let told = published(actor, status, Some(&spec)).death.map(|death| death.name);
+                assert_eq!(told.as_deref(), (phase == Phase::Dead).then_some("box"));
             }
         }
         assert!(

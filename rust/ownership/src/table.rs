@@ -386,6 +386,15 @@ impl<V: Contains, S> OwnerTable<V, S> {
         slot
     }
 
+    /// Somebody names an object by its id alone; one more local count of it, if it is known here. Looks at every entry:
+    /// ids that never left the process are in no index.
+    pub fn named(&mut self, id: &ObjectId) -> Option<RefSlot> {
+        let by_scan = || self.entries.iter().find(|(_, entry)| entry.id == *id);
+        let slot = self.find(id).or_else(|| by_scan().map(|(slot, _)| RefSlot(slot)))?;
+        self.entry_mut(slot).local += 1;
+        Some(slot)
+    }
+
     /// The sender of a value granted this process the reference (OWN-2); nothing when it is owned here.
     pub fn grant_received(&mut self, slot: RefSlot) {
         let entry = self.entry_mut(slot);
@@ -474,6 +483,15 @@ impl<V: Contains, S> OwnerTable<V, S> {
             .filter(|(_, entry)| entry.owner == owner && !entry.is_ready() && entry.kind == RefKind::Value)
             .map(|(index, _)| RefSlot(index))
             .collect()
+    }
+
+    /// Whether the object is ready; if so, whoever asks knows of the error that it may be.
+    pub fn see_if_ready(&mut self, slot: RefSlot) -> bool {
+        self.entries.get_mut(slot.0).is_some_and(|entry| {
+            let ready = entry.is_ready();
+            entry.seen |= ready;
+            ready
+        })
     }
 
     /// Someone looks at the value of the object, now or as soon as there is one.

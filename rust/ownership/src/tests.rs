@@ -52,6 +52,28 @@ fn a_dropped_put_is_freed_with_what_it_contains() {
 }
 
 #[test]
+fn an_object_is_found_by_its_id_before_and_after_it_was_given_away() {
+    let (mut table, mut effects) = (Table::default(), vec![]);
+    let slot = table.value_put(put_id(1), Value(1, vec![]));
+    assert_eq!(table.named(&put_id(2)), None);
+    assert_eq!(table.named(&put_id(1)), Some(slot));
+    table.index(slot);
+    assert_eq!(table.named(&put_id(1)), Some(slot));
+    table.local_dropped(slot, &mut effects);
+    table.local_dropped(slot, &mut effects);
+    assert_eq!(effects, []);
+    table.check_invariants();
+    table.local_dropped(slot, &mut effects);
+    assert_eq!(
+        effects,
+        [Effect::Free {
+            value: Value(1, vec![])
+        }]
+    );
+    assert_eq!(table.named(&put_id(1)), None);
+}
+
+#[test]
 fn a_task_waits_for_its_argument_and_holds_it() {
     let (mut table, mut effects) = (Table::default(), vec![]);
     let (first, returns) = table.task_submitted(task_id(1), 1, "f", smallvec![], smallvec![], 3, &mut effects);

@@ -10,6 +10,7 @@ use ray_rs_lanes::SpinTable;
 use ray_rs_proto::v1;
 use ray_rs_scheduler::{Event, JobKey, Options, Scheduler};
 use ray_rs_transport::ProcessWatch;
+use ray_rs_transport::session::RAYLET_SOCKET;
 use ray_rs_types::{JobId, NodeId, ResourceSet};
 use rustc_hash::FxHashMap;
 use tokio::net::UnixListener;
@@ -114,6 +115,8 @@ pub async fn run(config: RayletConfig, listener: OwnedFd) -> anyhow::Result<()> 
     tracing::debug!(why = raylet.ended.unwrap_or_default(), "the session ends");
     accepting.abort();
     raylet.end_everything();
+    // The sign that nothing is left to end.
+    let _ = std::fs::remove_file(raylet.config.session_dir.join(RAYLET_SOCKET));
     Ok(())
 }
 

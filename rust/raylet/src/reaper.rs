@@ -8,13 +8,13 @@
 use std::time::{Duration, Instant};
 
 use ray_rs_scheduler::JobKey;
+use ray_rs_transport::session::PROCESS_MARK;
 use rustix::process::{Pid, Signal, WaitOptions, getpgid, getpid, kill_process, wait};
 
 use crate::input::ZygoteKey;
 use crate::raylet::Raylet;
 use crate::timers::Timer;
 use crate::workers::raw_status;
-use crate::zygote::MARK_VARIABLE;
 
 /// At the end of the session all processes must be gone by then.
 const END_LIMIT: Duration = Duration::from_secs(1);
@@ -184,7 +184,7 @@ fn mark_in(environment: &[u8]) -> Mark {
     if environment.is_empty() {
         return Mark::Unreadable;
     }
-    let prefix = format!("{MARK_VARIABLE}=");
+    let prefix = format!("{PROCESS_MARK}=");
     let mut entries = environment.split(|byte| *byte == 0);
     match entries.find_map(|entry| entry.strip_prefix(prefix.as_bytes())) {
         Some(mark) => Mark::Of(String::from_utf8_lossy(mark).into_owned()),

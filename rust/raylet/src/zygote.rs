@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use ray_rs_transport::session::PROCESS_MARK;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal};
 use serde_json::json;
@@ -20,8 +21,6 @@ use tokio::sync::mpsc;
 use crate::config::{DriverConfig, RayletConfig};
 use crate::input::{Input, Inputs, Token, ZygoteKey, ZygoteWord};
 
-/// Names each process that descends from a zygote, however deep: it is how orphans are told apart.
-pub(crate) const MARK_VARIABLE: &str = "RAY_RS_ZYGOTE";
 /// Libraries that would start threads of their own at import, before the fork; a worker restores the driver's values.
 const THREAD_COUNT_VARIABLES: [&str; 2] = ["OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"];
 
@@ -45,7 +44,8 @@ main(config)
 pub(crate) struct Zygote {
     pub key: ZygoteKey,
     pub pid: Pid,
-    /// Value of [`MARK_VARIABLE`].
+    /// Value of [`PROCESS_MARK`], which names each process that descends from a zygote, however deep: it is how orphans
+    /// are told apart.
     pub mark: String,
     pub stderr_path: PathBuf,
     words: mpsc::UnboundedSender<String>,
@@ -103,7 +103,7 @@ fn command(raylet: &RayletConfig, driver: &DriverConfig, mark: &str) -> Command 
         &driver.executable
     };
     let mut command = Command::new(python);
-    command.envs(&driver.env).env(MARK_VARIABLE, mark);
+    command.envs(&driver.env).env(PROCESS_MARK, mark);
     let mut thread_env = serde_json::Map::new();
     for name in THREAD_COUNT_VARIABLES {
         let inherited = || std::env::var(name).ok();

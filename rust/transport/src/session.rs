@@ -9,6 +9,10 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// A process may start another while its like are being ended; the dead are found once more before they vanish.
+const MARK_SEARCHES: u32 = 5;
 /// Ended sessions whose logs are kept.
 pub const KEPT_SESSIONS: usize = 10;
 /// Directories of sessions are called so.
@@ -18,8 +22,16 @@ pub const LATEST_LINK: &str = "session_latest";
 /// File into which the gcs writes the TCP address it listens on, as soon as it does.
 pub const GCS_ADDRESS_FILE: &str = "gcs_address";
 
+/// The raylet's listening socket in a session's directory. The raylet removes it when it has ended all processes of its
+/// session; so one that is left tells of a raylet that was killed.
+pub const RAYLET_SOCKET: &str = "sockets/raylet";
+/// Variable in the environment of every process that a session's workers have started, however deep:
+/// `<session_dir>/<number of the zygote>`.
+pub const PROCESS_MARK: &str = "RAY_RS_ZYGOTE";
+
 /// Removes an ended session: everything but a log that says something, and the link that points to it. Of kept logs
-/// only those of the [`KEPT_SESSIONS`] newest ended sessions stay.
+/// only those of the [`KEPT_SESSIONS`] newest ended sessions stay. What a killed raylet could not end any more (programs
+/// that tasks have sent into sessions of their own) is ended.
 ///
 /// # Errors
 /// `InvalidInput` when `session_dir` is no session's directory of this user's; else the first failure (the rest is
@@ -30,6 +42,9 @@ pub fn clean_up(session_dir: &Path) -> io::Result<()> {
     if fs::read_link(&link).is_ok_and(|target| target.file_name() == session_dir.file_name()) {
         gone_is_fine(fs::remove_file(&link))?;
     }
+    if session_dir.join(RAYLET_SOCKET).exists() {
+        end_marked_processes(session_dir);
+    }
     let keep_logs = has_content(&session_dir.join("logs"));
     let outcome = if keep_logs {
         remove_all_but_logs(session_dir)
@@ -38,6 +53,34 @@ pub fn clean_up(session_dir: &Path) -> io::Result<()> {
     };
     forget_old_logs(&root)?;
     outcome
+}
+
+/// Ends all processes that carry the session's mark, those that are started meanwhile included.
+fn end_marked_processes(session_dir: &Path) {
+    let mark = format!("{PROCESS_MARK}={}/", session_dir.display());
+    for _ in 0..MARK_SEARCHES {
+        let mut found = false;
+        for entry in entries(Path::new("/proc")).unwrap_or_default() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+                continue;
+            };
+            // Opened first, so that what is looked at is what is ended.
+            let Some(Ok(process)) = Pid::from_raw(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty())) else {
+                continue;
+            };
+            let is_marked = fs::read(entry.path().join("environ")).is_ok_and(|environment| {
+                environment
+                    .split(|byte| *byte == 0)
+                    .any(|entry| entry.starts_with(mark.as_bytes()))
+            });
+            if is_marked && pid.cast_unsigned() != std::process::id() {
+                found |= pidfd_send_signal(process, Signal::KILL).is_ok();
+            }
+        }
+        if !found {
+            return;
+        }
+    }
 }
 
 /// Writes `text` to `path` so that a reader sees all of it or no file.
@@ -192,6 +235,29 @@ mod tests {
         let left = names(root.path());
         assert_eq!(left.len(), KEPT_SESSIONS + 1);
         assert!(left.contains(&"session_live".to_owned()));
+    }
+
+    #[test]
+    fn what_a_killed_raylet_could_not_end_is_ended() {
+        let root = tempfile::tempdir().expect("a directory");
+        let start = |dir: &Path| {
+            std::process::Command::new("sleep")
+                .arg("1000")
+                .env(PROCESS_MARK, format!("{}/3", dir.display()))
+                .spawn()
+                .expect("started")
+        };
+        let dir = session(root.path(), "session_1_2", "");
+        let other = session(root.path(), "session_1_22", "");
+        fs::write(dir.join(RAYLET_SOCKET), "").expect("written");
+        let (mut its, mut others) = (start(&dir), start(&other));
+        clean_up(&dir).expect("cleaned");
+        assert!(!its.wait().expect("a child").success());
+        // That raylet has ended in order, and what runs is not for us to judge.
+        clean_up(&other).expect("cleaned");
+        assert!(others.try_wait().expect("a child").is_none());
+        others.kill().expect("killed");
+        others.wait().expect("a child");
     }
 
     #[test]

@@ -90,7 +90,9 @@ class Callbacks:
 
     def in_worker(self) -> list[tuple[Any, Any]]:
         """What is to run before and after each task, where it runs."""
-        pairs = [(getattr(each, "_ray_pretask", None), getattr(each, "_ray_posttask", None)) for each in self._callbacks]
+        pairs = [
+            (getattr(each, "_ray_pretask", None), getattr(each, "_ray_posttask", None)) for each in self._callbacks
+        ]
         return [pair for pair in pairs if pair != (None, None)]
 
     def after_all(self, refs: list[Any], graph: Any) -> None:

@@ -29,9 +29,11 @@ class RayBackend(PoolManagerMixin, AutoBatchingMixin, ParallelBackendBase):  # t
 
     supports_retrieve_callback = True
     supports_timeout = True
+    _pool: Pool | None = None
 
     def __init__(self, *args: Any, ray_remote_args: dict[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._pool: Pool | None = None
         self._ray_remote_args = ray_remote_args
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:

@@ -42,8 +42,8 @@ class Batch(NamedTuple):
 
     Attributes:
         function: What to call, or a reference to it.
-        stars: What a call's arguments are: 0 the only argument, 1 the positional ones, 2 a pair of positional and keyword
-            arguments.
+        stars: What is given of each call: 0 its only argument, 1 the positional ones, 2 a pair of positional and
+            keyword arguments.
         calls: The arguments of each call.
         done: Called with the results, a `Failure` in the place of each call that raised.
     """

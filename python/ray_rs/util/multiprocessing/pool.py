@@ -1,4 +1,4 @@
-"""`Pool` with the interface of `multiprocessing.Pool`: its processes are actors, so they may be anywhere in the cluster.
+"""`Pool` with the interface of `multiprocessing.Pool`, whose processes are actors and may be anywhere in the cluster.
 
 What differs: a process that dies fails the calls it had, instead of hanging them, and another takes its place; `imap`
 takes from its iterable only what it needs to keep the processes busy.

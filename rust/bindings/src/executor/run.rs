@@ -94,8 +94,7 @@ impl Executor {
         }
         match call {
             Ok(call) => Ok((callable, call)),
-            Err(BadArgs::Own(error)) => Err(own(error)),
-            Err(BadArgs::Dependency(error)) => Err(Ended::Raised {
+            Err(BadArgs::Own(error) | BadArgs::Dependency(error)) => Err(Ended::Raised {
                 error,
                 from_argument: true,
             }),

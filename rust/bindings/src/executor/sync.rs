@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyDict;
+use pyo3::types::{PyBytes, PyDict};
 use ray_rs_core_worker::{ActorStart, ExecTask, LeaseTerms, Next};
 
 use super::title::Title;
@@ -137,7 +137,15 @@ impl Executor {
             reftable::drop_all(&self.core, refs);
             bytes
         });
-        py.detach(|| self.core.actor_started(Some(bytes.unwrap_or_default()), message));
+        let bytes = bytes.unwrap_or_default();
+        let told = self
+            .callbacks
+            .say_creation_failed
+            .call1(py, (&class_name, PyBytes::new(py, &bytes)));
+        if let Err(error) = told {
+            error.write_unraisable(py, None);
+        }
+        py.detach(|| self.core.actor_started(Some(bytes), message));
         Started::Failed
     }
 
@@ -185,6 +193,6 @@ fn actor_info<'py>(py: Python<'py>, start: &ActorStart) -> PyResult<Bound<'py, P
     info.set_item("gpu_ids", start.gpu_ids.clone())?;
     info.set_item("resources", control::resource_dict(py, &start.resources)?)?;
     info.set_item("job_id", PyJobId(start.job_id))?;
-    info.set_item("extra", pyo3::types::PyBytes::new(py, &start.extra))?;
+    info.set_item("extra", PyBytes::new(py, &start.extra))?;
     Ok(info)
 }

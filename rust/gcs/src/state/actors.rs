@@ -264,7 +264,7 @@ impl State {
         let status = self
             .lifecycle
             .status(actor)
-            .map(|status| convert::published(actor, status));
+            .map(|status| convert::published(actor, status, Some(&spec)));
         Some(v1::ActorInfo {
             spec: Some(spec),
             status,

@@ -140,7 +140,7 @@ impl State {
             }
             Effect::Publish { actor } => {
                 if let Some(status) = self.lifecycle.status(*actor) {
-                    let update = crate::convert::published(*actor, status);
+                    let update = crate::convert::published(*actor, status, self.actors.spec(*actor));
                     self.tell(0, Target::AllNodes, Body::ActorUpdate(update));
                 }
             }

@@ -190,7 +190,7 @@ impl State {
     fn tell_how_things_stand(&mut self, node: NodeId) {
         for actor in self.actors.all() {
             if let Some(status) = self.lifecycle.status(actor) {
-                let update = convert::published(actor, status);
+                let update = convert::published(actor, status, self.actors.spec(actor));
                 self.tell(0, Target::Node(node), Body::ActorUpdate(update));
             }
         }
