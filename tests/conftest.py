@@ -49,12 +49,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         ours = [item for item in items if item.get_closest_marker("ray_rs_only")]
         config.hook.pytest_deselected(items=ours)
         items[:] = [item for item in items if item not in ours]
-    # Tests that show known faults; each has its reason in tests/allowed_skips.txt.
-    known = allowed_skips()
-    for item in items:
-        reason = known.get(item.nodeid, "")
-        if reason.startswith("known fault"):
-            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def allowed_skips() -> dict[str, str]:

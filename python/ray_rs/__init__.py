@@ -53,7 +53,8 @@ if TYPE_CHECKING:
         util,
     )
     from ray_rs._as_ray import install_as_ray
-    from ray_rs._iterate import as_completed, map
+    from ray_rs._iterate import as_completed
+    from ray_rs._iterate import map as map
     from ray_rs.actor import method
     from ray_rs.cross_language import Language, java_actor_class, java_function
     from ray_rs.runtime_context import get_runtime_context

@@ -107,13 +107,29 @@ class AsCompleted(Iterator[Any]):
 # ----------------------------------------------------------------------------------------------------------------- map
 
 
+@overload
 def map(
-    f: RemoteFunction[Any, T] | Callable[..., T],
+    f: RemoteFunction[..., T],
     *iterables: Iterable[Any],
     chunksize: int | Literal["auto"] = "auto",
     ordered: bool = True,
     progress: bool = False,
-) -> Iterator[T]:
+) -> Iterator[T]: ...
+@overload
+def map(
+    f: Callable[..., T],
+    *iterables: Iterable[Any],
+    chunksize: int | Literal["auto"] = "auto",
+    ordered: bool = True,
+    progress: bool = False,
+) -> Iterator[T]: ...
+def map(
+    f: Any,
+    *iterables: Iterable[Any],
+    chunksize: int | Literal["auto"] = "auto",
+    ordered: bool = True,
+    progress: bool = False,
+) -> Iterator[Any]:
     """Calls a function for each item, in tasks, and gives the results one by one.
 
     Items are taken from the iterables, and tasks submitted, only so far ahead of what was given out that the cluster is

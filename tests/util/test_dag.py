@@ -148,13 +148,47 @@ def test_long_chains():
     assert ray.get(node.execute()) == 2001
 
 
-@ray_rs_only("its nodes pickle by themselves")
-def test_graphs_travel():
-    with InputNode() as x:
-        node = add.bind(double.bind(x), x)
-    again = pickle.loads(ray.cloudpickle.dumps(node))
-    assert ray.get(again.execute(2)) == 6
-    assert again.get_stable_uuid() == node.get_stable_uuid()
+def test_nodes_do_not_travel():
+    with pytest.raises(ValueError):
+        pickle.dumps(dag.DAGNode([], {}, {}, {}))
+
+
+def test_input_has_rules():
+    with pytest.raises(ValueError, match="should not take any args or kwargs"):
+        InputNode(0)
+    with pytest.raises(AssertionError, match="only use int index or str"):
+        with InputNode() as given:
+            given[(1, 2)]
+    with pytest.raises(AssertionError, match="only used in context manager"):
+        double.bind(InputNode()).execute(1)
+    with pytest.raises(ValueError, match="cannot be used"):
+        with InputNode() as given:
+            Counter.bind(given)
+    with InputNode() as one, InputNode() as other:
+        node = add.bind(double.bind(one), other)
+    with pytest.raises(AssertionError, match="one unique InputNode"):
+        node.execute(1)
+
+
+def test_bound_is_bound():
+    with pytest.raises(AttributeError, match=r"\.bind\(\) cannot be used again on"):
+        Counter.bind().bind()
+    with pytest.raises(AttributeError, match=r"\.remote\(\) cannot be used on ClassMethodNodes"):
+        Counter.bind().get.remote()
+    with pytest.raises(AttributeError, match="has no attribute 'remote'"):
+        Counter.bind().remote()
+    with pytest.raises(AttributeError, match=r"\.remote\(\) cannot be used on"):
+        add.bind(1).remote()
+
+
+def test_what_has_to_be_there_first():
+    actor = Counter.options(name="first").bind(1)
+    first = actor.add.options(name="one").bind(2)
+    second = actor.get.bind()
+    others = second.get_other_args_to_resolve()
+    assert others[dag.PARENT_CLASS_NODE_KEY].get_options()["name"] == "first"
+    assert others[dag.PREV_CLASS_METHOD_CALL_KEY].get_options() == first.get_options() == {"name": "one"}
+    assert second.get_options() == {}
 
 
 @ray_rs_only("there are no compiled graphs")

@@ -198,7 +198,7 @@ def test_terminated(cluster):
     with pytest.raises(ValueError, match="Pool not running"):
         pool.map(square, [1])
     for result in results:
-        with pytest.raises((ray.exceptions.RayActorError, RuntimeError)):
+        with pytest.raises(ray.exceptions.RayError):
             result.get(timeout=20)
 
 
@@ -221,6 +221,21 @@ def noted(variable):
 def test_initializer(cluster):
     with Pool(2, initializer=note, initargs=("POOL_NOTE", "set")) as pool:
         assert set(pool.map(noted, ["POOL_NOTE"] * 20, chunksize=1)) == {"set"}
+
+
+def touch(folder):
+    (folder / str(os.getpid())).touch()
+
+
+def refuse():
+    raise OSError("not here")
+
+
+def test_initializers_have_run_when_the_pool_is_there(cluster, tmp_path):
+    with Pool(2, initializer=touch, initargs=(tmp_path,)):
+        assert len(list(tmp_path.iterdir())) == 2
+    with pytest.raises(ray.exceptions.RayActorError, match="not here"):
+        Pool(2, initializer=refuse)
 
 
 @ray_rs_only("Ray leaves such variables as they were")

@@ -12,12 +12,14 @@ from typing import Any
 
 from ray_rs import _core
 from ray_rs.dag.class_node import ClassMethodNode, ClassNode, bind_method
-from ray_rs.dag.dag_node import DAGNode
+from ray_rs.dag.dag_node import PARENT_CLASS_NODE_KEY, PREV_CLASS_METHOD_CALL_KEY, DAGNode
 from ray_rs.dag.function_node import FunctionNode
 from ray_rs.dag.input_node import DAGInputData, InputAttributeNode, InputNode
 from ray_rs.dag.output_node import MultiOutputNode
 
 __all__ = [
+    "PARENT_CLASS_NODE_KEY",
+    "PREV_CLASS_METHOD_CALL_KEY",
     "ClassMethodNode",
     "ClassNode",
     "DAGInputData",

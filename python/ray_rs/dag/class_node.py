@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ray_rs import _signature
 from ray_rs import actor as _actor
-from ray_rs.dag.dag_node import DAGNode
+from ray_rs.dag.dag_node import PARENT_CLASS_NODE_KEY, PREV_CLASS_METHOD_CALL_KEY, DAGNode
+from ray_rs.dag.input_node import InputAttributeNode, InputNode
 
 if TYPE_CHECKING:
     from ray_rs.actor import ActorMethod
@@ -41,6 +42,11 @@ class ClassNode(DAGNode):
         if constructor is not None:
             _check(constructor, args, kwargs)
         super().__init__(args, kwargs, options)
+        if any(isinstance(node, (InputNode, InputAttributeNode)) for node in self._needs()):
+            raise ValueError(
+                "InputNode handles user dynamic input of the DAG, and cannot be used in the constructor of an actor, "
+                "which is not part of what the input is for."
+            )
         self._actor_class = actor_class
         # The newest call: the next one has to follow it.
         self._last_call: ClassMethodNode | None = None
@@ -48,9 +54,11 @@ class ClassNode(DAGNode):
     def __getattr__(self, name: str) -> _UnboundMethod:
         if name.startswith("__") or "_actor_class" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        if name == "bind":
+            raise AttributeError(f".bind() cannot be used again on {self!r}.")
         method = _actor._find_method(self._actor_class._ray_class, name)
         if method is None:
-            raise AttributeError(f"the actor class {self._actor_class._ray_class.__name__!r} has no method {name!r}")
+            raise AttributeError(f"{self._actor_class._ray_class.__name__!r} has no attribute {name!r}")
         return _UnboundMethod(self, name, method, {})
 
     def _run(self, resolve: Callable[[Any], Any], inputs: tuple[Any, ...], named_inputs: dict[str, Any]) -> Any:
@@ -77,9 +85,13 @@ class _UnboundMethod:
     def bind(self, *args: Any, **kwargs: Any) -> ClassMethodNode:
         """Describes a call. Of a method with several returns the result is their list."""
         _check(self._method, args, kwargs)
-        call = ClassMethodNode(self._node, self._name, args, kwargs, self._options)
-        call._previous, self._node._last_call = self._node._last_call, call
+        call = ClassMethodNode(self._node, self._name, args, kwargs, self._options, self._node._last_call)
+        self._node._last_call = call
         return call
+
+    @property
+    def remote(self) -> NoReturn:
+        raise AttributeError(f".remote() cannot be used on ClassMethodNodes ({self._name}). Use .bind().")
 
 
 class ClassMethodNode(DAGNode):
@@ -91,6 +103,7 @@ class ClassMethodNode(DAGNode):
         args: Positional arguments.
         kwargs: Keyword arguments.
         options: Options of the call.
+        previous: The call that was bound before this one to the same node of an actor.
     """
 
     def __init__(
@@ -100,23 +113,17 @@ class ClassMethodNode(DAGNode):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         options: dict[str, Any],
+        previous: ClassMethodNode | None = None,
     ) -> None:
-        super().__init__(args, kwargs, options)
+        is_node = isinstance(target, ClassNode)
+        other = {PARENT_CLASS_NODE_KEY: target, PREV_CLASS_METHOD_CALL_KEY: previous} if is_node else {}
+        super().__init__(args, kwargs, options, other)
         self._target = target
         self._method_name = method_name
-        # The call that was bound before this one to the same class node.
-        self._previous: ClassMethodNode | None = None
 
     def get_method_name(self) -> str:
         """Name of the method."""
         return self._method_name
-
-    def _needs(self) -> Iterator[DAGNode]:
-        if isinstance(self._target, ClassNode):
-            yield self._target
-        if self._previous is not None:
-            yield self._previous
-        yield from super()._needs()
 
     def _run(self, resolve: Callable[[Any], Any], inputs: tuple[Any, ...], named_inputs: dict[str, Any]) -> Any:
         target = self._target

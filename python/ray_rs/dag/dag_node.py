@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
-__all__ = ["DAGNode"]
+__all__ = ["PARENT_CLASS_NODE_KEY", "PREV_CLASS_METHOD_CALL_KEY", "DAGNode"]
+
+# In what `get_other_args_to_resolve` gives.
+PARENT_CLASS_NODE_KEY = "parent_class_node"
+PREV_CLASS_METHOD_CALL_KEY = "prev_class_method_call"
 
 
 class DAGNode:
-    """A call that is described, and not made yet.
+    """A call that is described, and not made yet. It can't be pickled.
 
     Args:
         args: Its positional arguments; nodes among them stand for their results.
         kwargs: Its keyword arguments.
         options: What the call was given with `.options()`.
+        other_args_to_resolve: What else has to be there first.
     """
 
-    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]) -> None:
-        self._bound_args = args
+    def __init__(
+        self,
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        options: dict[str, Any],
+        other_args_to_resolve: dict[str, Any] | None = None,
+    ) -> None:
+        self._bound_args = tuple(args)
         self._bound_kwargs = kwargs
         self._bound_options = options
+        self._bound_other_args = other_args_to_resolve or {}
         self._stable_uuid = uuid.uuid4().hex
+
+    # Whether it stands for the arguments of `execute`.
+    _is_input = False
 
     def get_args(self) -> tuple[Any, ...]:
         """Its positional arguments."""
@@ -36,8 +51,12 @@ class DAGNode:
         """What the call was given with `.options()`."""
         return dict(self._bound_options)
 
+    def get_other_args_to_resolve(self) -> dict[str, Any]:
+        """What else has to be there first: the actor, and the call that was bound before."""
+        return dict(self._bound_other_args)
+
     def get_stable_uuid(self) -> str:
-        """Tells the node from others; it is the same in copies."""
+        """Tells the node from others."""
         return self._stable_uuid
 
     def execute(self, *args: Any, **kwargs: Any) -> Any:
@@ -57,6 +76,7 @@ class DAGNode:
             7
         """
         results: dict[int, Any] = {}
+        the_input: DAGNode | None = None
 
         def resolve(value: Any) -> Any:
             return _replace(value, lambda node: results[id(node)])
@@ -68,6 +88,9 @@ class DAGNode:
             node, needs = path[-1]
             for needed in needs:
                 if id(needed) not in begun:
+                    if needed._is_input:
+                        assert the_input is None, "Each DAG should only have one unique InputNode."
+                        the_input = needed
                     begun.add(id(needed))
                     path.append((needed, needed._needs()))
                     break
@@ -99,8 +122,16 @@ class DAGNode:
             found.append(node)
             return node
 
-        _replace((self._bound_args, self._bound_kwargs), note)
+        # The actor first, then what was bound to it before: calls keep their order.
+        _replace((self._bound_other_args, self._bound_args, self._bound_kwargs), note)
         return iter(found)
+
+    def __reduce__(self) -> NoReturn:
+        raise ValueError(f"{self!r} is a description of a call and can't be pickled; pass what its execute() gives.")
+
+    @property
+    def remote(self) -> NoReturn:
+        raise AttributeError(f".remote() cannot be used on {self!r}: it is bound already. Use .execute().")
 
     def _run(self, resolve: Callable[[Any], Any], inputs: tuple[Any, ...], named_inputs: dict[str, Any]) -> Any:
         """Makes the call; `resolve` puts results in the place of nodes."""

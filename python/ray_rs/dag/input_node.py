@@ -17,7 +17,12 @@ class InputNode(DAGNode):
     `inp[0]` is the first and `inp.name` the one of that name.
 
     Args:
+        *args: There are none.
         input_type: Without effect.
+        **kwargs: There are none.
+
+    Raises:
+        ValueError: There were some.
 
     Example:
         >>> with InputNode() as inp:
@@ -25,10 +30,16 @@ class InputNode(DAGNode):
         >>> graph.execute(1, factor=2)
     """
 
-    def __init__(self, *, input_type: Any = None) -> None:
+    _is_input = True
+
+    def __init__(self, *args: Any, input_type: Any = None, **kwargs: Any) -> None:
+        if args or kwargs:
+            raise ValueError("InputNode should not take any args or kwargs.")
         super().__init__((), {}, {})
+        self._entered = False
 
     def __enter__(self) -> InputNode:
+        self._entered = True
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -39,10 +50,14 @@ class InputNode(DAGNode):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return InputAttributeNode(self, name, is_item=False)
 
-    def __getitem__(self, key: Any) -> InputAttributeNode:
+    def __getitem__(self, key: int | str) -> InputAttributeNode:
+        assert isinstance(key, (int, str)), "Please only use int index or str as first-level key of the input."
         return InputAttributeNode(self, key, is_item=True)
 
     def _run(self, resolve: Callable[[Any], Any], inputs: tuple[Any, ...], named_inputs: dict[str, Any]) -> Any:
+        assert self._entered, (
+            "InputNode is a singleton instance that should be only used in context manager: `with InputNode() as inp:`."
+        )
         if len(inputs) == 1 and not named_inputs:
             return inputs[0]
         return DAGInputData(*inputs, **named_inputs)

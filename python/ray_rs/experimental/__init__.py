@@ -1,6 +1,10 @@
 """Parts of Ray's interface that Ray itself calls experimental."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ray_rs.experimental import internal_kv, tqdm_ray
 
 _SUBMODULES = ("internal_kv", "tqdm_ray")
 

@@ -1,10 +1,28 @@
 """Helpers on top of tasks and actors."""
 
-from __future__ import annotations
+from typing import TYPE_CHECKING, Any
 
-from typing import Any
+if TYPE_CHECKING:
+    from ray_rs.util import accelerators as accelerators
+    from ray_rs.util import actor_pool as actor_pool
+    from ray_rs.util import annotations as annotations
+    from ray_rs.util import check_serialize as check_serialize
+    from ray_rs.util import dask as dask
+    from ray_rs.util import debug as debug
+    from ray_rs.util import executor as executor
+    from ray_rs.util import helpers as helpers
+    from ray_rs.util import joblib as joblib
+    from ray_rs.util import multiprocessing as multiprocessing
+    from ray_rs.util import queue as queue
+    from ray_rs.util import serialization as serialization
+    from ray_rs.util.actor_pool import ActorPool
+    from ray_rs.util.check_serialize import inspect_serializability
+    from ray_rs.util.debug import disable_log_once_globally, enable_periodic_logging, log_once
+    from ray_rs.util.helpers import as_completed, map_unordered
+    from ray_rs.util.serialization import deregister_serializer, register_serializer
 
-# Imported when first asked for: submodules, and what lives in them.
+# Imported when first asked for: submodules, and what lives in them. (No `from __future__ import annotations` here: it
+# would stand in the way of the submodule of that name.)
 _SUBMODULES = (
     "accelerators",
     "actor_pool",

@@ -54,8 +54,8 @@ print(outcome(running), outcome(kept))
 
 @ray.remote
 def careful():
-    note("careful")
     try:
+        note("careful")
         while True:
             time.sleep(0.01)
     except KeyboardInterrupt:

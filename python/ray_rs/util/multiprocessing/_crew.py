@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import ray_rs as ray
-from ray_rs.exceptions import RayActorError
+from ray_rs.exceptions import RayActorError, RayError
 
 __all__ = ["Batch", "Crew", "Failure"]
 
-_FEWEST_AT_ONCE, _MOST_AT_ONCE = 2, 32
+_FEWEST_AT_ONCE, _MOST_AT_ONCE = 2, 16
 # A batch that is back so soon was waiting for the next rather than the next for it.
 _NEXT_TO_NO_TIME_SECONDS = 0.01
 
@@ -165,6 +165,12 @@ class Crew:
         self._closed = False
         # Resolved, if that is the word, when the actors have ended.
         self._ends: list[Any] = []
+        try:
+            # What the initializers do is done, and what they raise is raised, when the pool is there.
+            ray.get([member.actor.__ray_ready__.remote() for member in self._members])
+        except BaseException:
+            self.kill()
+            raise
 
     def submit(self, batches: Iterable[Batch]) -> None:
         """Takes batches on; they run in this order, as actors become free."""
@@ -265,7 +271,7 @@ class Crew:
             ray.kill(member.actor)
         for batch in dropped:
             try:
-                batch.done([Failure(RuntimeError("The pool was terminated before this was called"))] * len(batch.calls))
+                batch.done([Failure(RayError("The pool was terminated before this was called"))] * len(batch.calls))
             finally:
                 with self._lock:
                     self._unfinished -= 1
