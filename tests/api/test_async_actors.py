@@ -150,3 +150,21 @@ def test_async_callers_of_async_actors():
         return await asyncio.gather(*[actor.echo.remote(i) for i in range(100)])
 
     assert asyncio.run(main()) == list(range(100))
+
+
+def test_a_thousand_waiting_calls_do_not_hold_up_the_one_they_wait_for():
+    @ray.remote
+    class Gate:
+        def __init__(self):
+            self.open = asyncio.Event()
+
+        async def wait(self):
+            await self.open.wait()
+
+        async def let_in(self):
+            self.open.set()
+
+    gate = Gate.remote()
+    waiting = [gate.wait.remote() for _ in range(900)]
+    ray.get(gate.let_in.remote(), timeout=60)
+    ray.get(waiting, timeout=60)

@@ -164,8 +164,8 @@ def test_what_has_ended_stays():
 def test_the_task_may_catch_the_interrupt():
     @ray.remote
     def stubborn(started):
-        ray.get(started.set.remote())
         try:
+            ray.get(started.set.remote())
             time.sleep(LONG)
         except KeyboardInterrupt:
             return "caught"
@@ -173,7 +173,7 @@ def test_the_task_may_catch_the_interrupt():
     flag = Flag.remote()
     ref = stubborn.remote(flag)
     begun(flag)
-    ray.cancel(ref)
+    ray.cancel(ref, recursive=False)  # the call that said that it has begun may not have come back yet
     assert ray.get(ref, timeout=30) == "caught"
 
 
@@ -266,8 +266,8 @@ def test_a_coroutine_of_an_actor():
             self.cancelled = 0
 
         async def sleep(self, flag):
-            await flag.set.remote()
             try:
+                await flag.set.remote()
                 await asyncio.sleep(LONG)
             except asyncio.CancelledError:
                 self.cancelled += 1

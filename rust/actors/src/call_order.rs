@@ -8,14 +8,14 @@
 //! * `ORD-1` A call that was submitted leaves once: replied, dropped or failed.
 //! * `ORD-2` Calls are sent in the order of their submission, also again after a restart; a call whose arguments are not
 //!   ready holds up the later ones. Unless the actor runs `out_of_order`: then calls are sent as they become ready.
-//! * `ORD-3` At most [`MAX_IN_FLIGHT`] calls are sent and not replied, and only to an actor that is placed.
+//! * `ORD-3` At most [`MAX_CALLS_IN_FLIGHT`] calls are sent and not replied, and only to an actor that is placed.
 //! * `ORD-4` A call is sent once, and once more for each of its retries; one that the actor did not start is not counted.
 //!
 //! The state page is `docs/states/actor.md`.
 
 use std::collections::VecDeque;
 
-use ray_rs_types::config::MAX_IN_FLIGHT;
+use ray_rs_types::config::MAX_CALLS_IN_FLIGHT;
 use rustc_hash::FxHashMap;
 
 /// A call, as numbered by its caller. Free to be used again once the call has left (`ORD-1`); the caller sees to it that
@@ -286,7 +286,7 @@ impl CallOrder {
     }
 
     fn can_send(&self) -> bool {
-        self.connection == Connection::Connected && self.in_flight < MAX_IN_FLIGHT
+        self.connection == Connection::Connected && self.in_flight < MAX_CALLS_IN_FLIGHT
     }
 
     fn send_queued(&mut self, effects: &mut Vec<Effect>) {
@@ -346,7 +346,7 @@ impl CallOrder {
             .filter(|call| call.place == CallPlace::InFlight)
             .count();
         assert_eq!(in_flight, self.in_flight, "ORD-3: count of calls in flight");
-        assert!(in_flight <= MAX_IN_FLIGHT, "ORD-3: window exceeded");
+        assert!(in_flight <= MAX_CALLS_IN_FLIGHT, "ORD-3: window exceeded");
         assert!(
             in_flight == 0 || self.connection != Connection::Dead,
             "ORD-1: in flight to a dead actor"

@@ -31,6 +31,8 @@ mod state;
 mod stream;
 mod submit;
 mod telling;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use crate::core::{CoreWorker, Counters};

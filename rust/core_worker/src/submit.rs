@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ray_rs_dispatch::{ClassKey, Effect as Order, Event, FunctionKey, LeaseKey, TaskKey as DispatchKey};
-use ray_rs_lanes::EXEC;
+use ray_rs_lanes::{CLAIM_WORDS, EXEC};
 use ray_rs_ownership::{RefSlot, TaskKey};
 use ray_rs_proto::lane::Kind;
 use ray_rs_proto::v1;
@@ -304,7 +304,7 @@ impl State {
         Some(key)
     }
 
-    fn push_task(&mut self, lease: LeaseKey, key: TaskKey) {
+    pub fn push_task(&mut self, lease: LeaseKey, key: TaskKey) {
         let Some(lane) = self.leases.get(&lease).map(|lease| lease.lane) else {
             return;
         };
@@ -314,6 +314,13 @@ impl State {
         if self.peers.get(lane).is_none() {
             // The lane died a moment ago: `process_died` reports the lease dead, and this task with it.
             return;
+        }
+        if self.would_take_a_claim_word(lane) {
+            // So far behind, the worker gets nothing more until it has answered for what it has.
+            let tasks = vec![DispatchKey(key.0)];
+            let now = self.now();
+            let event = Event::EntriesReturned { lease, tasks };
+            return self.dispatch.on_event(now, event, &mut self.dispatch_effects);
         }
         let index = self.define_function(lane, function);
         let deps = self.resolved_deps(key);
@@ -326,6 +333,17 @@ impl State {
         peer.out_claims.publish(seq);
         self.peers.in_flight += 1;
         self.write_push(lane, key, seq, index, deps, num_returns, attempt, Vec::new());
+    }
+
+    /// Whether the next entry's claim word belongs to one that is still in flight. Withdrawals move sequence numbers on
+    /// without the worker's doing, so few entries can be far apart.
+    fn would_take_a_claim_word(&self, lane: PeerIndex) -> bool {
+        let holder = self.peers.get(lane).and_then(|peer| {
+            let at = peer.in_flight.len().checked_sub(CLAIM_WORDS)?;
+            peer.in_flight[at]
+        });
+        // Of one that was given up nobody asks any more whether it was claimed.
+        holder.is_some_and(|key| !self.is_given_up(key))
     }
 
     #[allow(clippy::too_many_arguments)]

@@ -8,6 +8,9 @@ pub const MAX_INLINE_BYTES: usize = 100 * 1024;
 pub const SPIN: Duration = Duration::from_micros(50);
 /// Most tasks that an owner puts on one lane before they are finished.
 pub const MAX_IN_FLIGHT: usize = 512;
+/// Most calls that a caller sends to one actor before they are answered: far more than an asynchronous actor runs at once
+/// by default (1000), since a call that is held back may be the one that the others wait for.
+pub const MAX_CALLS_IN_FLIGHT: usize = 16_384;
 /// A worker rings its caller after this many replies even when more requests wait.
 pub const REPLIES_PER_RING: u32 = 32;
 /// Work that an owner likes to have in flight on one worker.

@@ -1,0 +1,106 @@
+//! One process's tables, without its threads; the other ends of its lanes are played here.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ray_rs_dispatch::LeaseKey;
+use ray_rs_lanes::{CLAIM_WORDS, Doorbell, IncomingClaims, Lane};
+use ray_rs_object_store::{ArenaClient, ArenaHost};
+use ray_rs_ownership::TaskKey;
+use ray_rs_types::{ActorId, FunctionId, JobId, NodeId, ResourceSet, WorkerAddress, WorkerId};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use smallvec::SmallVec;
+
+use crate::model::{FunctionIndex, FunctionSpec, StoredValue, TaskArgs};
+use crate::peers::PeerIndex;
+use crate::state::State;
+use crate::submit::{Lease, Work, split};
+
+const LEASE: LeaseKey = LeaseKey(1);
+
+fn address(number: u8) -> WorkerAddress {
+    WorkerAddress {
+        node_id: NodeId([1; 28]),
+        worker_id: WorkerId([number; 28]),
+        pid: u32::from(number),
+    }
+}
+
+fn state() -> State {
+    let (mut host, fd) = ArenaHost::create(1 << 20).expect("an arena");
+    let arena = ArenaClient::attach(fd, host.allocate_client(), 1).expect("mapped");
+    State::new(
+        address(1),
+        JobId([0, 0, 0, 1]),
+        "session_of_a_test".to_owned(),
+        PathBuf::from("/nonexistent"),
+        1,
+        2,
+        Arc::new(arena),
+        Arc::new(Doorbell::create().expect("a bell")),
+    )
+}
+
+/// A worker under [`LEASE`]; what is returned are its claims on what is sent to it.
+fn leased_worker(state: &mut State) -> (PeerIndex, IncomingClaims, OwnedFd) {
+    let (lane, fd) = Lane::create().expect("a lane");
+    let flags = SocketFlags::CLOEXEC;
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).expect("sockets");
+    let who = state.owner_index(&address(2));
+    let index = state.peers.add(who, lane, None, Arc::new(ours));
+    state.leases.insert(LEASE, Lease { lane: index });
+    let (_, _, _, claims) = Lane::attach(fd).expect("mapped").split();
+    (index, claims, theirs)
+}
+
+fn task(state: &mut State, function: FunctionIndex) -> TaskKey {
+    let args = TaskArgs {
+        values: StoredValue::none(),
+        layout: Vec::new(),
+        kwarg_names: Vec::new(),
+        deps: SmallVec::new(),
+        parent: 0,
+    };
+    let id = state.fresh_task_id(ActorId::nil_of(state.job));
+    let (spec, deps, held) = split(Work::Normal(function), id.unique(), args, None);
+    let mut effects = Vec::new();
+    let (key, _) = state.owner.task_submitted(id, 1, spec, deps, held, 0, &mut effects);
+    key
+}
+
+#[test]
+fn an_entry_keeps_its_claim_word_however_many_come_and_go_behind_it() {
+    let mut state = state();
+    let (lane, claims, _socket) = leased_worker(&mut state);
+    let function = state.register_function(FunctionSpec {
+        id: FunctionId([7; 28]),
+        name: "f".into(),
+        resources: ResourceSet::default(),
+        max_retries: 0,
+        retry_exceptions: Vec::new(),
+        max_calls: 0,
+        time_limit: None,
+        backpressure: 0,
+        definition: Bytes::new(),
+    });
+    let first = task(&mut state, function);
+    state.push_task(LEASE, first);
+    let sent = |state: &State| state.peers.get(lane).expect("there").next_seq - 1;
+    assert_eq!(sent(&state), 1);
+    for _ in 1..CLAIM_WORDS {
+        let other = task(&mut state, function);
+        state.push_task(LEASE, other);
+        assert!(state.withdraw(other), "the worker sleeps");
+    }
+    // The next one would have the word of the first.
+    let next = task(&mut state, function);
+    state.push_task(LEASE, next);
+    assert_eq!(sent(&state), CLAIM_WORDS as u64, "it was not sent");
+    assert!(claims.claim(1), "the first one can still be run");
+    state.take_in_flight(lane, 1);
+    state.push_task(LEASE, next);
+    assert_eq!(sent(&state), CLAIM_WORDS as u64 + 1);
+    assert!(claims.claim(CLAIM_WORDS as u64 + 1));
+}
