@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import machine
@@ -197,6 +198,17 @@ def tasks(ray):
             ray.get(f.remote())
             samples.append((time.perf_counter() - began) * 1e6)
         record("tasks sync after 20 ms idle p50", statistics.median(samples))
+    if wanted("tasks sync from 16 threads"):
+        with ThreadPoolExecutor(16) as pool:
+
+            def sixteen():
+                def work(_):
+                    for _ in range(20):
+                        ray.get(f.remote())
+
+                list(pool.map(work, range(16)))
+
+            timeit("tasks sync from 16 threads", sixteen, 320, no_ops=320)
     timeit("single client tasks and get batch", lambda: ray.get([f.remote() for _ in range(1000)]), no_ops=1000)
     timeit("single client tasks async", lambda: ray.get([f.remote() for _ in range(1000)]), 1000, no_ops=1000)
     if wanted("step:"):

@@ -26,6 +26,7 @@ ROWS = [
     Row("single client get object containing 10k refs", "objects", goal=11),
     Row("single client wait 1k refs", "tasks", goal=30),
     Row("single client tasks sync", "tasks", goal=75),
+    Row("tasks sync from 16 threads", "tasks"),
     Row("single client tasks async", "tasks", goal=75),
     Row("multi client tasks async", "tasks", goal=38),
     Row("1:1 actor calls sync", "actors", goal=35),
