@@ -188,6 +188,40 @@ def test_a_forked_child_may_look_at_its_refs():
     assert ray.get(ref) == "x"
 
 
+def test_hooks_around_a_fork_may_let_other_threads_run():
+    """The hooks of `os.register_at_fork` run Python code, and so do the threads that get the GIL meanwhile."""
+    done = run_driver(
+        """
+        import os, threading, time
+        os.register_at_fork(before=lambda: time.sleep(0.05), after_in_parent=lambda: time.sleep(0.05))
+        ray.init(num_cpus=1)
+
+        @ray.remote
+        def echo(x):
+            return x
+
+        def load():
+            while not ended.is_set():
+                assert ray.get([echo.remote(i) for i in range(20)]) == list(range(20))
+
+        ended = threading.Event()
+        threads = [threading.Thread(target=load) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for _ in range(5):
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0)
+            os.waitpid(pid, 0)
+        ended.set()
+        for thread in threads:
+            thread.join()
+        print("GOOD")
+        """
+    )
+    assert "GOOD" in done.stdout, done.stderr
+
+
 @ray_rs_only("Ray's child process hangs")
 def test_a_childs_end_frees_nothing():
     """The child drops the arrays that it inherited; in the parent they must stay in place."""

@@ -187,30 +187,25 @@ fn install_fork_guard(py: Python<'_>) -> PyResult<()> {
     if FORK_GUARD.swap(true, Ordering::Relaxed) {
         return Ok(());
     }
-    let options = PyDict::new(py);
-    options.set_item("before", wrap_pyfunction!(before_fork, py)?)?;
-    options.set_item("after_in_parent", wrap_pyfunction!(after_fork_in_parent, py)?)?;
-    options.set_item("after_in_child", wrap_pyfunction!(after_fork_in_child, py)?)?;
-    py.import("os")?.getattr("register_at_fork")?.call((), Some(&options))?;
-    Ok(())
+    // Not os.register_at_fork: the core worker's lock is held from `before_fork` on, and hooks that Python runs after it
+    // may let another thread have the GIL, which then waits for that lock.
+    CoreWorker::at_fork(before_fork, after_fork_in_parent, after_fork_in_child)
+        .map_err(|error| errors::system(py, &format!("cannot guard against forks: {error}")))
 }
 
-#[pyfunction]
-fn before_fork() {
+extern "C" fn before_fork() {
     if let Some(core) = current() {
         core.before_fork();
     }
 }
 
-#[pyfunction]
-fn after_fork_in_parent() {
+extern "C" fn after_fork_in_parent() {
     if let Some(core) = current() {
         core.after_fork_in_parent();
     }
 }
 
-#[pyfunction]
-fn after_fork_in_child() {
+extern "C" fn after_fork_in_child() {
     if let Some(core) = replace(None) {
         core.after_fork_in_child();
         FORKED.store(true, Ordering::Relaxed);

@@ -680,6 +680,18 @@ impl CoreWorker {
         let _ = rustix::net::shutdown(&self.raylet, rustix::net::Shutdown::Both);
     }
 
+    /// Has [`Self::before_fork`] and what follows it called around each fork of this process, see [`ray_rs_lanes::at_fork`].
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn at_fork(
+        before: extern "C" fn(),
+        in_parent: extern "C" fn(),
+        in_child: extern "C" fn(),
+    ) -> std::io::Result<()> {
+        ray_rs_lanes::at_fork(before, in_parent, in_child)
+    }
+
     /// User code is about to fork on this thread. What the lock guards stays whole until the fork is done: the thread
     /// that would let the lock go does not exist in the child.
     pub fn before_fork(&self) {

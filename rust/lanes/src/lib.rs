@@ -11,6 +11,7 @@
 //! | `bell` | who sleeps in this process, and how a peer wakes it |
 //! | `spin` | whether it is worth waiting awake for a moment, and which processes of the node may |
 //! | `shm` | sealed memory files and their mappings |
+//! | `at_fork` | code around a fork of this process |
 //! | `words` | the shared words as a trait, so that the model tests run the same protocol code under loom |
 //!
 //! How a message travels:
@@ -59,6 +60,7 @@
 //! thread at a time, the caller sees to that), no protection of a process from a peer of the same user that rewrites
 //! bytes which it has already published: such a peer could as well attach a debugger.
 
+mod at_fork;
 mod bell;
 mod claims;
 mod lane;
@@ -70,6 +72,7 @@ mod words;
 #[cfg(test)]
 mod model;
 
+pub use at_fork::at_fork;
 pub use bell::{Doorbell, EXEC, PROGRESS, RemoteBell, Woke};
 pub use claims::{CLAIM_WORDS, IncomingClaims, OutgoingClaims};
 pub use lane::{Lane, LaneError, Side};
