@@ -1,6 +1,5 @@
 """Real processes in every test: clusters shared by the tests of a module, and a check that nothing is left of them."""
 
-import faulthandler
 import os
 import shutil
 import tempfile
@@ -68,14 +67,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         report.longrepr = f"skipped without an entry in tests/allowed_skips.txt: {report.longrepr}"
     if report.failed:
         report.sections.append(("logs of the newest session", traces.logs()))
-
-
-@pytest.fixture(autouse=True)
-def _last_resort() -> Iterator[None]:
-    """pytest-timeout needs the interpreter to run; a hang inside native code ends here, with all stacks printed."""
-    faulthandler.dump_traceback_later(600, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
 
 
 def nothing_left(patience: float = 5.0) -> None:
