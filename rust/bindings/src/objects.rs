@@ -87,7 +87,7 @@ fn get_one<'py>(
     if !core::is_current(core) {
         return Err(errors::old_reference(py));
     }
-    if let Some(read) = core.try_read(slot) {
+    if let Some(read) = core.glance(slot) {
         return decode_read(py, core, slot, read);
     }
     context::warn_if_blocking_a_loop(py)?;

@@ -14,6 +14,7 @@ use ray_rs_object_store::ArenaClient;
 use ray_rs_ownership::{OwnerIndex, OwnerTable, RefKind};
 use ray_rs_proto::v1;
 use ray_rs_types::address::arena_owner;
+use ray_rs_types::config::GLANCE;
 use ray_rs_types::{ActorId, FunctionId, JobId, NodeId, ObjectId, ResourceSet, WorkerAddress, WorkerId};
 use rustc_hash::FxHashSet;
 use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType};
@@ -54,6 +55,8 @@ pub struct CoreWorker {
     pub(crate) arena: Arc<ArenaClient>,
     pub(crate) bell: Arc<Doorbell>,
     pub(crate) spinner: Mutex<Spinner>,
+    /// Of those that look for a moment before they really wait, see [`Self::glance`].
+    pub(crate) glancer: Mutex<Spinner>,
     pub(crate) host: HostThread,
     pub(crate) raylet: OwnedFd,
     raylet_writer: Mutex<Vec<u8>>,
@@ -186,11 +189,19 @@ impl CoreWorker {
         )
         .map_err(|e| failed("cannot make an eventfd", e.into()))?;
         let interrupted = Arc::clone(&state.interrupted);
+        let spinning = SpinPolicy::detect();
         let core = Arc::new(Self {
             state: Arc::new(Mutex::new(state)),
             arena,
             bell,
-            spinner: Mutex::new(Spinner::new(table, SpinPolicy::detect())),
+            spinner: Mutex::new(Spinner::new(table.clone(), spinning)),
+            glancer: Mutex::new(Spinner::new(
+                table,
+                SpinPolicy {
+                    limit: GLANCE,
+                    ..spinning
+                },
+            )),
             host: HostThread::new(config.on_event),
             raylet,
             interrupted,

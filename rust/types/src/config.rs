@@ -6,6 +6,9 @@ use std::time::Duration;
 pub const MAX_INLINE_BYTES: usize = 100 * 1024;
 /// How long a process that was just active spins before it sleeps on its doorbell.
 pub const SPIN: Duration = Duration::from_micros(50);
+/// How long a `get` looks for its value awake while it still has the interpreter: as long as it would take to hand the
+/// interpreter to another thread and get it back.
+pub const GLANCE: Duration = Duration::from_micros(25);
 /// Most tasks that an owner puts on one lane before they are finished.
 pub const MAX_IN_FLIGHT: usize = 512;
 /// Most calls that a caller sends to one actor before they are answered: far more than an asynchronous actor runs at once
