@@ -4,13 +4,15 @@ Each actor loads something expensive once (here: a table of primes) and uses it 
 """
 
 import random
+from collections.abc import Iterable, Iterator
 
 import ray_rs as ray
+from ray_rs import ObjectRef
+from ray_rs.actor import ActorProxy
 
 
-@ray.remote
 class Factoriser:
-    def __init__(self, limit):
+    def __init__(self, limit: int) -> None:
         sieve = bytearray([1]) * (limit + 1)
         for n in range(2, int(limit**0.5) + 1):
             if sieve[n]:
@@ -18,9 +20,11 @@ class Factoriser:
         self.primes = [n for n in range(2, limit + 1) if sieve[n]]
         self.served = 0
 
-    def factorise(self, number):
+    @ray.method
+    def factorise(self, number: int) -> tuple[int, list[int]]:
         self.served += 1
-        factors, rest = [], number
+        factors: list[int] = []
+        rest = number
         for prime in self.primes:
             if prime * prime > rest:
                 break
@@ -29,14 +33,18 @@ class Factoriser:
                 rest //= prime
         return number, [*factors, rest] if rest > 1 else factors
 
-    def how_many(self):
+    @ray.method
+    def how_many(self) -> int:
         return self.served
 
 
-def map_unordered(actors, numbers):
+FactoriserActor = ray.remote(Factoriser)
+
+
+def map_unordered(actors: list[ActorProxy[Factoriser]], numbers: Iterable[int]) -> Iterator[tuple[int, list[int]]]:
     """Yields results as they are finished; never more than one request waits at an actor."""
     numbers = iter(numbers)
-    busy = {}
+    busy: dict[ObjectRef[tuple[int, list[int]]], ActorProxy[Factoriser]] = {}
     for actor, number in zip(actors, numbers, strict=False):
         busy[actor.factorise.remote(number)] = actor
     while busy:
@@ -48,10 +56,10 @@ def map_unordered(actors, numbers):
         yield ray.get(ready)
 
 
-def main():
+def main() -> None:
     ray.init()
     numbers = [random.Random(i).randrange(10**8, 10**10) for i in range(300)]
-    actors = [Factoriser.options(num_cpus=0).remote(100_000) for _ in range(4)]
+    actors = [FactoriserActor.options(num_cpus=0).remote(100_000) for _ in range(4)]
     results = dict(map_unordered(actors, numbers))
 
     for number, factors in results.items():

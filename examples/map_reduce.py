@@ -7,17 +7,18 @@ tree may be deeper than the machine has CPUs.
 import collections
 import itertools
 import sys
+from collections.abc import Sequence
 
 import ray_rs as ray
 
 
 @ray.remote
-def count_pairs(module):
+def count_pairs(module: str) -> collections.Counter[str]:
     """Map: pairs of letters in the documentation of one module and what is in it."""
     imported = sys.modules.get(module) or __import__(module)
-    texts = [imported.__doc__ or ""]
+    texts: list[object] = [imported.__doc__ or ""]
     texts += [getattr(imported, name).__doc__ or "" for name in dir(imported) if callable(getattr(imported, name))]
-    pairs = collections.Counter()
+    pairs: collections.Counter[str] = collections.Counter()
     for text in texts:
         if isinstance(text, str):
             for word in text.lower().split():
@@ -26,7 +27,7 @@ def count_pairs(module):
 
 
 @ray.remote
-def reduce_tree(modules):
+def reduce_tree(modules: Sequence[str]) -> collections.Counter[str]:
     """Halves the list until one module is left; each half is a task of its own."""
     if len(modules) == 1:
         return ray.get(count_pairs.remote(modules[0]))
@@ -43,7 +44,7 @@ MODULES = (
 ).split()
 
 
-def main():
+def main() -> None:
     ray.init()
     pairs = ray.get(reduce_tree.remote(MODULES))
     print(f"{sum(pairs.values()):,} pairs of letters in the documentation of {len(MODULES)} modules")

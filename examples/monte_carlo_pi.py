@@ -5,25 +5,31 @@ import random
 import time
 
 import ray_rs as ray
+from ray_rs.actor import ActorProxy
 
 TASKS, SAMPLES, BATCHES = 16, 60_000, 4
 
 
-@ray.remote
 class Board:
-    def __init__(self):
-        self.hits, self.thrown = {}, {}
+    def __init__(self) -> None:
+        self.hits: dict[int, int] = {}
+        self.thrown: dict[int, int] = {}
 
-    def report(self, who, hits, thrown):
+    @ray.method
+    def report(self, who: int, hits: int, thrown: int) -> None:
         self.hits[who], self.thrown[who] = hits, thrown
 
-    def standing(self):
+    @ray.method
+    def standing(self) -> tuple[int, float]:
         thrown = sum(self.thrown.values())
         return thrown, 4 * sum(self.hits.values()) / thrown if thrown else 0.0
 
 
+BoardActor = ray.remote(Board)
+
+
 @ray.remote
-def throw(who, board):
+def throw(who: int, board: ActorProxy[Board]) -> int:
     """Throws darts at a square and reports after each batch how many hit the circle in it."""
     dice = random.Random(who)
     hits = 0
@@ -34,9 +40,9 @@ def throw(who, board):
     return hits
 
 
-def main():
+def main() -> None:
     ray.init()
-    board = Board.remote()
+    board = BoardActor.remote()
     began = time.perf_counter()
     waiting = [throw.remote(who, board) for who in range(TASKS)]
     hits = 0

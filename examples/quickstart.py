@@ -10,15 +10,22 @@ The same is then done without Ray, to see what it buys, and a batch of empty tas
     python examples/quickstart.py [number of files]
 """
 
-import collections
 import os
 import re
 import sys
 import sysconfig
 import time
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import ray_rs as ray
+
+T = TypeVar("T")
+# Words, the files that they are in, and the name of most words: how many, the name, its line, its file.
+Index = tuple[Counter[str], Counter[str], tuple[int, str, int, str]]
+Likeness = list[tuple[int, int, float]]
 
 NAME = re.compile(r"[A-Za-z][A-Za-z_]+")
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")  # getHTTPResponse_now: get, HTTP, Response, now
@@ -29,7 +36,7 @@ DULL = set(
 )
 
 
-def standard_library(limit):
+def standard_library(limit: int | None) -> tuple[Path, list[str]]:
     """The source files of the interpreter's standard library, without tests."""
     root = Path(sysconfig.get_path("stdlib"))
     skipped = {"test", "tests", "site-packages", "idlelib", "__pycache__", "lib2to3", "encodings"}
@@ -37,41 +44,44 @@ def standard_library(limit):
     return root, [str(path) for path in files[:limit]]
 
 
-def count_words(path):
+def count_words(path: str) -> tuple[Counter[str], tuple[int, str, int, str]]:
     """How often each word occurs in a file; and the name in it that is made of most words, with its line."""
-    counts, longest = collections.Counter(), (0, "", 0)
+    counts: Counter[str] = Counter()
+    longest: tuple[int, str, int] = (0, "", 0)
     with open(path, encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
             for name in NAME.findall(line):
-                words = WORD.findall(name)
+                words: list[str] = WORD.findall(name)
                 if len(words) > longest[0]:
                     longest = (len(words), name, number)
                 for word in words:
                     word = word.lower()
                     if len(word) > 2 and word not in DULL:
                         counts[word] += 1
-    return counts, (*longest, path)
+    return counts, (longest[0], longest[1], longest[2], path)
 
 
-def index(paths):
+def index(paths: list[str]) -> tuple[list[Counter[str]], Index]:
     """The counts of each file of a group, and the group's index: words, words by files, the name of most words."""
     counted = [count_words(path) for path in paths]
-    words, files = collections.Counter(), collections.Counter()
+    words: Counter[str] = Counter()
+    files: Counter[str] = Counter()
     for counts, _ in counted:
         words.update(counts)
         files.update(counts.keys())
     return [counts for counts, _ in counted], (words, files, max(longest for _, longest in counted))
 
 
-def merge(*indexes):
-    words, files = collections.Counter(), collections.Counter()
+def merge(*indexes: Index) -> Index:
+    words: Counter[str] = Counter()
+    files: Counter[str] = Counter()
     for more_words, more_files, _ in indexes:
         words.update(more_words)
         files.update(more_files)
     return words, files, max(longest for _, _, longest in indexes)
 
 
-def usage(counts, vocabulary):
+def usage(counts: list[Counter[str]], vocabulary: list[str]) -> Any:
     """Which of the files uses which word how much: a matrix with rows of length one."""
     import numpy as np
 
@@ -79,7 +89,7 @@ def usage(counts, vocabulary):
     return matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-9)
 
 
-def closest(matrix, first, last):
+def closest(matrix: Any, first: int, last: int) -> Likeness:
     """For each file of a range of rows: the most similar other file, and how similar."""
     import numpy as np
 
@@ -97,7 +107,7 @@ closest_task = ray.remote(closest)
 
 
 @ray.remote
-def nothing():
+def nothing() -> None:
     return None
 
 
@@ -105,25 +115,28 @@ def nothing():
 class Progress:
     """Tracks how far the work is; anybody who has the handle may report or look."""
 
-    def __init__(self, files):
+    def __init__(self, files: int) -> None:
         self.files, self.done, self.bytes = files, 0, 0
 
-    def report(self, paths):
+    @ray.method
+    def report(self, paths: list[str]) -> None:
         self.done += len(paths)
         self.bytes += sum(os.path.getsize(path) for path in paths)
 
-    def look(self):
+    @ray.method
+    def look(self) -> tuple[int, int, int]:
         return self.done, self.files, self.bytes
 
 
-def groups_of(items, size):
-    return [items[i : i + size] for i in range(0, len(items), size)]
+def groups_of(items: Sequence[T], size: int) -> list[list[T]]:
+    return [list(items[i : i + size]) for i in range(0, len(items), size)]
 
 
-def with_ray(paths, numpy):
+def with_ray(paths: list[str], numpy: Any) -> tuple[Counter[str], Counter[str], tuple[int, str, int, str], Likeness]:
     progress = Progress.remote(len(paths))
     groups = groups_of(paths, GROUP)
-    counts, partial = zip(*[index_task.remote(group) for group in groups], strict=True)
+    indexed = [index_task.remote(group) for group in groups]
+    counts, partial = [one for one, _ in indexed], [other for _, other in indexed]
 
     # Handle each group as soon as it is there, whichever comes first.
     group_of, waiting = dict(zip(counts, groups, strict=True)), list(counts)
@@ -140,7 +153,7 @@ def with_ray(paths, numpy):
         partial = [merge_task.remote(*few) for few in groups_of(partial, FAN_IN)]
     words, files, longest = ray.get(partial[0])
 
-    likeness = []
+    likeness: Likeness = []
     if numpy:
         vocabulary = ray.put([word for word, _ in words.most_common(VOCABULARY)])
         parts = ray.get([usage_task.remote(group, vocabulary) for group in counts])
@@ -151,35 +164,35 @@ def with_ray(paths, numpy):
     return words, files, longest, likeness
 
 
-def serially(paths, numpy):
+def serially(paths: list[str], numpy: Any) -> tuple[Counter[str], Counter[str], tuple[int, str, int, str], Likeness]:
     counts, (words, files, longest) = index(paths)
-    likeness = []
+    likeness: Likeness = []
     if numpy:
         vocabulary = [word for word, _ in words.most_common(VOCABULARY)]
         likeness = closest(usage(counts, vocabulary), 0, len(paths))
     return words, files, longest, likeness
 
 
-def timed(function, *args):
+def timed(function: Callable[..., T], *args: Any) -> tuple[T, float]:
     began = time.perf_counter()
     result = function(*args)
     return result, time.perf_counter() - began
 
 
-def most_alike(likeness, names, how_many=3):
+def most_alike(likeness: Likeness, names: list[str], how_many: int = 3) -> list[tuple[float, str, str]]:
     """The closest pairs of files that are not copies of one another."""
     pairs = {(min(one, two), max(one, two)): alike for one, two, alike in likeness if alike < 0.97}
     best = sorted(pairs.items(), key=lambda pair: -pair[1])[:how_many]
     return [(alike, names[one], names[two]) for (one, two), alike in best]
 
 
-def main():
+def main() -> None:
     limit = int(sys.argv[1]) if len(sys.argv) > 1 else None
     root, paths = standard_library(limit)
+    numpy: Any = None
     try:
         import numpy
     except ImportError:
-        numpy = None
         print("(numpy is not installed: files are not compared)")
 
     _, starting = timed(ray.init)

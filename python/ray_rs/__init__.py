@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         util,
     )
     from ray_rs._as_ray import install_as_ray
+    from ray_rs._generator import DynamicObjectRefGenerator, ObjectRefGenerator
     from ray_rs._iterate import as_completed
     from ray_rs._iterate import map as map
     from ray_rs.actor import method
@@ -74,6 +75,7 @@ _SUBMODULES = (
     "util",
 )
 _LAZY = {
+    "DynamicObjectRefGenerator": "_generator",
     "Language": "cross_language",
     "ObjectRefGenerator": "_generator",
     "as_completed": "_iterate",
@@ -92,6 +94,7 @@ __all__ = [
     "ActorClassID",
     "ActorID",
     "ClusterID",
+    "DynamicObjectRefGenerator",
     "FunctionID",
     "JobID",
     "Language",

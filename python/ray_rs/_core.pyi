@@ -45,6 +45,8 @@ Python names that the extension looks up lazily, on first use (they must exist w
         A value could not be unpickled; carries the traceback.
     ray_rs._worker_main.warn_blocking_get() -> None
         Blocking `get`/`wait` on the event loop of an async actor; called once per process.
+    ray_rs._generator.collect(generator, name) -> DynamicObjectRefGenerator
+        In a worker: a task with one return has given a generator.
     ray_rs._async_loop.run(engine) -> None
         The event loop of an async actor.
 
@@ -60,7 +62,11 @@ from typing import Any, Generic, NoReturn, Protocol, TypeAlias, TypeVar, final, 
 
 from typing_extensions import Self, disjoint_base
 
+from ray_rs._generator import ObjectRefGenerator
+
 _T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
+_Waitable = TypeVar("_Waitable", bound="ObjectRef[Any] | ObjectRefGenerator[Any]")
 _Id = TypeVar("_Id", bound="_BaseID")
 
 # (name, kind as in inspect.Parameter.kind, has a default) of each parameter but `self`. None: not known, no check.
@@ -127,7 +133,7 @@ class ClusterID(_BaseID): ...
 class PlacementGroupID(_BaseID): ...
 
 @final
-class ObjectRef(Generic[_T], Awaitable[_T]):
+class ObjectRef(Awaitable[_T_co], Generic[_T_co]):
     """A counted reference to one object. `ObjectRef(bytes)` makes a borrowed one whose owner is looked up by id."""
 
     def __new__(cls, id: bytes) -> Self: ...
@@ -149,12 +155,12 @@ class ObjectRef(Generic[_T], Awaitable[_T]):
         """Node id, worker id, pid (little-endian u32)."""
     def call_site(self) -> str:
         """Always ""."""
-    def future(self) -> ConcurrentFuture[_T]: ...
-    def as_future(self) -> asyncio.Future[_T]:
+    def future(self) -> ConcurrentFuture[_T_co]: ...
+    def as_future(self) -> asyncio.Future[_T_co]:
         """A future of the running loop."""
     def _on_completed(self, callback: Callable[[Any], None]) -> None:
         """`callback(value_or_exception)` on a thread of the engine."""
-    def __await__(self) -> Generator[Any, None, _T]: ...
+    def __await__(self) -> Generator[Any, None, _T_co]: ...
     def __hash__(self) -> int: ...
     def __eq__(self, other: object, /) -> bool: ...
     @classmethod
@@ -198,6 +204,9 @@ class RemoteFunction:
         """Calls `ray_rs.remote_function._options`."""
     def bind(self, *args: Any, **kwargs: Any) -> Any:
         """A node of `ray_rs.dag`; put here by `ray_rs.api`."""
+    @property
+    def __signature__(self) -> Any:
+        """The function's; put here by `ray_rs.api`."""
     def _with_options(self, options: Mapping[str, Any]) -> RemoteFunction:
         """Another one of the same function and `_shared`; `options` are the complete, merged ones."""
     def __call__(self, *args: Any, **kwargs: Any) -> None:
@@ -320,7 +329,9 @@ class Stream:
     def is_over(self) -> bool:
         """Whether every item was taken, and no more come."""
 
-def cancel(ray_waitable: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
+def cancel(
+    ray_waitable: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False, recursive: bool = True
+) -> None:
     """Gives up the task that makes an object, wherever it stands; returns before that has taken effect.
 
     One that has not begun never runs. One that runs gets a `KeyboardInterrupt` (a coroutine a `CancelledError`, another
@@ -343,7 +354,7 @@ def take_interrupt() -> bool:
 def is_current_task_cancelled() -> bool | None:
     """Whether the task that runs here was cancelled; None when none runs."""
 
-def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
+def kill(actor: ActorHandle[Any] | type[Any], *, no_restart: bool = True) -> None:
     """Ray's `kill`."""
 
 # --- objects ---------------------------------------------------------------------------------------------------------
@@ -360,8 +371,8 @@ def put(value: _T, *, _owner: Any = None, _tensor_transport: Any = None) -> Obje
     """Ray's `put`."""
 
 def wait(
-    ray_waitables: list[ObjectRef[_T]], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
-) -> tuple[list[ObjectRef[_T]], list[ObjectRef[_T]]]:
+    ray_waitables: list[_Waitable], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
+) -> tuple[list[_Waitable], list[_Waitable]]:
     """Ray's `wait`."""
 
 @final

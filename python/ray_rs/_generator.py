@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 if TYPE_CHECKING:
     from ray_rs import _core
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
-__all__ = ["ObjectRefGenerator"]
+__all__ = ["DynamicObjectRefGenerator", "ObjectRefGenerator"]
 
 _NOT_SENT = (
     "You cannot return or pass a generator to other task. Serializing an ObjectRefGenerator is not allowed. "
@@ -18,7 +19,7 @@ _NOT_SENT = (
 )
 
 
-class ObjectRefGenerator(Generic[T]):
+class ObjectRefGenerator(Generic[T_co]):
     """The references to what a remote generator yields, each as soon as it is there.
 
     Iterate with `for` or `async for`. After the last item, or the reference that raises what the generator raised, the
@@ -34,19 +35,19 @@ class ObjectRefGenerator(Generic[T]):
     def _ray_waitable(self) -> _core.ObjectRef[Any]:
         return self._stream.peek()
 
-    def __iter__(self) -> Iterator[_core.ObjectRef[T]]:
+    def __iter__(self) -> Iterator[_core.ObjectRef[T_co]]:
         return self
 
-    def __next__(self) -> _core.ObjectRef[T]:
+    def __next__(self) -> _core.ObjectRef[T_co]:
         return self._next_sync()
 
-    def __aiter__(self) -> AsyncIterator[_core.ObjectRef[T]]:
+    def __aiter__(self) -> AsyncIterator[_core.ObjectRef[T_co]]:
         return self
 
-    async def __anext__(self) -> _core.ObjectRef[T]:
+    async def __anext__(self) -> _core.ObjectRef[T_co]:
         return await self._next_async()
 
-    def _next_sync(self, timeout_s: float | None = None) -> _core.ObjectRef[T]:
+    def _next_sync(self, timeout_s: float | None = None) -> _core.ObjectRef[T_co]:
         """The next reference.
 
         Args:
@@ -69,7 +70,7 @@ class ObjectRefGenerator(Generic[T]):
             raise StopIteration
         return ref
 
-    async def _next_async(self, timeout_s: float | None = None) -> _core.ObjectRef[T]:
+    async def _next_async(self, timeout_s: float | None = None) -> _core.ObjectRef[T_co]:
         import asyncio
 
         from ray_rs import _core
@@ -137,3 +138,55 @@ class ObjectRefGenerator(Generic[T]):
 
     def __repr__(self) -> str:
         return f"ObjectRefGenerator({self._generator_ref.hex()})"
+
+
+class DynamicObjectRefGenerator(Generic[T_co]):
+    """What a task with `num_returns="dynamic"` returns: references to all that its generator has yielded.
+
+    Unlike an `ObjectRefGenerator` it is there only when the generator has ended, can be iterated over as often as
+    wanted, and can be passed on. The items belong to the process that made them and are lost if that one dies.
+    """
+
+    def __init__(self, refs: Iterable[_core.ObjectRef[T_co]]) -> None:
+        self._refs = list(refs)
+
+    def __iter__(self) -> Iterator[_core.ObjectRef[T_co]]:
+        return iter(self._refs)
+
+    def __len__(self) -> int:
+        return len(self._refs)
+
+    def __getitem__(self, index: int) -> _core.ObjectRef[T_co]:
+        return self._refs[index]
+
+    def __repr__(self) -> str:
+        return f"DynamicObjectRefGenerator({self._refs!r})"
+
+
+def collect(made: Any, name: str) -> DynamicObjectRefGenerator[Any]:
+    """Runs a generator to its end, in the process of the task that is to return its items at once.
+
+    Args:
+        made: A generator of either kind.
+        name: Of the task.
+
+    Returns:
+        The references.
+
+    Raises:
+        TypeError: The task's function is no generator itself: it was not meant.
+    """
+    from ray_rs import _core
+    from ray_rs._signature import is_generator
+
+    task = _core.current_task()
+    if task is not None and task.function is not None and not is_generator(task.function):
+        raise TypeError(
+            f"{name} returned a generator, which cannot leave its process. Let the function itself be the generator "
+            "('yield from ...'), so that the caller gets the items as they come; or return a list of them."
+        )
+    if not hasattr(made, "__anext__"):
+        return DynamicObjectRefGenerator(_core.put(item) for item in made)
+    from ray_rs._async_loop import iterate
+
+    return DynamicObjectRefGenerator(_core.put(item) for item in iterate(made))

@@ -7,7 +7,7 @@ methods, their signatures and `@method` settings) and pickled once a session; `r
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from ray_rs import _core
@@ -17,11 +17,26 @@ from ray_rs._signature import Signature, is_async, is_generator, signature_of
 from ray_rs.exceptions import ActorAlreadyExistsError
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ray_rs._typing import ActorOptions, ActorProxy, Remote, method
     from ray_rs.dag import ClassNode
 
-__all__ = ["ActorClass", "ActorClassInheritanceException", "ActorHandle", "ActorMethod", "exit_actor", "method"]
+__all__ = [
+    "ActorClass",
+    "ActorClassInheritanceException",
+    "ActorHandle",
+    "ActorMethod",
+    "ActorProxy",
+    "exit_actor",
+    "method",
+]
 
 T = TypeVar("T")
+
+if not TYPE_CHECKING:
+    # For annotations: a handle whose methods are known to type checkers.
+    ActorProxy = ActorHandle[T] | type[T]
 
 # Callable on every actor besides the methods of its class.
 _BUILTIN_METHODS: tuple[tuple[str, Signature], ...] = (
@@ -35,7 +50,32 @@ class ActorClassInheritanceException(TypeError):
     """A class was derived from an actor class; derive from the plain class instead."""
 
 
-class ActorClass(Generic[T]):
+if TYPE_CHECKING:
+
+    class _Creates(Remote[type[T], ActorProxy[T]], Generic[T]):
+        """Has `.remote(...)`, with the parameters of the constructor."""
+
+else:
+
+    class _Creates(Generic[T]):
+        def remote(self, *args: Any, **kwargs: Any) -> ActorHandle[T]:
+            """Creates an actor.
+
+            Args:
+                *args: Arguments of the constructor; references are resolved first.
+                **kwargs: The same.
+
+            Returns:
+                A handle, at once; the constructor runs meanwhile.
+
+            Raises:
+                TypeError: The arguments do not fit the constructor, or can't be pickled.
+                ActorAlreadyExistsError: The name is taken.
+            """
+            return self._ray_state.create(self._ray_options, args, kwargs)
+
+
+class ActorClass(_Creates[T], Generic[T]):
     """A class whose instances live in processes of their own.
 
     The decorated class's attributes, static methods and class methods stay reachable on it.
@@ -55,23 +95,7 @@ class ActorClass(Generic[T]):
             "(with @ray.remote)."
         )
 
-    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle[T]:
-        """Creates an actor.
-
-        Args:
-            *args: Arguments of the constructor; references are resolved first.
-            **kwargs: The same.
-
-        Returns:
-            A handle, at once; the constructor runs meanwhile.
-
-        Raises:
-            TypeError: The arguments do not fit the constructor, or can't be pickled.
-            ActorAlreadyExistsError: The name is taken.
-        """
-        return self._ray_state.create(self._ray_options, args, kwargs)
-
-    def options(self, **options: Any) -> _ActorClassWithOptions[T]:
+    def options(self, **options: Unpack[ActorOptions]) -> _ActorClassWithOptions[T]:
         """Gives the same class with other options; this one stays as it is.
 
         Args:
@@ -80,8 +104,9 @@ class ActorClass(Generic[T]):
         Returns:
             Something with `.remote()`.
         """
-        _table.validate_actor_options(options, in_options=True)
-        return _ActorClassWithOptions(self, {**self._ray_options, **options})
+        given: Any = options
+        _table.validate_actor_options(given, in_options=True)
+        return _ActorClassWithOptions(self, {**self._ray_options, **given})
 
     def bind(self, *args: Any, **kwargs: Any) -> ClassNode:
         """Describes an actor instead of creating it; see `ray_rs.dag`."""
@@ -90,13 +115,21 @@ class ActorClass(Generic[T]):
         return ClassNode(self, self._ray_options, args, kwargs)
 
     def _remote(
-        self, args: tuple[Any, ...] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> ActorHandle[T]:
-        return self.options(**options).remote(*(args or ()), **(kwargs or {}))
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Any:
+        changed: Any = self.options(**options)
+        return changed.remote(*(args or ()), **(kwargs or {}))
 
     @property
     def __ray_metadata__(self) -> _ClassState:
         return self._ray_state
+
+    @property
+    def __signature__(self) -> Any:
+        """The constructor's, for `inspect.signature` and `help`."""
+        import inspect
+
+        return inspect.signature(self._ray_class)
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         name = self._ray_class.__name__
@@ -126,22 +159,19 @@ class ActorClass(Generic[T]):
         """Keeps the decorated class's own from being called on this, which is no instance of it."""
 
 
-class _ActorClassWithOptions(Generic[T]):
+class _ActorClassWithOptions(_Creates[T], Generic[T]):
     """What `ActorClass.options` gives."""
 
     def __init__(self, actor_class: ActorClass[T], options: dict[str, Any]) -> None:
+        self._ray_state = actor_class._ray_state
+        self._ray_options = options
         self._actor_class = actor_class
-        self._options = options
-
-    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle[T]:
-        """Creates an actor; see `ActorClass.remote`."""
-        return self._actor_class._ray_state.create(self._options, args, kwargs)
 
     def bind(self, *args: Any, **kwargs: Any) -> ClassNode:
         """Describes an actor instead of creating it; see `ray_rs.dag`."""
         from ray_rs.dag import ClassNode
 
-        return ClassNode(self._actor_class, self._options, args, kwargs)
+        return ClassNode(self._actor_class, self._ray_options, args, kwargs)
 
 
 class _ClassState:
@@ -335,11 +365,8 @@ _SETTINGS = (
     "concurrency_group",
 )
 
-if TYPE_CHECKING:
-    F = TypeVar("F", bound=Callable[..., Any])
 
-
-def method(*args: Any, **options: Any) -> Any:
+def _decorate_method(*args: Any, **options: Any) -> Any:
     """Says how a method of an actor class is to be called.
 
     Args:
@@ -365,12 +392,17 @@ def method(*args: Any, **options: Any) -> Any:
         raise AssertionError(_table.METHOD_USAGE)
     _table.validate_method_options(options, in_options=False)
 
-    def decorate(function: F) -> F:
+    def decorate(function: Any) -> Any:
         for name, value in options.items():  # on the function itself: what a staticmethod carries is not pickled
             setattr(getattr(function, "__func__", function), f"__ray_{name}__", value)
         return function
 
     return decorate
+
+
+if not TYPE_CHECKING:
+    method = _decorate_method
+    method.__name__ = method.__qualname__ = "method"
 
 
 def _method_settings(function: Any) -> dict[str, Any]:
@@ -401,7 +433,7 @@ def _method_options(method: ActorMethod, options: dict[str, Any]) -> ActorMethod
         retry = _function_table.pickle_classes(_table.retried_classes(retry))
     return method._with_options(
         name=options.get("name"),
-        num_returns=_table.STREAMING if num_returns == "streaming" else num_returns,
+        num_returns=None if num_returns is None else _table.counted_returns(num_returns),
         max_task_retries=options.get("max_task_retries"),
         retry_exceptions=retry,
         timeout_s=options.get("timeout_s"),

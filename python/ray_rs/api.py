@@ -9,20 +9,15 @@ import os
 import sys
 import types
 from _thread import RLock
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from ray_rs import _core, _logs, _processes
 from ray_rs.exceptions import RaySystemError
 from ray_rs.options import REMOTE_USAGE, check_namespace
 
 if TYPE_CHECKING:
-    from typing import ParamSpec
-
-    from ray_rs.actor import ActorClass
-    from ray_rs.remote_function import RemoteFunction
-
-    P = ParamSpec("P")
+    from ray_rs._typing import remote
 
 __all__ = [
     "RayContext",
@@ -35,9 +30,6 @@ __all__ = [
     "remote",
     "shutdown",
 ]
-
-R = TypeVar("R")
-T = TypeVar("T")
 
 _lock = RLock()
 # The session that this process is part of: its session_dir, and whether this process started it.
@@ -465,17 +457,7 @@ def _auto_init() -> None:
 # ---------------------------------------------------------------------------------------------------------- decorators
 
 
-if TYPE_CHECKING:
-
-    @overload
-    def remote(function: Callable[P, R], /) -> RemoteFunction[P, R]: ...
-    @overload
-    def remote(cls: type[T], /) -> ActorClass[T]: ...
-    @overload
-    def remote(**options: Any) -> Any: ...
-
-
-def remote(*args: Any, **options: Any) -> Any:
+def _remote(*args: Any, **options: Any) -> Any:
     """Makes a function run as tasks, or a class's instances live in processes of their own.
 
     Args:
@@ -504,6 +486,11 @@ def remote(*args: Any, **options: Any) -> Any:
     return lambda target: _make_remote(target, options)
 
 
+if not TYPE_CHECKING:
+    remote = _remote
+    remote.__name__ = remote.__qualname__ = "remote"
+
+
 def _make_remote(target: Any, options: dict[str, Any]) -> Any:
     if isinstance(target, type):
         from ray_rs.actor import make_actor_class
@@ -523,8 +510,16 @@ def _bind(self: Any, *args: Any, **kwargs: Any) -> Any:
     return dag.bind_call(self, args, kwargs)
 
 
-# These classes are native; graphs of calls are not.
+def _signature(self: Any) -> Any:
+    """The function's, for `inspect.signature` and `help`."""
+    import inspect
+
+    return inspect.signature(self._function)
+
+
+# These classes are native; graphs of calls are not, nor is what few programs ask for.
 _core.RemoteFunction.bind = _core.ActorMethod.bind = _bind  # type: ignore[method-assign]
+_core.RemoteFunction.__signature__ = property(_signature)  # type: ignore[method-assign, assignment]
 
 
 # ------------------------------------------------------------------------------------------------------------- lookups

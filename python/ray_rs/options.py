@@ -109,10 +109,8 @@ def _resources(resources: dict[Any, Any] | None) -> str | None:
 
 
 def _num_returns(value: int | str | None) -> str | None:
-    if value == "streaming":
+    if value in ("streaming", "dynamic"):
         return None
-    if value == "dynamic":
-        return "num_returns='dynamic' is not supported: use 'streaming', which Ray recommends since it deprecated this."
     if isinstance(value, str) or (value is not None and value < 0):
         return (
             "The keyword 'num_returns' only accepts None, a non-negative integer, 'streaming' (for generators), or "
@@ -368,9 +366,12 @@ STREAMING: Final = -1  # as a plan's number of returns
 
 def _planned_returns(options: Mapping[str, Any], *, is_generator: bool) -> int:
     num_returns = options.get("num_returns")
-    if num_returns is None:
-        return STREAMING if is_generator else 1
-    return STREAMING if num_returns == "streaming" else num_returns
+    return counted_returns((STREAMING if is_generator else 1) if num_returns is None else num_returns)
+
+
+def counted_returns(num_returns: int | str) -> int:
+    """`num_returns` as a plan holds it. Of "dynamic" there is one: the worker sees that it is a generator."""
+    return {"streaming": STREAMING, "dynamic": 1}.get(num_returns, num_returns)  # type: ignore[arg-type]
 
 
 def _planned_backpressure(options: Mapping[str, Any]) -> int:

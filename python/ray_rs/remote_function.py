@@ -14,29 +14,7 @@ from ray_rs import options as _table
 from ray_rs._signature import Signature, is_async, is_generator, signature_of
 
 if TYPE_CHECKING:
-    from typing import Generic, ParamSpec, TypeVar, overload
-
-    from ray_rs.dag import FunctionNode
-
-    P = ParamSpec("P")
-    R = TypeVar("R")
-
-    class RemoteFunction(_core.RemoteFunction, Generic[P, R]):
-        """A function whose calls run as tasks, in other processes."""
-
-        @overload
-        def remote(self, *args: P.args, **kwargs: P.kwargs) -> _core.ObjectRef[R]: ...
-        @overload
-        def remote(self, *args: Any, **kwargs: Any) -> _core.ObjectRef[R]: ...
-        def remote(self, *args: Any, **kwargs: Any) -> Any:
-            """Submits a task; each argument may be a reference to its value."""
-
-        def options(self, **options: Any) -> RemoteFunction[P, R]:
-            """The same function with other options."""
-
-        def bind(self, *args: Any, **kwargs: Any) -> FunctionNode:
-            """Describes a task instead of submitting it; see `ray_rs.dag`."""
-
+    from ray_rs._typing import RemoteFunction
 else:
     RemoteFunction = _core.RemoteFunction
 

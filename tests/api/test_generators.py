@@ -5,7 +5,7 @@ import os
 import time
 
 import pytest
-from under_test import exceptions, ray, wait_until
+from under_test import exceptions, ray, ray_rs_only, wait_until
 
 pytestmark = pytest.mark.usefixtures("session")
 
@@ -278,3 +278,58 @@ def test_options():
         plain.options(num_returns="streaming")
     with pytest.raises(ValueError, match="backpressure"):
         count.options(_generator_backpressure_num_objects=0)
+
+
+# ------------------------------------------------------------------------------------------------ num_returns="dynamic"
+
+
+def test_dynamic_gives_all_references_at_the_end():
+    ref = count.options(num_returns="dynamic").remote(3)
+    assert isinstance(ref, ray.ObjectRef)
+    generator = ray.get(ref)
+    assert isinstance(generator, ray.DynamicObjectRefGenerator)
+    assert len(generator) == 3
+    assert values(generator) == values(generator) == [0, 1, 2]  # as often as wanted
+
+
+def test_dynamic_generators_travel():
+    @ray.remote
+    def total(generator):
+        return sum(ray.get(list(generator)))
+
+    ref = count.options(num_returns="dynamic").remote(4)
+    assert ray.get(total.remote(ref)) == 6
+    assert ray.get(total.remote(ray.get(ref))) == 6
+
+
+def test_dynamic_error_is_the_tasks():
+    with pytest.raises(KeyError):
+        list(ray.get(count.options(num_returns="dynamic", max_retries=0).remote(3, fail_at=1)))
+
+
+def test_dynamic_methods():
+    @ray.remote
+    class Source:
+        def items(self, n):
+            yield from range(n)
+
+    source = Source.remote()
+    assert values(ray.get(source.items.options(num_returns="dynamic").remote(3))) == [0, 1, 2]
+
+
+def test_dynamic_needs_a_generator_function():
+    with pytest.raises(ValueError, match="generator functions"):
+
+        @ray.remote(num_returns="dynamic")
+        def plain():
+            return 1
+
+
+@ray_rs_only("Ray stores the first item, and logs an internal error")
+def test_a_generator_object_as_a_result_is_refused_with_advice():
+    @ray.remote
+    def careless(n):
+        return (i for i in range(n))
+
+    with pytest.raises(TypeError, match=r"yield from"):
+        ray.get(careless.remote(3))

@@ -2,9 +2,11 @@
 
 import functools
 import inspect
+import pydoc
 
 import pytest
 from ray_rs._signature import is_async, is_generator, raise_mismatch, signature_of
+from under_test import ray, ray_rs_only
 
 
 def plain(a, b=2, /, c=3, *rest, d, e=5, **more): ...
@@ -73,3 +75,38 @@ def test_kinds_of_functions():
     assert [is_async(f) for f in (coroutine, async_generator, generator, plain)] == [True, True, False, False]
     assert [is_generator(f) for f in (coroutine, async_generator, generator, plain)] == [False, True, True, False]
     assert is_async(functools.partial(coroutine))
+
+
+def documented(a: int, *, b: str = "x") -> float:
+    """Says what it does."""
+    return 0.0
+
+
+class Documented:
+    """Counts."""
+
+    def __init__(self, start: int = 0) -> None: ...
+
+    def add(self, k: int) -> int:
+        """Adds."""
+        return k
+
+
+@ray_rs_only("Ray leaves the signature of a remote function at its method `remote`")
+def test_decorated_functions_keep_signature_and_docstring():
+    remote = ray.remote(documented)
+    assert inspect.signature(remote) == inspect.signature(documented)
+    assert inspect.getdoc(remote) == "Says what it does."
+    assert "Says what it does." in pydoc.render_doc(remote)
+    changed = ray.remote(num_cpus=2)(documented).options(name="other")
+    assert inspect.signature(changed) == inspect.signature(documented)
+
+
+@ray_rs_only("as above")
+def test_decorated_classes_keep_signature_and_docstring():
+    actor_class = ray.remote(Documented)
+    assert inspect.signature(actor_class) == inspect.signature(Documented)
+    assert inspect.getdoc(actor_class) == "Counts."
+    assert str(inspect.signature(actor_class.add)) == "(k: int) -> int"
+    assert inspect.getdoc(actor_class.add) == "Adds."
+    assert "Adds." in pydoc.render_doc(actor_class)

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use super::callee::Callable;
 use super::{Executor, Exit, context};
 use crate::args::{self, BadArgs, Call};
-use crate::{pickle, reftable};
+use crate::{imports, pickle, reftable};
 
 /// How the body ended.
 pub enum Ended<'py> {
@@ -156,6 +156,10 @@ impl Executor {
         let name = &task.callee.name;
         let what = || format!("the result of {name}");
         match task.num_returns {
+            1 if is_generator(value)? => {
+                let collected = imports::COLLECT.get(value.py())?.call1((value, &**name))?;
+                Ok(vec![pickle::encode(&self.core, &collected, what)?])
+            }
             1 => Ok(vec![pickle::encode(&self.core, value, what)?]),
             0 => {
                 if !value.is_none() {
@@ -279,11 +283,17 @@ impl Executor {
     }
 }
 
+/// Whether it is a generator of either kind: `num_returns="dynamic"`, or one that a plain function made.
+fn is_generator(value: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let (py, kind) = (value.py(), value.get_type());
+    Ok(kind.is(imports::GENERATOR_TYPE.get(py)?) || kind.is(imports::ASYNC_GENERATOR_TYPE.get(py)?))
+}
+
 /// A pickled `RuntimeError`, for errors that even `make_error` could not put into bytes.
 fn unspeakable(py: Python<'_>, error: &PyErr) -> Vec<u8> {
     let text = format!("a task failed, and its error could not be pickled: {error}");
     let exception = pyo3::exceptions::PyRuntimeError::new_err(text).into_value(py);
-    let stream = crate::imports::PICKLE_DUMPS
+    let stream = imports::PICKLE_DUMPS
         .get(py)
         .and_then(|dumps| dumps.call1((exception, 5))?.extract());
     stream.unwrap_or_default()
