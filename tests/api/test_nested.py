@@ -1,9 +1,11 @@
 """Tasks that start tasks and wait for them: a blocked worker gives its CPU back, to any depth."""
 
 import os
+import tempfile
+import time
 
 import pytest
-from under_test import IS_RAY, ray
+from under_test import IS_RAY, ray, wait_until
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -73,3 +75,52 @@ def test_an_actor_starts_tasks():
             return sum(ray.get([leaf.remote(i) for i in range(n)]))
 
     assert ray.get(Boss.remote().work.remote(20)) == 380
+
+
+@ray.remote(num_cpus=0.1)
+def put_and_tell(number):
+    # Long enough for each to need a process of its own.
+    time.sleep(0.3)
+    return [ray.put(number)], os.getpid()
+
+
+def is_there(pid):
+    return os.path.exists(f"/proc/{pid}")
+
+
+def test_an_idle_worker_stays_as_long_as_it_owns_something():
+    """More than are kept idle; they would leave after a second, and their objects with them."""
+    refs, pids = zip(*ray.get([put_and_tell.remote(i) for i in range(10)]), strict=True)
+    extra = [put_and_tell.remote(i) for i in range(10)]
+    ray.get(extra)
+    assert len(set(pids)) > 3
+    # Whoever owns nothing leaves.
+    others = {pid for _, pid in ray.get(extra)} - set(pids)
+    del extra
+    wait_until(lambda: sum(map(is_there, others)) <= 2, "idle workers to leave")
+    time.sleep(1.5)
+    assert [ray.get(ref) for (ref,) in refs] == list(range(10))
+    assert all(map(is_there, pids))
+    del refs
+    wait_until(lambda: sum(map(is_there, pids)) <= 3, "workers to leave that own nothing any more")
+
+
+def test_a_task_that_its_worker_left_behind():
+    """What a task submits and does not wait for is not for the worker that submitted it, which is idle by then."""
+
+    @ray.remote
+    def mark(path):
+        with open(path, "w") as file:
+            file.write("done")
+        return os.getpid()
+
+    @ray.remote
+    def leave_behind(folder, number):
+        for i in range(5):
+            mark.remote(f"{folder}/{number}-{i}")
+        return os.getpid()
+
+    with tempfile.TemporaryDirectory() as folder:
+        pids = ray.get([leave_behind.remote(folder, number) for number in range(20)])
+        wait_until(lambda: len(os.listdir(folder)) == 100, "all tasks to have run")
+    wait_until(lambda: sum(map(is_there, set(pids))) <= 3, "the workers to leave or to be used again")

@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from under_test import exceptions, ray, wait_until
+from under_test import exceptions, ray, run_driver, wait_until
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -424,3 +424,22 @@ def test_get_in_a_task_times_out():
             return "timed out"
 
     assert ray.get(impatient.remote()) == "timed out"
+
+
+def test_the_collector_may_run_while_a_remote_function_is_made():
+    """CPython 3.11 makes its `__dict__` when the collector can see it but nothing is in it yet."""
+    done = run_driver(
+        """
+        import gc
+
+        def f():
+            pass
+
+        kept = [{} for _ in range(100)]
+        for threshold in range(1, 8):
+            gc.set_threshold(threshold)
+            kept += [ray.remote(f) for _ in range(50)]
+        print("GOOD")
+        """
+    )
+    assert "GOOD" in done.stdout

@@ -18,14 +18,23 @@ use crate::{args, control, core, gil, imports, stream};
 
 #[pyclass(frozen, subclass, dict, weakref, module = "ray_rs._core")]
 pub struct RemoteFunction {
-    function: Py<PyAny>,
+    held: Held,
     name: String,
     signature: Signature,
-    options: Py<PyDict>,
-    shared: Py<PyAny>,
     /// What is settled for one connection.
     bound: Mutex<Option<Arc<Registered>>>,
 }
+
+/// What the garbage collector may see before it is there: CPython 3.11 makes an object's `__dict__` when it has already
+/// shown the object to the collector, and that is before the extension writes to it. All of it is zero then, which is
+/// `None` of these.
+struct Held {
+    function: Option<Py<PyAny>>,
+    options: Option<Py<PyDict>>,
+    shared: Option<Py<PyAny>>,
+}
+
+const MADE: &str = "only the collector sees an object that is not made yet";
 
 struct Registered {
     epoch: u64,
@@ -82,10 +91,22 @@ impl RemoteFunction {
         Ok(registered)
     }
 
+    fn function(&self) -> &Py<PyAny> {
+        self.held.function.as_ref().expect(MADE)
+    }
+
+    fn default_options(&self) -> &Py<PyDict> {
+        self.held.options.as_ref().expect(MADE)
+    }
+
+    fn shared(&self) -> &Py<PyAny> {
+        self.held.shared.as_ref().expect(MADE)
+    }
+
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.function)?;
-        visit.call(&self.options)?;
-        visit.call(&self.shared)
+        visit.call(&self.held.function)?;
+        visit.call(&self.held.options)?;
+        visit.call(&self.held.shared)
     }
 }
 
@@ -104,11 +125,13 @@ impl RemoteFunction {
         let copied = PyDict::new(py);
         copied.update(options.cast()?)?;
         Ok(Self {
-            function,
+            held: Held {
+                function: Some(function),
+                options: Some(copied.unbind()),
+                shared: Some(shared.unwrap_or_else(|| PyDict::new(py).into_any().unbind())),
+            },
             name,
             signature: Signature::new(signature)?,
-            options: copied.unbind(),
-            shared: shared.unwrap_or_else(|| PyDict::new(py).into_any().unbind()),
             bound: Mutex::new(None),
         })
     }
@@ -151,11 +174,11 @@ impl RemoteFunction {
     fn _with_options<'py>(slf: &Bound<'py, Self>, options: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let (py, this) = (slf.py(), slf.get());
         let made = slf.get_type().call1((
-            this.function.bind(py),
+            this.function().bind(py),
             &this.name,
             this.signature.python(py),
             options,
-            this.shared.bind(py),
+            this.shared().bind(py),
         ))?;
         let attributes = slf.getattr("__dict__")?;
         made.getattr("__dict__")?.call_method1("update", (attributes,))?;
@@ -164,7 +187,7 @@ impl RemoteFunction {
 
     #[getter]
     fn _function(&self, py: Python<'_>) -> Py<PyAny> {
-        self.function.clone_ref(py)
+        self.function().clone_ref(py)
     }
 
     #[getter]
@@ -174,7 +197,7 @@ impl RemoteFunction {
 
     #[getter]
     fn _default_options(&self, py: Python<'_>) -> Py<PyDict> {
-        self.options.clone_ref(py)
+        self.default_options().clone_ref(py)
     }
 
     #[getter]
@@ -184,7 +207,7 @@ impl RemoteFunction {
 
     #[getter]
     fn _shared(&self, py: Python<'_>) -> Py<PyAny> {
-        self.shared.clone_ref(py)
+        self.shared().clone_ref(py)
     }
 
     #[pyo3(signature = (*_args, **_kwargs))]
@@ -197,10 +220,10 @@ impl RemoteFunction {
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>)> {
         let state = (
-            self.function.bind(py),
+            self.function().bind(py),
             &self.name,
             self.signature.python(py),
-            self.options.bind(py),
+            self.default_options().bind(py),
         );
         Ok((imports::REBUILD.get(py)?.clone(), state.into_pyobject(py)?))
     }

@@ -235,6 +235,10 @@ impl State {
             }
             Body::LogsFlushed(flushed) => self.answered(flushed.request_id, Answer::LogsFlushed),
             Body::StartActor(start) => self.start_actor(start),
+            Body::Exit(exit) if exit.unless_needed && self.owner.owns_any() => {
+                self.asked_to_leave = true;
+                self.tell_raylet(v1::to_raylet::Body::Stays(v1::Stays {}));
+            }
             Body::Exit(exit) => self.order_given(Next::Exit {
                 graceful: exit.graceful,
                 reason: exit.reason,

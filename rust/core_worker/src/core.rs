@@ -260,6 +260,10 @@ impl CoreWorker {
             state.execution.loop_asleep = false;
             let _ = rustix::io::write(&self.exec_event, &1u64.to_ne_bytes());
         }
+        if state.asked_to_leave && !state.owner.owns_any() {
+            state.asked_to_leave = false;
+            state.tell_raylet(v1::to_raylet::Body::Unneeded(v1::Unneeded {}));
+        }
         // The progress thread must not sleep past the next deadline.
         if state.progress_sleeping
             && let Some(deadline) = state.next_deadline()

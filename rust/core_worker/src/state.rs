@@ -129,6 +129,8 @@ pub(crate) struct State {
     pub blocked_threads: u32,
     /// A person reads what it says.
     pub is_driver: bool,
+    /// This worker was asked to leave as idle, and stayed since it owned something.
+    pub asked_to_leave: bool,
     pub submits: u32,
     pub started: Instant,
     pub arena: Arc<ArenaClient>,
@@ -195,6 +197,7 @@ impl State {
             events: TaskEvents::new(job),
             blocked_threads: 0,
             is_driver: false,
+            asked_to_leave: false,
             submits: 0,
             started: Instant::now(),
             arena,

@@ -2,7 +2,7 @@
 
 use rustc_hash::FxHashMap;
 
-use crate::entry::{RefSlot, State};
+use crate::entry::{OwnerIndex, RefSlot, State};
 use crate::table::{Contains, OwnerTable};
 
 impl<V: Contains, S> OwnerTable<V, S> {
@@ -53,6 +53,8 @@ impl<V: Contains, S> OwnerTable<V, S> {
                 entry.id
             );
         }
+        let borrowed = self.entries.iter().filter(|(_, entry)| entry.owner != OwnerIndex::ME);
+        assert_eq!(self.borrowed, borrowed.count(), "count of borrowed objects");
         assert!(
             contained.is_empty() && submitted.is_empty(),
             "a count of a reference that is not in the table"

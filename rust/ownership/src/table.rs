@@ -20,6 +20,8 @@ pub struct OwnerTable<V, S> {
     pub(crate) tasks: Slab<Task<S>>,
     /// Only of ids that other processes know (every borrowed one, and owned ones once given away).
     pub(crate) by_id: FxHashMap<ObjectId, RefSlot>,
+    /// How many entries are other processes' objects.
+    pub(crate) borrowed: usize,
     /// Entries to look at for freeing; empty between calls.
     unreferenced: Vec<RefSlot>,
     stamp: u32,
@@ -31,6 +33,7 @@ impl<V, S> Default for OwnerTable<V, S> {
             entries: Slab::default(),
             tasks: Slab::default(),
             by_id: FxHashMap::default(),
+            borrowed: 0,
             unreferenced: Vec::new(),
             stamp: 0,
         }
@@ -338,6 +341,7 @@ impl<V: Contains, S> OwnerTable<V, S> {
                 self.lineage_unneeded(key);
             }
             if entry.owner != OwnerIndex::ME {
+                self.borrowed -= 1;
                 if entry.grants > 0 {
                     effects.push(Effect::ReturnBorrow {
                         owner: entry.owner,
@@ -381,6 +385,7 @@ impl<V: Contains, S> OwnerTable<V, S> {
         }
         let mut entry = Entry::new(id, owner, kind);
         entry.indexed = true;
+        self.borrowed += usize::from(owner != OwnerIndex::ME);
         let slot = RefSlot(self.entries.insert(entry));
         self.by_id.insert(id, slot);
         slot
@@ -618,6 +623,12 @@ impl<V: Contains, S> OwnerTable<V, S> {
 
     pub fn reference_count(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Whether something would be lost with this process: an object of its own that is still referenced, an actor whose
+    /// handles it counts, or a task that it has submitted.
+    pub fn owns_any(&self) -> bool {
+        self.entries.len() > self.borrowed || self.tasks.len() > 0
     }
 
     pub fn task_count(&self) -> usize {

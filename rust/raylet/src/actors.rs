@@ -12,6 +12,7 @@ use rustc_hash::FxHashMap;
 
 use crate::input::{ConnKey, Input, Token};
 use crate::raylet::Raylet;
+use crate::workers::Leave;
 
 /// A handle may travel faster than its actor's registration: so long, unknown is not dead.
 const REGISTRATION_PATIENCE: Duration = Duration::from_secs(5);
@@ -229,7 +230,7 @@ impl Raylet {
             named
         };
         match token {
-            Some(token) if stop.graceful => self.ask_to_leave(token, &stop.reason, false),
+            Some(token) if stop.graceful => self.ask_to_leave(token, &stop.reason, Leave::InItsTime),
             Some(token) => self.end_actor_at_once(token, &stop.reason),
             None if hosted.is_some_and(|hosted| hosted.worker.is_none()) && stop.worker_id.is_empty() => {
                 self.actors.hosted.remove(&actor);

@@ -8,6 +8,7 @@ use ray_rs_types::WorkerAddress;
 use crate::clients::Client;
 use crate::input::{ConnKey, Token};
 use crate::raylet::Raylet;
+use crate::workers::Leave;
 
 impl Raylet {
     /// Tells the scheduler what has happened and does what follows; what happens while it is done is told after it.
@@ -71,7 +72,8 @@ impl Raylet {
             Effect::StopWorker { worker, reason } => {
                 let token = Token(worker.0);
                 match reason {
-                    StopReason::Surplus => self.ask_to_leave(token, "it was idle", true),
+                    StopReason::Surplus => self.ask_to_leave(token, "it was idle", Leave::UnlessNeeded),
+                    StopReason::Unusable => self.let_go(token),
                     StopReason::OwnerGone => self.kill_worker(token, "the owner of its task has died"),
                     StopReason::JobEnded => self.kill_worker(token, "its job has ended"),
                 }

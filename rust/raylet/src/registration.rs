@@ -247,6 +247,7 @@ impl Raylet {
             worker.is_scheduled = true;
             self.decide(Event::WorkerStarted {
                 worker: WorkerKey(token.0),
+                client: ClientKey(conn.0),
                 job: key,
             });
         }

@@ -100,6 +100,14 @@ impl Raylet {
                 available: Some(self.scheduler.available().into()),
                 nodes: vec![self.node_info()],
             })),
+            To::Stays(v1::Stays {}) => self.worker_stays(conn),
+            To::Unneeded(v1::Unneeded {}) => {
+                if let Some(token) = self.worker_of(conn) {
+                    self.decide(Event::WorkerUnneeded {
+                        worker: WorkerKey(token.0),
+                    });
+                }
+            }
             To::StoreStats(request) => {
                 outbox.send(From::StoreStatsReply(self.store.stats(request.request_id)));
             }

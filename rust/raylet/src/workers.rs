@@ -53,8 +53,29 @@ pub(crate) struct WorkerProcess {
     status: Option<i32>,
     /// Why this raylet ended it.
     pub stop_reason: Option<String>,
+    /// It was asked to leave, or has closed its socket, and is ended then.
+    must_be_gone: Option<Instant>,
     /// It was sent SIGKILL.
     was_killed: bool,
+}
+
+/// How a worker is asked to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// When all that is queued there has run.
+    InItsTime,
+    /// Within [`LEAVE_LIMIT`].
+    Soon,
+    /// The same, if it owns nothing.
+    UnlessNeeded,
+}
+
+fn exit(reason: &str, how: Leave) -> Body {
+    Body::Exit(v1::Exit {
+        reason: reason.to_owned(),
+        graceful: true,
+        unless_needed: how == Leave::UnlessNeeded,
+    })
 }
 
 /// Reports of processes that have died, and who waits for one.
@@ -98,6 +119,7 @@ impl Raylet {
                     actor: None,
                     status: None,
                     stop_reason: None,
+                    must_be_gone: None,
                     was_killed: false,
                 };
                 self.workers.insert(token, worker);
@@ -157,19 +179,50 @@ impl Raylet {
         worker.kill();
     }
 
+    /// It was asked to leave as idle and has answered that it is needed.
+    pub fn worker_stays(&mut self, conn: ConnKey) {
+        let Some(token) = self.worker_of(conn) else { return };
+        let worker = self.workers.get_mut(&token).expect("the client is this worker's");
+        (worker.stop_reason, worker.must_be_gone) = (None, None);
+        self.decide(Event::WorkerStays {
+            worker: WorkerKey(token.0),
+        });
+    }
+
+    /// Nobody has a use for this worker any more. If it lives it leaves; how it ends is told as it is.
+    pub fn let_go(&mut self, token: Token) {
+        let worker = self.workers.get(&token);
+        if let Some(client) = worker.and_then(|worker| self.clients.get(&worker.conn?)) {
+            client.outbox.send(exit("it was of no use any more", Leave::Soon));
+            self.set_leave_limit(token, LEAVE_LIMIT);
+        }
+    }
+
+    fn set_leave_limit(&mut self, token: Token, limit: Duration) {
+        if let Some(worker) = self.workers.get_mut(&token) {
+            let due = Instant::now() + limit;
+            worker.must_be_gone = Some(worker.must_be_gone.map_or(due, |earlier| earlier.min(due)));
+            self.timers.set(due, Timer::MustBeGone(token));
+        }
+    }
+
+    pub fn worker_of(&self, conn: ConnKey) -> Option<Token> {
+        match self.clients.get(&conn)?.role {
+            Role::Worker(token) => Some(token),
+            Role::Driver | Role::Unknown => None,
+        }
+    }
+
     /// Asks a worker to leave in order.
-    pub fn ask_to_leave(&mut self, token: Token, reason: &str, limited: bool) {
+    pub fn ask_to_leave(&mut self, token: Token, reason: &str, how: Leave) {
         let Some(worker) = self.workers.get_mut(&token) else {
             return;
         };
         worker.stop_reason.get_or_insert_with(|| reason.to_owned());
         if let Some(client) = worker.conn.and_then(|conn| self.clients.get(&conn)) {
-            client.outbox.send(Body::Exit(v1::Exit {
-                reason: reason.to_owned(),
-                graceful: true,
-            }));
-            if limited {
-                self.timers.set(Instant::now() + LEAVE_LIMIT, Timer::MustBeGone(token));
+            client.outbox.send(exit(reason, how));
+            if how != Leave::InItsTime {
+                self.set_leave_limit(token, LEAVE_LIMIT);
             }
         } else {
             worker.kill();
@@ -177,7 +230,9 @@ impl Raylet {
     }
 
     pub fn must_be_gone(&mut self, token: Token) {
-        if let Some(worker) = self.workers.get_mut(&token) {
+        if let Some(worker) = self.workers.get_mut(&token)
+            && worker.must_be_gone.is_some_and(|due| due <= Instant::now())
+        {
             worker.kill();
         }
     }
@@ -202,9 +257,9 @@ impl Raylet {
                 if worker.status.is_some() {
                     self.worker_gone(token);
                 } else {
-                    let due = Instant::now() + EXIT_LIMIT;
-                    self.timers.set(due, Timer::MustBeGone(token));
-                    self.timers.set(due + EXIT_LIMIT / 5, Timer::StatusOverdue(token));
+                    self.set_leave_limit(token, EXIT_LIMIT);
+                    let overdue = Instant::now() + EXIT_LIMIT + EXIT_LIMIT / 5;
+                    self.timers.set(overdue, Timer::StatusOverdue(token));
                     self.give_up_lost_statuses();
                 }
             }

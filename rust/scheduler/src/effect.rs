@@ -6,8 +6,10 @@ use crate::event::{ClientKey, JobKey, LeaseKey, RequestKey, WorkerKey};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopReason {
-    /// Idle and not needed: it may leave in order.
+    /// Idle and not needed: it leaves in order, or stays as long as it owns something.
     Surplus,
+    /// The client that leased it has no use for it any more: it has ended, is about to, or cannot be reached.
+    Unusable,
     /// The client that leased it is gone: what it runs is worthless.
     OwnerGone,
     /// Its job has ended.

@@ -58,10 +58,19 @@ pub enum Event {
     JobEnded {
         job: JobKey,
     },
-    /// A worker process has registered.
+    /// A worker process has registered. `client` is what it is when it asks for leases itself.
     WorkerStarted {
         worker: WorkerKey,
+        client: ClientKey,
         job: JobKey,
+    },
+    /// A worker that was asked to leave as surplus stays: it owns objects or tasks.
+    WorkerStays {
+        worker: WorkerKey,
+    },
+    /// A worker that stayed owns nothing any more.
+    WorkerUnneeded {
+        worker: WorkerKey,
     },
     /// One `StartWorker` has come to nothing.
     WorkerStartFailed {
@@ -79,7 +88,7 @@ pub enum Event {
         client: ClientKey,
         request: RequestKey,
     },
-    /// `worker_gone`: the worker is ending by itself and must not be used again.
+    /// `worker_gone`: the worker is ending by itself, or its client could not reach it; it must not be used again.
     LeaseReturned {
         client: ClientKey,
         lease: LeaseKey,

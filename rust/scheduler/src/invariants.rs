@@ -76,7 +76,9 @@ impl Scheduler {
                     assert!(pool.idle.contains(key), "SCH-2: an idle worker is listed");
                 }
                 WorkerState::Leased(lease) => {
-                    assert_eq!(self.leases[&lease].worker, *key, "SCH-2: one lease, one worker")
+                    let lease = &self.leases[&lease];
+                    assert_eq!(lease.worker, *key, "SCH-2: one lease, one worker");
+                    assert_ne!(lease.client, worker.client, "SCH-2: nobody leases itself");
                 }
                 WorkerState::Actor(actor) => {
                     assert_eq!(self.actors[&actor].worker, Some(*key), "SCH-2: one actor, one worker");
@@ -89,8 +91,10 @@ impl Scheduler {
             let count = self.workers.values().filter(|worker| worker.job == *job).count();
             assert_eq!(pool.workers, count, "SCH-2: a pool counts its workers");
             assert!(
-                pool.awaiting.is_empty() || pool.idle.is_empty(),
-                "SCH-2: nobody waits beside an idle worker"
+                pool.awaiting
+                    .iter()
+                    .all(|waiting| self.pick_idle(*job, &waiting.item.wanted).is_none()),
+                "SCH-2: nobody waits beside an idle worker that is not its own"
             );
             assert!(
                 pool.awaiting.is_empty() || pool.starting > 0,

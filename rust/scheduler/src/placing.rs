@@ -165,23 +165,26 @@ impl Scheduler {
         }
     }
 
-    /// A worker that this client has used before has its lane open; failing that, the one that was active last.
-    fn pick_idle(&self, job: JobKey, wanted: &Wanted) -> Option<WorkerKey> {
-        let idle = &self.jobs.get(&job)?.idle;
+    /// A worker that this client has used before has its lane open; failing that, the one that was active last. Never the
+    /// one that asks.
+    pub(crate) fn pick_idle(&self, job: JobKey, wanted: &Wanted) -> Option<WorkerKey> {
+        let may = |worker: &&WorkerKey| match wanted {
+            Wanted::Lease(client, _) => self.workers[*worker].client != *client,
+            Wanted::Actor(_) => true,
+        };
+        let idle = || self.jobs.get(&job).into_iter().flat_map(|pool| &pool.idle).filter(may);
         let last_client = |worker: &&WorkerKey| self.workers[*worker].last_client;
         let chosen = match wanted {
-            Wanted::Lease(client, _) => idle
-                .iter()
+            Wanted::Lease(client, _) => idle()
                 .rev()
                 .find(|worker| last_client(worker) == Some(*client))
-                .or_else(|| idle.iter().rev().find(|worker| last_client(worker).is_none())),
+                .or_else(|| idle().rev().find(|worker| last_client(worker).is_none())),
             // An actor never needs the lanes of tasks, so it takes the worker that nobody would miss.
-            Wanted::Actor(_) => idle
-                .iter()
+            Wanted::Actor(_) => idle()
                 .find(|worker| last_client(worker).is_none())
-                .or_else(|| idle.first()),
+                .or_else(|| idle().next()),
         };
-        chosen.or_else(|| idle.last()).copied()
+        chosen.or_else(|| idle().next_back()).copied()
     }
 
     pub(crate) fn give_worker(

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::effect::{Effect, StopReason};
-use crate::event::{JobKey, WorkerKey};
+use crate::event::{ClientKey, JobKey, WorkerKey};
 use crate::queue::Wanted;
 use crate::scheduler::{AwaitsWorker, Scheduler, Worker, WorkerState};
 
@@ -27,7 +27,7 @@ pub(crate) struct JobPool {
 }
 
 impl Scheduler {
-    pub(crate) fn worker_started(&mut self, now: Duration, key: WorkerKey, job: JobKey) {
+    pub(crate) fn worker_started(&mut self, now: Duration, key: WorkerKey, client: ClientKey, job: JobKey) {
         let pool = self.jobs.entry(job).or_default();
         pool.starting = pool.starting.saturating_sub(1);
         pool.failures = 0;
@@ -38,9 +38,26 @@ impl Scheduler {
                 job,
                 state: WorkerState::Leaving,
                 last_client: None,
+                client,
+                needed: false,
             },
         );
         self.set_worker_state(key, WorkerState::Idle { since: now });
+    }
+
+    /// It is of use again, and is not asked once more before it owns nothing, or has worked.
+    pub(crate) fn worker_stays(&mut self, now: Duration, key: WorkerKey, effects: &mut Vec<Effect>) {
+        let Some(worker) = self.workers.get_mut(&key).filter(|w| w.state == WorkerState::Leaving) else {
+            return;
+        };
+        worker.needed = true;
+        if self.jobs[&worker.job].alive {
+            return self.set_worker_state(key, WorkerState::Idle { since: now });
+        }
+        effects.push(Effect::StopWorker {
+            worker: key,
+            reason: StopReason::JobEnded,
+        });
     }
 
     /// A worker that was given back goes to whoever awaits one before it counts as idle.
@@ -53,11 +70,17 @@ impl Scheduler {
             .collect();
         jobs.sort_unstable();
         for job in jobs {
-            while let Some(pool) = self.jobs.get_mut(&job)
-                && let Some(worker) = pool.idle.last().copied()
-                && let Some(waiting) = pool.awaiting.pop_front()
-            {
-                self.give_worker(now, waiting, worker, effects);
+            let mut index = 0;
+            while let Some(waiting) = self.jobs[&job].awaiting.get(index) {
+                match self.pick_idle(job, &waiting.item.wanted) {
+                    Some(worker) => {
+                        let pool = self.jobs.get_mut(&job).expect("just looked at");
+                        let waiting = pool.awaiting.remove(index).expect("just looked at");
+                        self.give_worker(now, waiting, worker, effects);
+                    }
+                    // All that are idle are the one that asks.
+                    None => index += 1,
+                }
             }
         }
     }
@@ -120,7 +143,8 @@ impl Scheduler {
             effects.push(Effect::StartWorker { job });
         }
         let surplus = pool.idle.len().saturating_sub(wanted_idle);
-        let oldest: Vec<WorkerKey> = pool.idle[..surplus].to_vec();
+        let not_needed = pool.idle.iter().filter(|worker| !self.workers[worker].needed);
+        let oldest: Vec<WorkerKey> = not_needed.take(surplus).copied().collect();
         for worker in oldest {
             let WorkerState::Idle { since } = self.workers[&worker].state else {
                 unreachable!("SCH-2: the idle list holds idle workers")

@@ -64,6 +64,10 @@ pub(crate) struct Worker {
     pub state: WorkerState,
     /// Who leased it last: between the two a lane is open already.
     pub last_client: Option<ClientKey>,
+    /// What it is when it asks for leases itself. It gets others then: a process has no lane to itself.
+    pub client: ClientKey,
+    /// It was asked to leave since it last worked, and owns something.
+    pub needed: bool,
 }
 
 #[derive(Debug)]
@@ -162,7 +166,13 @@ impl Scheduler {
             Event::ClientGone { client } => self.client_gone(client, effects),
             Event::JobStarted { job } => self.jobs.entry(job).or_default().alive = true,
             Event::JobEnded { job } => self.job_ended(job, effects),
-            Event::WorkerStarted { worker, job } => self.worker_started(now, worker, job),
+            Event::WorkerStarted { worker, client, job } => self.worker_started(now, worker, client, job),
+            Event::WorkerStays { worker } => self.worker_stays(now, worker, effects),
+            Event::WorkerUnneeded { worker } => {
+                if let Some(worker) = self.workers.get_mut(&worker) {
+                    worker.needed = false;
+                }
+            }
             Event::WorkerStartFailed { job, reason } => self.worker_start_failed(job, reason, effects),
             Event::WorkerDied { worker } => self.worker_died(worker),
             Event::LeaseRequested { client, request } => self.lease_requested(now, client, request, effects),
@@ -172,7 +182,7 @@ impl Scheduler {
                 lease,
                 worker_gone,
             } => {
-                self.lease_returned(now, client, lease, worker_gone);
+                self.lease_returned(now, client, lease, worker_gone, effects);
             }
             Event::WorkerBlocked { worker } => {
                 if let Some(lease) = self.lease_of(worker) {
@@ -267,17 +277,26 @@ impl Scheduler {
         }
     }
 
-    fn lease_returned(&mut self, now: Duration, client: ClientKey, lease: LeaseKey, worker_gone: bool) {
+    fn lease_returned(
+        &mut self,
+        now: Duration,
+        client: ClientKey,
+        lease: LeaseKey,
+        worker_gone: bool,
+        effects: &mut Vec<Effect>,
+    ) {
         if self.leases.get(&lease).is_none_or(|held| held.client != client) {
             return;
         }
         let lease = self.end_lease(lease);
-        let state = if worker_gone {
-            WorkerState::Leaving
-        } else {
-            WorkerState::Idle { since: now }
-        };
-        self.set_worker_state(lease.worker, state);
+        if !worker_gone {
+            return self.set_worker_state(lease.worker, WorkerState::Idle { since: now });
+        }
+        self.set_worker_state(lease.worker, WorkerState::Leaving);
+        effects.push(Effect::StopWorker {
+            worker: lease.worker,
+            reason: StopReason::Unusable,
+        });
     }
 
     /// Frees what a lease holds. Its worker's state is the caller's next concern.
@@ -380,6 +399,8 @@ impl Scheduler {
         }
         if matches!(state, WorkerState::Idle { .. }) {
             pool.idle.push(key);
+        } else if state != WorkerState::Leaving {
+            worker.needed = false;
         }
         worker.state = state;
     }

@@ -26,10 +26,17 @@ struct World {
     stopped: Vec<(WorkerKey, StopReason)>,
     notices: Vec<String>,
     live: BTreeSet<WorkerKey>,
+    /// Those that own something.
+    owners: BTreeSet<WorkerKey>,
 }
 
 fn job(number: u32) -> JobKey {
     JobKey(number)
+}
+
+/// What a worker is when it asks for leases.
+fn own_client(worker: WorkerKey) -> ClientKey {
+    ClientKey(1000 + worker.0)
 }
 
 fn cpus(amount: f64) -> ResourceSet {
@@ -56,6 +63,7 @@ impl World {
             stopped: Vec::new(),
             notices: Vec::new(),
             live: BTreeSet::new(),
+            owners: BTreeSet::new(),
         };
         world.on(Event::JobStarted { job: job(1) });
         for client in 0..3 {
@@ -94,6 +102,11 @@ impl World {
                         assert!(self.revoked.insert(lease), "asked back once only");
                     }
                     Effect::StartWorker { job } => self.starts.push(job),
+                    Effect::StopWorker { worker, reason }
+                        if reason == StopReason::Surplus && self.owners.contains(&worker) =>
+                    {
+                        pending.push(Event::WorkerStays { worker });
+                    }
                     Effect::StopWorker { worker, reason } => {
                         self.stopped.push((worker, reason));
                         self.live.remove(&worker);
@@ -118,7 +131,10 @@ impl World {
         self.next_worker += 1;
         let worker = WorkerKey(self.next_worker);
         self.live.insert(worker);
-        Event::WorkerStarted { worker, job }
+        let client = own_client(worker);
+        self.scheduler
+            .on_event(self.now, Event::ClientJoined { client, job }, &mut Vec::new());
+        Event::WorkerStarted { worker, client, job }
     }
 
     fn request(&mut self, client: u64, resources: ResourceSet) -> RequestKey {
@@ -195,6 +211,59 @@ fn grants_while_there_is_room_then_in_order() {
         request: requests[3],
     });
     assert_eq!(world.scheduler.available(), &ResourceSet::new());
+}
+
+#[test]
+fn a_worker_that_owns_something_stays_and_is_asked_again_when_it_does_not() {
+    let mut world = World::new(cpus(2.0));
+    let requests: Vec<_> = (0..2).map(|_| world.request(0, cpus(1.0))).collect();
+    world.owners = world.live.clone();
+    for request in requests {
+        let lease = world.lease(request).expect("granted");
+        world.give_back(lease);
+    }
+    world.advance(Duration::from_secs(100));
+    assert_eq!(world.live.len(), 3, "all of them own something");
+    assert_eq!(
+        world.scheduler.next_deadline(),
+        None,
+        "they are not asked again and again"
+    );
+    let free = *world.owners.iter().next_back().expect("there are three");
+    world.owners.remove(&free);
+    world.on(Event::WorkerUnneeded { worker: free });
+    world.advance(Duration::from_secs(1));
+    assert_eq!(world.stopped, [(free, StopReason::Surplus)]);
+}
+
+#[test]
+fn a_worker_never_leases_itself() {
+    let mut world = World::new(cpus(1.0));
+    world.auto_start = false;
+    let only = *world.live.iter().next().expect("one for the CPU");
+    let request = world.request(own_client(only).0, cpus(1.0));
+    assert_eq!(world.lease(request), None);
+    assert_eq!(world.starts.len(), 1, "it gets another");
+    // Somebody else may have the one that waits.
+    world.auto_start = true;
+    let event = world.start_one();
+    world.on(event);
+    let lease = world.lease(request).expect("granted");
+    assert_ne!(world.granted[&lease].2, only);
+}
+
+#[test]
+fn a_worker_that_could_not_be_reached_is_ended() {
+    let mut world = World::new(cpus(1.0));
+    let request = world.request(0, cpus(1.0));
+    let lease = world.lease(request).expect("granted");
+    let (client, _, worker, _) = world.granted.remove(&lease).expect("granted");
+    world.on(Event::LeaseReturned {
+        client,
+        lease,
+        worker_gone: true,
+    });
+    assert_eq!(world.stopped, [(worker, StopReason::Unusable)]);
 }
 
 #[test]

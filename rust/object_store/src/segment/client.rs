@@ -216,13 +216,7 @@ impl ArenaClient {
     /// For the owner of a block in another process's extent, before it tells that process to free it: should that end
     /// before it hears, whoever takes its extent over knows.
     pub fn mark_unwanted(&self, offset: u64, generation: u64) {
-        if let Some(header) = self.map.header(offset)
-            && header.generation.load(Ordering::Relaxed) == generation
-        {
-            let _ = header
-                .state
-                .compare_exchange(SEALED, FREEING, Ordering::SeqCst, Ordering::Relaxed);
-        }
+        self.map.mark_unwanted(offset, generation);
     }
 
     /// Frees what was handed over to a process that has ended; how many blocks.

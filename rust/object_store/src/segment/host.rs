@@ -258,7 +258,11 @@ impl ArenaHost {
         match self.table.kept(start) {
             Some(block) if block.generation == generation => {}
             Some(_) => return FreeOutcome::Stale,
-            None if self.table.is_granted(offset) => return FreeOutcome::NotMine,
+            None if self.table.is_granted(offset) => {
+                // Its writer has died, as the owner knows and this node's daemon does not yet.
+                self.map.mark_unwanted(offset, generation);
+                return FreeOutcome::NotMine;
+            }
             None => return FreeOutcome::Stale,
         }
         if let Some(header) = self.map.header(offset) {

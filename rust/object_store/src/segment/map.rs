@@ -125,6 +125,17 @@ impl Map {
         header.state.store(state, Ordering::Release);
     }
 
+    /// Says in the header of a sealed block that nobody needs it, for whoever is to free it.
+    pub fn mark_unwanted(&self, data_offset: u64, generation: u64) {
+        if let Some(header) = self.header(data_offset)
+            && header.generation.load(Ordering::Relaxed) == generation
+        {
+            let _ = header
+                .state
+                .compare_exchange(SEALED, FREEING, Ordering::SeqCst, Ordering::Relaxed);
+        }
+    }
+
     /// The blocks of an extent from header to header, as header offset and length; ends at the first header that makes
     /// no sense (STO-3).
     pub fn blocks(&self, offset: u64, len: u64) -> impl Iterator<Item = (u64, u64)> {

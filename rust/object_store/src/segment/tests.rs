@@ -101,6 +101,16 @@ fn the_raylet_keeps_the_blocks_of_the_dead_that_others_own() {
 }
 
 #[test]
+fn an_owner_may_hear_of_a_death_before_the_raylet_does() {
+    let (mut host, writer, _reader) = arena();
+    let block = put(&mut host, &writer, 1, MIB);
+    writer.hand_over(block.offset, block.generation, READER);
+    assert_eq!(host.free(block.offset, block.generation), FreeOutcome::NotMine);
+    assert_eq!(host.client_died(writer.client(), WRITER).kept_blocks, 0);
+    assert_eq!(host.stats().free_bytes, host.capacity());
+}
+
+#[test]
 fn a_full_store_says_what_holds_it() {
     let (mut host, writer, _reader) = arena();
     put(&mut host, &writer, 1, 40 * MIB);
