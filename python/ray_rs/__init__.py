@@ -37,7 +37,7 @@ __version__ = "0.1.0"
 __commit__ = ""
 
 ObjectID = ObjectRef
-SCRIPT_MODE, WORKER_MODE = 0, 1
+SCRIPT_MODE, WORKER_MODE, SPILL_WORKER_MODE, RESTORE_WORKER_MODE = range(4)
 
 if TYPE_CHECKING:
     from ray_rs import (
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         cross_language,
         dag,
         experimental,
+        job_config,
         options,
         remote_function,
         runtime_context,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from ray_rs._generator import DynamicObjectRefGenerator, ObjectRefGenerator
     from ray_rs._iterate import as_completed
     from ray_rs._iterate import map as map
+    from ray_rs._logging_config import LoggingConfig
     from ray_rs.actor import method
     from ray_rs.cross_language import Language, java_actor_class, java_function
     from ray_rs.runtime_context import get_runtime_context
@@ -67,6 +69,7 @@ _SUBMODULES = (
     "cross_language",
     "dag",
     "experimental",
+    "job_config",
     "options",
     "remote_function",
     "runtime_context",
@@ -77,6 +80,7 @@ _SUBMODULES = (
 _LAZY = {
     "DynamicObjectRefGenerator": "_generator",
     "Language": "cross_language",
+    "LoggingConfig": "_logging_config",
     "ObjectRefGenerator": "_generator",
     "as_completed": "_iterate",
     "get_runtime_context": "runtime_context",
@@ -89,7 +93,9 @@ _LAZY = {
 
 # Without `map`: `from ray_rs import *` shall not take Python's own away.
 __all__ = [
+    "RESTORE_WORKER_MODE",
     "SCRIPT_MODE",
+    "SPILL_WORKER_MODE",
     "WORKER_MODE",
     "ActorClassID",
     "ActorID",
@@ -98,6 +104,7 @@ __all__ = [
     "FunctionID",
     "JobID",
     "Language",
+    "LoggingConfig",
     "NodeID",
     "ObjectID",
     "ObjectRef",
@@ -127,6 +134,7 @@ __all__ = [
     "is_initialized",
     "java_actor_class",
     "java_function",
+    "job_config",
     "kill",
     "method",
     "nodes",

@@ -33,13 +33,16 @@ class _Settings:
     use_logging = False
     # Workers' lines are shown.
     show_workers = True
+    # Workers' lines carry their task and actor themselves (`LoggingConfig`).
+    structured = False
 
 
-def configure(*, level: int | str, use_logging: bool, show_workers: bool) -> None:
+def configure(*, level: int | str, use_logging: bool, show_workers: bool, structured: bool = False) -> None:
     """Sets what `init` was told about logs."""
     _Settings.level = _LEVELS.get(level.lower(), _INFO) if isinstance(level, str) else level
     _Settings.use_logging = use_logging
     _Settings.show_workers = show_workers
+    _Settings.structured = structured
     _lines.enabled = os.environ.get("RAY_DEDUP_LOGS", "1") not in ("0", "false", "False")
 
 
@@ -127,7 +130,7 @@ def _print_lines(name: str, pid: int, is_stderr: bool, lines: list[str]) -> None
 
         lines = _progress.take(name, pid, lines)
     stream = sys.stderr if is_stderr else sys.stdout
-    if os.environ.get("RAY_DISABLE_WORKER_LOG_PREFIX"):
+    if os.environ.get("RAY_DISABLE_WORKER_LOG_PREFIX") or _Settings.structured:
         prefix = ""
     else:
         prefix = _paint(f"({name} pid={pid})" if name else f"(pid={pid})", _CYAN, stream) + " "

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
-from ray_rs import _core, _function_table, _serialization, actor, runtime_context  # noqa: F401 - imported before the fork
+from ray_rs import _core, _function_table, _logging_config, _serialization, actor, runtime_context  # noqa: F401 - imported before the fork
 from ray_rs.exceptions import ActorDiedError, RayError, RayTaskError, _argument_failed_text, _format_remote_traceback
 
 __all__ = ["main", "warn_blocking_get"]
@@ -48,6 +48,7 @@ def _run(config: dict[str, Any], fork_token: int) -> int:
     info = _core.process_info()
     _redirect_output(config["log_dir"], f"worker-{info['worker_id'].hex()}-{info['job_id'].hex()}-{os.getpid()}")
     faulthandler.enable(2)  # the stack of a segmentation fault ends up in the error that the caller gets
+    _logging_config.apply_in_worker()
     graceful, code, _reason = _core.run_worker_loop(_Callbacks(info["node_ip"]))
     if graceful:
         _say_goodbye()
@@ -247,6 +248,8 @@ class _Callbacks:
         classes = self._retried.get(retry_exceptions)
         if classes is None:
             classes = self._retried[retry_exceptions] = _serialization.loads(retry_exceptions)
+        if type(error).__name__ == "UserCodeException" and isinstance(error, RayError):
+            error = error.__cause__ or error
         return isinstance(error, classes)
 
     def start_actor(self, cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any], info: dict[str, Any]) -> Any:

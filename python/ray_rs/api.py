@@ -9,12 +9,12 @@ import os
 import sys
 import types
 from _thread import RLock
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ray_rs import _core, _logs, _processes
 from ray_rs.exceptions import RaySystemError
-from ray_rs.options import REMOTE_USAGE, check_namespace
+from ray_rs.options import LIFETIME_VARIABLE, REMOTE_USAGE, check_namespace
 
 if TYPE_CHECKING:
     from ray_rs._typing import remote
@@ -54,6 +54,12 @@ _HIDDEN = (
     "_redis_password",
     "_skip_env_hook",
 )
+
+_REASONS = {
+    "include_dashboard": "there is no dashboard",
+    "enable_resource_isolation": "the engine's processes are not put into control groups",
+    "cgroup_path": "the engine's processes are not put into control groups",
+}
 
 
 class RayContext(Mapping[str, Any]):
@@ -161,11 +167,11 @@ def init(
         include_dashboard: There is no dashboard yet: True is refused.
         dashboard_host: Without effect.
         dashboard_port: Without effect.
-        job_config: Not supported yet; must be None.
+        job_config: A `ray_rs.job_config.JobConfig`: runtime environment, namespace, lifetime of actors.
         configure_logging: False sends the engine's messages to the logger "ray_rs" instead of stderr.
         logging_level: Least severe level of the engine's own messages.
         logging_format: Without effect; use `configure_logging=False` and `logging` for a format of your own.
-        logging_config: Not supported yet; must be None.
+        logging_config: A `LoggingConfig`: sets Python's root logger up, here and in all workers.
         log_to_driver: Show what workers print; RAY_LOG_TO_DRIVER, else True, when None.
         namespace: Where named actors of this job live; a random one when None.
         runtime_env: What the job's workers have besides what this process has; see `ray_rs.runtime_env.RuntimeEnv`.
@@ -182,7 +188,8 @@ def init(
     Raises:
         RuntimeError: Called twice, or with an unknown option.
         TypeError: An argument of the wrong type.
-        ValueError: A bad or unsupported argument.
+        ValueError: A bad argument.
+        NotImplementedError: An option of Ray's that is not there.
         ConnectionError: Nothing runs at the address.
     """
     _check_hidden(kwargs)
@@ -198,9 +205,9 @@ def init(
             _logs.info("Calling ray.init() again after it has already been called.")
             return RayContext(_address_info())
         check_namespace(namespace)
+        logging_config = _checked_logging(logging_config)
+        namespace, runtime_env, lifetime = _checked_job(job_config, namespace, runtime_env)
         _refuse(
-            job_config=job_config,
-            logging_config=logging_config,
             enable_resource_isolation=enable_resource_isolation,
             cgroup_path=cgroup_path,
             system_reserved_cpu=system_reserved_cpu,
@@ -209,10 +216,23 @@ def init(
         )
         if log_to_driver is None:
             log_to_driver = os.environ.get("RAY_LOG_TO_DRIVER", "1").lower() not in ("0", "false")
-        _logs.configure(level=logging_level, use_logging=not configure_logging, show_workers=log_to_driver)
+        _logs.configure(
+            level=logging_level,
+            use_logging=not configure_logging,
+            show_workers=log_to_driver,
+            structured=logging_config is not None,
+        )
         target = _target(address)
         config = _processes.driver_config(namespace=namespace, log_to_driver=log_to_driver)
         env = _checked_env(runtime_env, config)
+        config["env"].pop(LIFETIME_VARIABLE, None)
+        if lifetime == "detached":
+            config["env"][LIFETIME_VARIABLE] = lifetime
+        if logging_config is not None:
+            from ray_rs import _logging_config
+
+            config["env"][_logging_config.VARIABLE] = logging_config._to_json()
+            logging_config._apply()
         for_new_sessions = {
             "num_cpus": num_cpus,
             "num_gpus": num_gpus,
@@ -236,6 +256,7 @@ def init(
         if env:
             _set_up(env, session, config, started_here=target is None)
         _connect(session, config, started_here=target is None)
+        _session["default_actor_lifetime"] = lifetime
         _session["runtime_env"] = config["env"].get("RAY_RS_RUNTIME_ENV", "{}")
         _logs.info("Started a local Ray instance." if target is None else "Connected to Ray cluster.")
         return RayContext(_address_info())
@@ -255,7 +276,33 @@ def _check_hidden(given: dict[str, Any]) -> None:
 def _refuse(**options: Any) -> None:
     for name, value in options.items():
         if value:
-            raise ValueError(f"The option '{name}' of ray_rs.init() is not supported yet.")
+            raise NotImplementedError(
+                f"The option '{name}' of ray_rs.init() is not supported: {_REASONS.get(name, 'it is not there yet')}. "
+                "Leave it out to run without it."
+            )
+
+
+def _checked_logging(given: Any) -> Any:
+    from ray_rs import _logging_config
+
+    if given is None:
+        return _logging_config.default_config()
+    if not isinstance(given, _logging_config.LoggingConfig):
+        raise TypeError(f"logging_config must be a ray_rs.LoggingConfig, not {type(given).__name__}")
+    return given
+
+
+def _checked_job(
+    given: Any, namespace: str | None, runtime_env: dict[str, Any] | None
+) -> tuple[str | None, dict[str, Any] | None, str]:
+    """Namespace, runtime environment and lifetime of actors: those of `init`, else those of the job's configuration."""
+    if given is None:
+        return namespace, runtime_env, "non_detached"
+    from ray_rs.job_config import JobConfig
+
+    if not isinstance(given, JobConfig):
+        raise TypeError(f"job_config must be a ray_rs.job_config.JobConfig, not {type(given).__name__}")
+    return namespace or given.ray_namespace, runtime_env or given.runtime_env or None, given.default_actor_lifetime
 
 
 def _target(address: str | None) -> dict[str, Any] | None:
@@ -517,6 +564,39 @@ def _signature(self: Any) -> Any:
     return inspect.signature(self._function)
 
 
+def _on_ready(self: Any, callback: Callable[[Any], None]) -> Callable[[], None]:
+    """Calls back when the value is there; what is returned calls that off."""
+    wanted = [callback]
+
+    def settled(_outcome: Any) -> None:
+        for each in wanted[:]:
+            each(self)
+
+    self._on_completed(settled)
+    return wanted.clear
+
+
+async def _ready(self: Any) -> None:
+    """Waits until `get` would not wait; whether there is a value or an error, nothing is raised."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+
+    def settle() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    self._on_completed(lambda _outcome: loop.call_soon_threadsafe(settle))
+    await ready
+
+
+def _tensor_transport(self: Any) -> None:
+    """Always None: tensors travel as other values do."""
+
+
+_core.ObjectRef._on_ready, _core.ObjectRef._ready = _on_ready, _ready  # type: ignore[method-assign]
+_core.ObjectRef.tensor_transport = _tensor_transport  # type: ignore[method-assign]
 # These classes are native; graphs of calls are not, nor is what few programs ask for.
 _core.RemoteFunction.bind = _core.ActorMethod.bind = _bind  # type: ignore[method-assign]
 _core.RemoteFunction.__signature__ = property(_signature)  # type: ignore[method-assign, assignment]

@@ -17,34 +17,52 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ray_rs import ObjectRef
+    from ray_rs._special_exceptions import *  # noqa: F403
+
+    RAY_EXCEPTION_TYPES: list[type[RayError]]
 
 __all__ = [
+    "RAY_EXCEPTION_TYPES",
     "ActorAlreadyExistsError",
     "ActorDiedError",
     "ActorHandleNotFoundError",
     "ActorUnavailableError",
     "ActorUnschedulableError",
+    "AsyncioActorExit",
+    "AuthenticationError",
     "CrossLanguageError",
     "GetTimeoutError",
     "LocalRayletDiedError",
     "NodeDiedError",
+    "ObjectFetchTimedOutError",
+    "ObjectFreedError",
     "ObjectLostError",
     "ObjectReconstructionFailedError",
+    "ObjectRefStreamEndOfStreamError",
     "ObjectStoreFullError",
+    "OufOfBandObjectRefSerializationException",
     "OutOfDiskError",
     "OutOfMemoryError",
     "OwnerDiedError",
     "PendingCallsLimitExceeded",
+    "PlasmaObjectNotAvailable",
     "RayActorError",
+    "RayCgraphCapacityExceeded",
+    "RayChannelError",
+    "RayChannelTimeoutError",
+    "RayDirectTransportError",
     "RayError",
     "RaySystemError",
     "RayTaskError",
     "ReferenceCountingAssertionError",
+    "RpcError",
     "RuntimeEnvSetupError",
+    "StreamingGeneratorReplayInconsistentError",
     "TaskCancelledError",
     "TaskTimeoutError",
     "TaskUnschedulableError",
     "UnserializableException",
+    "UserCodeException",
     "WorkerCrashedError",
 ]
 
@@ -166,7 +184,7 @@ class RayTaskError(RayError):
             TypeError: The cause's class can't be subclassed.
         """
         cls = _dual_class(type(self.cause))
-        if sys.version_info >= (3, 11) and isinstance(self.cause, BaseExceptionGroup):  # noqa: F821
+        if sys.version_info >= (3, 11) and isinstance(self.cause, BaseExceptionGroup):
             dual = cls.__new__(cls, self.cause.message, self.cause.exceptions)
         else:
             try:
@@ -742,3 +760,15 @@ def _error_of(inner: bytes | ObjectRef[Any]) -> BaseException:
         original: BaseException = error.__dict__.get("_task_error", error)
         return original
     return RaySystemError("the argument was said to have failed, but there is a value")
+
+
+def __getattr__(name: str) -> Any:
+    """Names that few programs need."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from ray_rs import _special_exceptions
+
+    if name == "RAY_EXCEPTION_TYPES":
+        classes = [getattr(sys.modules[__name__], each) for each in __all__ if each != name]
+        return [each for each in classes if issubclass(each, RayError)]
+    return getattr(_special_exceptions, name)

@@ -55,13 +55,14 @@ class Option(NamedTuple):
 
         Raises:
             TypeError: Of the wrong type.
-            ValueError: Out of range, or not supported.
+            ValueError: Out of range.
+            NotImplementedError: Ray has it and this engine has not.
         """
         if not isinstance(value, self.types):
             raise TypeError(f"The type of keyword '{name}' must be {self.types}, but received type {type(value)}")
         problem = self.check(value) if self.check is not None else None
         if problem:
-            raise ValueError(problem)
+            raise (NotImplementedError if isinstance(problem, _Unsupported) else ValueError)(problem)
 
 
 # ------------------------------------------------------------------------------------------------------------- checks
@@ -165,9 +166,19 @@ def _groups(given: dict[str, int] | list[dict[str, Any]] | None) -> str | None:
     return None
 
 
-def _only(name: str, *allowed: Any) -> Check:
+class _Unsupported(str):
+    """Why a value that Ray takes is refused."""
+
+    __slots__ = ()
+
+
+def _only(name: str, *allowed: Any, why: str = "it is not there yet") -> Check:
     """For what Ray has and this engine has not: nothing but the values that change nothing."""
-    return lambda value: None if value in allowed else f"The option '{name}' is not supported yet."
+    return lambda value: (
+        None
+        if value in allowed
+        else _Unsupported(f"The option '{name}' is not supported by ray_rs: {why}. Leave it out to run without it.")
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- table
@@ -361,6 +372,9 @@ class MethodPlan(NamedTuple):
     backpressure: int
 
 
+# Says to workers that actors of their job live on unless they say otherwise.
+LIFETIME_VARIABLE: Final = "RAY_RS_DEFAULT_ACTOR_LIFETIME"
+
 STREAMING: Final = -1  # as a plan's number of returns
 
 
@@ -457,12 +471,18 @@ def actor_plan(options: Mapping[str, Any], *, is_async: bool) -> ActorPlan:
         max_task_retries=_clamped(options.get("max_task_retries")),
         max_concurrency=max_concurrency,
         max_pending_calls=-1 if options.get("max_pending_calls") is None else options["max_pending_calls"],
-        detached=options.get("lifetime") == "detached",
+        detached=(options.get("lifetime") or _default_lifetime()) == "detached",
         name=name or "",
         namespace=namespace or "",
         get_if_exists=options.get("get_if_exists", False),
         concurrency_groups=concurrency_groups(options.get("concurrency_groups")),
     )
+
+
+def _default_lifetime() -> str | None:
+    from ray_rs import api
+
+    return api._session.get("default_actor_lifetime") or os.environ.get(LIFETIME_VARIABLE)
 
 
 def method_plan(options: Mapping[str, Any], actor_max_task_retries: int, *, is_generator: bool = False) -> MethodPlan:

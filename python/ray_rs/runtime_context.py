@@ -159,6 +159,60 @@ class RuntimeContext:
         """Name of the session's directory."""
         return str(os.path.basename(self._require()["session_dir"]))
 
+    def get_temp_dir(self) -> str:
+        """The directory that sessions lie in."""
+        return str(os.path.dirname(self._require()["session_dir"]))
+
+    def get_accelerator_ids(self) -> dict[str, list[str]]:
+        """Accelerators of each family that the task or actor may use: their ids as strings."""
+        self._require()
+        return {"GPU": [str(number) for number in self._gpu_ids()]}
+
+    # Deprecated in Ray; as it does, they warn.
+
+    def get(self) -> dict[str, Any]:
+        """Ids by name: "job_id", "node_id", "namespace", and in workers "task_id" and "actor_id"."""
+        _deprecated("get()", "the method for what you need")
+        info = self._require()
+        found = {"job_id": info["job_id"], "node_id": info["node_id"], "namespace": info["namespace"]}
+        if not info["is_driver"]:
+            task, actor = _core.current_task(), _core.current_actor()
+            found.update({} if task is None else {"task_id": task.task_id})
+            found.update({} if actor is None else {"actor_id": actor[0]})
+        return found
+
+    @property
+    def job_id(self) -> _core.JobID:
+        """Deprecated: `get_job_id()` gives it as hexadecimal digits."""
+        _deprecated("job_id", "get_job_id()")
+        return self._require()["job_id"]  # type: ignore[no-any-return]
+
+    @property
+    def node_id(self) -> _core.NodeID:
+        """Deprecated: `get_node_id()` gives it as hexadecimal digits."""
+        _deprecated("node_id", "get_node_id()")
+        return self._require()["node_id"]  # type: ignore[no-any-return]
+
+    @property
+    def task_id(self) -> _core.TaskID | None:
+        """Deprecated: `get_task_id()` gives it as hexadecimal digits."""
+        _deprecated("task_id", "get_task_id()")
+        task = self._task()
+        return None if task is None else task.task_id
+
+    @property
+    def actor_id(self) -> _core.ActorID | None:
+        """Deprecated: `get_actor_id()` gives it as hexadecimal digits."""
+        _deprecated("actor_id", "get_actor_id()")
+        self._require()
+        actor = _core.current_actor()
+        return None if actor is None else actor[0]
+
+    def get_resource_ids(self) -> dict[str, list[str]]:
+        """Deprecated: `get_accelerator_ids()`."""
+        _deprecated("get_resource_ids()", "get_accelerator_ids()")
+        return self.get_accelerator_ids()
+
     def _gpu_ids(self) -> list[Any]:
         if not _core.is_initialized() or _core.process_info()["is_driver"]:
             return []
@@ -174,6 +228,15 @@ _actor_info: dict[str, Any] = {"name": "", "resources": {}, "incarnation": 0, "g
 _visible_devices = [each.strip() for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each.strip()]
 
 _context = RuntimeContext()
+
+
+def _deprecated(name: str, better: str) -> None:
+    import warnings
+
+    from ray_rs.util.annotations import RayDeprecationWarning
+
+    text = f"RuntimeContext.{name} is deprecated: use {better}."
+    warnings.warn(text, RayDeprecationWarning, stacklevel=3)
 
 
 def get_runtime_context() -> RuntimeContext:

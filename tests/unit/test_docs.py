@@ -140,6 +140,7 @@ def variables_in_code():
         text = path.read_text()
         found |= set(re.findall(r"environ(?:\.get\(|\[)\"(\w+)\"", text))
         found |= set(re.findall(r"\"((?:RAY|RAY_RS)_[A-Z_]+)\" (?:not )?in os\.environ", text))
+        found |= set(re.findall(r"VARIABLE(?:: Final)? = \"(\w+)\"", text))
     for path in (ROOT / "rust").glob("*/src/**/*.rs"):
         text = without_tests(path.read_text())
         # Constants hold their names, or they are named where they are read.

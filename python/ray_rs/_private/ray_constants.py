@@ -1,0 +1,41 @@
+"""`ray._private.ray_constants`: the constants of it that hold for this engine."""
+
+from ray_rs._processes import MIN_OBJECT_STORE_BYTES
+
+__all__ = [
+    "DEFAULT_OBJECT_STORE_MEMORY_PROPORTION",
+    "OBJECT_STORE_MINIMUM_MEMORY_BYTES",
+    "REDIS_MINIMUM_MEMORY_BYTES",
+    "env_bool",
+    "env_float",
+    "env_integer",
+]
+
+OBJECT_STORE_MINIMUM_MEMORY_BYTES = MIN_OBJECT_STORE_BYTES
+DEFAULT_OBJECT_STORE_MEMORY_PROPORTION = 0.3
+REDIS_MINIMUM_MEMORY_BYTES = 10**7
+
+
+def env_integer(key: str, default: int) -> int:
+    """An environment variable as a whole number; the default when it is none."""
+    import os
+
+    value = os.environ.get(key, "")
+    return int(value) if value.isdigit() else default
+
+
+def env_float(key: str, default: float) -> float:
+    """An environment variable as a number; the default when it is none."""
+    import os
+
+    try:
+        return float(os.environ[key])
+    except (KeyError, ValueError):
+        return default
+
+
+def env_bool(key: str, default: bool) -> bool:
+    """Whether an environment variable is "1" or "true"; the default when it is not set."""
+    import os
+
+    return os.environ[key].lower() in ("1", "true") if key in os.environ else default
