@@ -315,6 +315,7 @@ def create_actor(
     get_if_exists: bool = False,
     extra: bytes = ...,
     concurrency_groups: Sequence[tuple[str, int]] = ...,
+    runtime_env: str = "",
 ) -> ActorHandle[Any]:
     """Returns at once unless named. `namespace` "" is the job's. `class_blob` is exported once per content.
     Raises ActorAlreadyExistsError. `extra`: pickled dict given to the hosting worker's `start_actor` callback."""
@@ -405,16 +406,21 @@ def connect(
     *,
     driver_config: bytes | None = None,
     fork_token: int | None = None,
+    set_up_follows: bool = False,
     on_event: Callable[..., None] | None = None,
 ) -> None:
     """Makes this process a driver (`driver_config`: pickled dict of plain values, see raylet.proto) or a worker
-    (`fork_token`). Raises ConnectionError. `on_event` is called on a thread of the engine:
+    (`fork_token`; with `set_up_follows` it gets nothing to do before it calls `worker_ready`). Raises ConnectionError.
+    `on_event` is called on a thread of the engine:
     on_event("log", name, pid, is_stderr, lines), on_event("notice", level, text) with level 0 info 1 warning 2 error,
     on_event("retried", task_name, retries_left, error_text), on_event("worker_crashed", text),
     on_event("unseen_error", text), on_event("raylet_died"). Installs the fork guard on first use."""
 
 def disconnect() -> None:
     """Ends the connection; refs and handles of the session become invalid. Safe to call at any time."""
+
+def worker_ready() -> None:
+    """Worker: its set-up is over."""
 
 def is_initialized() -> bool:
     """Ray's `is_initialized`."""

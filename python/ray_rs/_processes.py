@@ -203,11 +203,12 @@ def launch_head(
     resources: dict[str, float],
     object_store_memory: int,
     labels: dict[str, str],
-    driver_config: dict[str, Any],
+    driver_config: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Starts a control store and a raylet that end with this process.
 
-    The raylet gets the driver's configuration at once, so that workers come to life while the driver still connects.
+    The raylet gets the driver's configuration at once, if it is given, so that workers come to life while the driver
+    still connects.
 
     Returns:
         The content of the session's `session.json`, and "session_dir".

@@ -16,7 +16,15 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
-from ray_rs import _core, _function_table, _logging_config, _serialization, actor, runtime_context  # noqa: F401 - imported before the fork
+from ray_rs import (
+    _core,
+    _environments,
+    _function_table,  # noqa: F401 - imported before the fork
+    _logging_config,
+    _serialization,
+    actor,
+    runtime_context,
+)
 from ray_rs.exceptions import ActorDiedError, RayError, RayTaskError, _argument_failed_text, _format_remote_traceback
 
 __all__ = ["main", "warn_blocking_get"]
@@ -44,11 +52,15 @@ def main(config: dict[str, Any], fork_token: int) -> None:
 
 def _run(config: dict[str, Any], fork_token: int) -> int:
     _prepare_process(config)
-    _core.connect(config["session_dir"], fork_token=fork_token)
+    set_up = _environments.set_up_hook() if _environments.own_text() else None
+    _core.connect(config["session_dir"], fork_token=fork_token, set_up_follows=set_up is not None)
     info = _core.process_info()
     _redirect_output(config["log_dir"], f"worker-{info['worker_id'].hex()}-{info['job_id'].hex()}-{os.getpid()}")
     faulthandler.enable(2)  # the stack of a segmentation fault ends up in the error that the caller gets
     _logging_config.apply_in_worker()
+    if set_up is not None:
+        set_up()
+        _core.worker_ready()
     graceful, code, _reason = _core.run_worker_loop(_Callbacks(info["node_ip"]))
     if graceful:
         _say_goodbye()

@@ -10,7 +10,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
-from ray_rs import _core
+from ray_rs import _core, _environments
 from ray_rs import options as _table
 from ray_rs._core import ActorHandle, ActorMethod
 from ray_rs._signature import Signature, is_async, is_generator, signature_of
@@ -191,6 +191,8 @@ class _ClassState:
         self._constructor: Signature = None
         # (max_task_retries, max_pending_calls) -> descriptor of the handles.
         self._descriptors: dict[tuple[int, int], _core.ActorDescriptor] = {}
+        # (the options' environment, the text that the engine is told); for the session below.
+        self._environment: tuple[Any, str] = (None, "")
         self._session: Any = None
         self._blob = b""
 
@@ -210,6 +212,7 @@ class _ClassState:
         if self._methods is None:
             self._inspect()
         plan = _table.actor_plan(options, is_async=self._is_async)
+        runtime_env = options.get("runtime_env")
         process = _core.process_info()
         namespace = plan.namespace or process["namespace"]
         if self._session != process["worker_id"]:
@@ -217,8 +220,11 @@ class _ClassState:
 
             self._blob = _function_table.pickle_definition(self._cls, f"the actor class {self.class_name}")
             self._session = process["worker_id"]
+            self._environment = (None, _environments.own_text())
         if plan.detached and plan.name and not plan.namespace:
             _notice_if_anonymous(plan.name, namespace)
+        if self._environment[0] is not runtime_env:
+            self._environment = (runtime_env, _environments.text_for(runtime_env))
         try:
             return self._create(plan, namespace, args, kwargs)
         except ActorAlreadyExistsError:
@@ -247,6 +253,7 @@ class _ClassState:
             namespace=namespace,
             get_if_exists=plan.get_if_exists,
             concurrency_groups=list(plan.concurrency_groups.items()),
+            runtime_env=self._environment[1],
         )
 
     def _inspect(self) -> None:

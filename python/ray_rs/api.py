@@ -233,6 +233,8 @@ def init(
 
             config["env"][_logging_config.VARIABLE] = logging_config._to_json()
             logging_config._apply()
+        # One whose files are not copied yet: workers would have to be started again.
+        known_config = config if env is None or "runtime_env" in config else None
         for_new_sessions = {
             "num_cpus": num_cpus,
             "num_gpus": num_gpus,
@@ -241,7 +243,7 @@ def init(
             "object_store_memory": object_store_memory,
         }
         if target is None:
-            session = _start(config, **for_new_sessions)  # type: ignore[arg-type]
+            session = _start(known_config, **for_new_sessions)  # type: ignore[arg-type]
             # The first task will need them, and the processes just started take as long to come up.
             from ray_rs import _function_table, _serialization, remote_function  # noqa: F401
         else:
@@ -253,11 +255,10 @@ def init(
                 )
             _logs.info(f"Connecting to existing Ray cluster at address: {target['gcs_address']}...")
             session = target
-        if env:
+        if env is not None:
             _set_up(env, session, config, started_here=target is None)
         _connect(session, config, started_here=target is None)
         _session["default_actor_lifetime"] = lifetime
-        _session["runtime_env"] = config["env"].get("RAY_RS_RUNTIME_ENV", "{}")
         _logs.info("Started a local Ray instance." if target is None else "Connected to Ray cluster.")
         return RayContext(_address_info())
 
@@ -343,7 +344,7 @@ def _target(address: str | None) -> dict[str, Any] | None:
 
 
 def _start(
-    config: dict[str, Any],
+    config: dict[str, Any] | None,
     num_cpus: int | None,
     num_gpus: int | None,
     resources: dict[str, float] | None,
@@ -400,27 +401,28 @@ def _check_resources(resources: dict[str, float] | None) -> None:
 
 
 def _checked_env(given: dict[str, Any] | None, config: dict[str, Any]) -> dict[str, Any] | None:
-    """The job's environment, with its variables laid over those of the driver; None when there is none."""
+    """The job's environment, checked, and told in `config` if that needs no session; None: there is none."""
     if not given:
         return None
     if not isinstance(given, dict):
         raise TypeError(f"runtime_env must be a dict or a RuntimeEnv, got {type(given)}")
-    from ray_rs import runtime_env
+    from ray_rs import _environments, runtime_env
 
     env = given if isinstance(given, runtime_env.RuntimeEnv) else runtime_env.RuntimeEnv(**given)
-    config["env"].update(runtime_env.variables_of(env))
-    plain = {name: value for name, value in env.items() if name != "py_modules"}
-    config["env"][runtime_env.VARIABLE] = repr(
-        {**plain, "py_modules": [str(each) for each in env.get("py_modules", [])]}
-    )
-    return env if runtime_env.has_files(env) else None
+    if not _environments.needs_session(env):
+        config["runtime_env"] = _environments.text_of(_environments.resolved(env, ""))
+    return env
 
 
 def _set_up(env: dict[str, Any], session: dict[str, Any], config: dict[str, Any], *, started_here: bool) -> None:
-    from ray_rs import runtime_env
+    """Copies and installs what the job's environment needs, so that what is wrong with it is told here."""
+    from ray_rs import _env_install, _environments
 
     try:
-        runtime_env.apply_files(env, session["session_dir"], config)
+        fields = _environments.resolved(env, session["session_dir"])
+        config["runtime_env"] = _environments.text_of(fields)
+        if "_venv" in fields and fields.get("config", {}).get("eager_install", True):
+            _env_install.install(fields, session["session_dir"], config["sys_path"])
     except BaseException:
         if started_here:
             _core.stop_head(session["session_dir"])
@@ -437,6 +439,10 @@ def _connect(session: dict[str, Any], config: dict[str, Any], *, started_here: b
             _core.stop_head(session["session_dir"])
         raise
     _session.update(session, started_here=started_here, pid=os.getpid())
+    if "runtime_env" in config or "ray_rs._environments" in sys.modules:
+        from ray_rs import _environments
+
+        _environments.set_own(config.get("runtime_env", ""))
     import atexit
 
     atexit.register(_at_exit)

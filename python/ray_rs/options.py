@@ -172,6 +172,14 @@ class _Unsupported(str):
     __slots__ = ()
 
 
+def _runtime_env(given: dict[str, Any] | None) -> str | None:
+    if given:
+        from ray_rs.runtime_env import RuntimeEnv
+
+        RuntimeEnv(**given)  # raises what is wrong with it
+    return None
+
+
 def _only(name: str, *allowed: Any, why: str = "it is not there yet") -> Check:
     """For what Ray has and this engine has not: nothing but the values that change nothing."""
     return lambda value: (
@@ -213,9 +221,9 @@ OPTIONS: Final[dict[str, Option]] = {
     "max_concurrency": Option(ACTOR, _INT, _count("max_concurrency", infinite=False)),
     "max_pending_calls": Option(ACTOR, _INT, _count("max_pending_calls", infinite=True), -1),
     "allow_out_of_order_execution": Option(ACTOR, _BOOL),
+    "runtime_env": Option(TASK + ACTOR, _DICT, _runtime_env),
     # Known to Ray; here only with the value that asks for nothing.
     "scheduling_strategy": Option(TASK + ACTOR, _STR),
-    "runtime_env": Option(TASK + ACTOR, _DICT, _only("runtime_env", None, {})),
     "label_selector": Option(TASK + ACTOR, _DICT, _only("label_selector", None, {})),
     "fallback_strategy": Option(TASK + ACTOR, (list, _NoneType), _only("fallback_strategy", None, [])),
     "placement_group": Option(TASK + ACTOR, object, _only("placement_group", None, "default"), "default"),
@@ -270,6 +278,7 @@ def validate_task_options(options: Mapping[str, Any], *, in_options: bool) -> No
     Raises:
         TypeError: A value of the wrong type.
         ValueError: An unknown name, or a value that is out of range or not supported.
+        NotImplementedError: A field of `runtime_env` that ray_rs does not have.
     """
     for name, value in options.items():
         if name not in _TASK_OPTIONS:

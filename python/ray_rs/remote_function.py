@@ -74,7 +74,7 @@ def _options(function: RemoteFunction[Any, Any], options: dict[str, Any]) -> Rem
 
 def _prepare(function: RemoteFunction[Any, Any]) -> dict[str, Any]:
     """Settles, at the first call in a session, what the engine must know of a function with its options."""
-    from ray_rs import _function_table
+    from ray_rs import _environments, _function_table
 
     session = _core.process_info()["worker_id"]
     shared = function._shared
@@ -90,6 +90,7 @@ def _prepare(function: RemoteFunction[Any, Any]) -> dict[str, Any]:
         "blob": shared["blob"],
         "name": plan.name,
         "resources": plan.resources,
+        "runtime_env": _environments.text_for(function._default_options.get("runtime_env")),
         "max_retries": plan.max_retries,
         "retry_exceptions": _function_table.pickle_classes(plan.retry_exceptions),
         "max_calls": plan.max_calls,

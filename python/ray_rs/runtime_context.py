@@ -133,27 +133,22 @@ class RuntimeContext:
 
     @property
     def runtime_env(self) -> Any:
-        """The job's `ray_rs.runtime_env.RuntimeEnv`; empty when it has none."""
+        """The `ray_rs.runtime_env.RuntimeEnv` of this task, actor or driver; empty when it has none."""
         from ray_rs.runtime_env import RuntimeEnv
 
         return RuntimeEnv(_validate=False, **self._runtime_env())
 
     def get_runtime_env_string(self) -> str:
-        """The job's runtime environment as JSON."""
+        """The same as JSON."""
         import json
 
         return json.dumps(self._runtime_env())
 
     def _runtime_env(self) -> dict[str, Any]:
-        import ast
+        from ray_rs import _environments
 
-        if self._require()["is_driver"]:
-            from ray_rs import api
-
-            text = api._session.get("runtime_env", "{}")
-        else:
-            text = os.environ.get("RAY_RS_RUNTIME_ENV", "{}")
-        return ast.literal_eval(text)  # type: ignore[no-any-return]
+        self._require()
+        return _environments.own_fields()
 
     def get_session_name(self) -> str:
         """Name of the session's directory."""

@@ -70,17 +70,21 @@ fn replace(core: Option<Arc<CoreWorker>>) -> Option<Arc<CoreWorker>> {
 }
 
 #[pyfunction]
-#[pyo3(signature = (session_dir, *, driver_config=None, fork_token=None, on_event=None))]
+#[pyo3(signature = (session_dir, *, driver_config=None, fork_token=None, set_up_follows=false, on_event=None))]
 pub fn connect(
     py: Python<'_>,
     session_dir: PathBuf,
     driver_config: Option<Vec<u8>>,
     fork_token: Option<u64>,
+    set_up_follows: bool,
     on_event: Option<Py<PyAny>>,
 ) -> PyResult<()> {
     let is_driver = fork_token.is_none();
     let role = match fork_token {
-        Some(fork_token) => Role::Worker { fork_token },
+        Some(fork_token) => Role::Worker {
+            fork_token,
+            set_up_follows,
+        },
         None => Role::Driver {
             config: driver_config.unwrap_or_default(),
         },
@@ -107,6 +111,12 @@ pub fn disconnect(py: Python<'_>) {
         py.detach(|| core.shutdown());
         futures::fail_all(py, &core);
     }
+}
+
+#[pyfunction]
+pub fn worker_ready(py: Python<'_>) -> PyResult<()> {
+    connected(py)?.worker_ready();
+    Ok(())
 }
 
 #[pyfunction]

@@ -16,7 +16,7 @@ use crate::{args, control, core, gil};
 #[pyfunction]
 #[pyo3(signature = (descriptor, class_blob, signature, args, kwargs, *, placement_resources, running_resources,
                     max_restarts=0, max_task_retries=0, max_concurrency=1, is_async=false, detached=false, name="",
-                    namespace="", get_if_exists=false, extra=vec![], concurrency_groups=vec![]))]
+                    namespace="", get_if_exists=false, extra=vec![], concurrency_groups=vec![], runtime_env=""))]
 #[allow(
     clippy::too_many_arguments,
     reason = "they are keywords, one for each option of an actor"
@@ -40,6 +40,7 @@ pub fn create_actor<'py>(
     get_if_exists: bool,
     extra: Vec<u8>,
     concurrency_groups: Vec<(String, u32)>,
+    runtime_env: &str,
 ) -> PyResult<ActorHandle> {
     Signature::new(signature)?.check(args, Some(kwargs))?;
     let core = core::require(py)?;
@@ -65,6 +66,7 @@ pub fn create_actor<'py>(
         handle_descriptor: known.encoded(py)?.as_borrowed().extract()?,
         extra,
         groups: concurrency_groups,
+        runtime_env: runtime_env.to_owned(),
     };
     let created = gil::wait_for(py, |interrupt| {
         core.export_blob(class_id, class_blob, interrupt)?;

@@ -48,6 +48,12 @@ pub fn from_failure(py: Python<'_>, failure: Failure, object: Option<ObjectId>) 
             &imports::WORKER_CRASHED,
             (task_name, pid, exit_code, signal, last_stderr, detail),
         ),
+        Failure::EnvironmentFailed { message }
+        | Failure::ActorDied {
+            cause: ActorDeathCause::EnvironmentFailed,
+            message,
+            ..
+        } => made(py, &imports::ENVIRONMENT_FAILED, (message,)),
         Failure::ActorDied {
             actor_id,
             class_name,
@@ -103,6 +109,7 @@ fn cause_name(cause: ActorDeathCause) -> &'static str {
         ActorDeathCause::ExitedItself => "exited_itself",
         ActorDeathCause::OwnerDied => "owner_died",
         ActorDeathCause::Unschedulable => "unschedulable",
+        ActorDeathCause::EnvironmentFailed => "runtime_env_failed",
     }
 }
 

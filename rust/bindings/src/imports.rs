@@ -72,5 +72,6 @@ pub static PENDING_CALLS_LIMIT: Name = Name::new("ray_rs.exceptions", "PendingCa
 pub static WORKER_CRASHED: Name = Name::new("ray_rs.exceptions", "_worker_crashed");
 pub static ACTOR_DIED: Name = Name::new("ray_rs.exceptions", "_actor_died");
 pub static ACTOR_UNAVAILABLE: Name = Name::new("ray_rs.exceptions", "_actor_unavailable");
+pub static ENVIRONMENT_FAILED: Name = Name::new("ray_rs.exceptions", "RuntimeEnvSetupError");
 pub static OBJECT_LOST: Name = Name::new("ray_rs.exceptions", "_object_lost");
 pub static DESERIALIZATION_FAILED: Name = Name::new("ray_rs.exceptions", "_deserialization_failed");

@@ -74,6 +74,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         create_actor::get_actor_handle,
         core::connect,
         core::disconnect,
+        core::worker_ready,
         core::is_initialized,
         core::flush_logs,
         core::process_info,

@@ -71,6 +71,7 @@ impl RemoteFunction {
             definition,
             name: Arc::clone(&name),
             resources: control::resources(&plan.get_item("resources")?)?,
+            runtime_env: plan.get_item("runtime_env")?.extract::<String>()?.into(),
             max_retries: plan.get_item("max_retries")?.extract()?,
             retry_exceptions: plan.get_item("retry_exceptions")?.extract()?,
             max_calls: plan.get_item("max_calls")?.extract()?,

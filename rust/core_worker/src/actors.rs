@@ -337,6 +337,7 @@ pub(crate) fn cause_of(number: u32) -> ActorDeathCause {
         5 => ActorDeathCause::ExitedItself,
         6 => ActorDeathCause::OwnerDied,
         7 => ActorDeathCause::Unschedulable,
+        8 => ActorDeathCause::EnvironmentFailed,
         _ => ActorDeathCause::Unknown,
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ray_rs_dispatch::{Event, LeaseKey, RequestKey};
+use ray_rs_dispatch::{Event, LeaseKey};
 use ray_rs_proto::v1;
 use ray_rs_types::WorkerId;
 
@@ -90,6 +90,11 @@ impl CoreWorker {
             }
             std::thread::park_timeout(Duration::from_millis(50));
         }
+    }
+
+    /// This worker's set-up is over: it takes what there is to do.
+    pub fn worker_ready(&self) {
+        self.with(|state| state.tell_raylet(v1::to_raylet::Body::WorkerReady(v1::WorkerReady {})));
     }
 
     /// A unary call to the GCS.
@@ -181,11 +186,7 @@ impl State {
         match body {
             Body::Registered(_) => {}
             Body::LeaseGranted(granted) => self.lease_granted(granted),
-            Body::LeaseRejected(rejected) => {
-                self.dispatch_event(Event::LeaseRejected {
-                    request: RequestKey(rejected.request_id),
-                });
-            }
+            Body::LeaseRejected(rejected) => self.lease_rejected(rejected),
             Body::LeaseRevoked(revoked) => {
                 self.dispatch_event(Event::LeaseRevoked {
                     lease: LeaseKey(revoked.lease_id),

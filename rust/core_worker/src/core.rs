@@ -101,13 +101,18 @@ impl CoreWorker {
                 pid,
                 driver_config: config,
                 fork_token: 0,
+                set_up_follows: false,
             },
-            Role::Worker { fork_token } => v1::Register {
+            Role::Worker {
+                fork_token,
+                set_up_follows,
+            } => v1::Register {
                 role: 1,
                 worker_id: random.to_vec(),
                 pid,
                 driver_config: Vec::new(),
                 fork_token,
+                set_up_follows,
             },
         };
         // Listening before anybody can know of us.

@@ -221,6 +221,7 @@ impl State {
             max_task_retries: request.max_task_retries,
             handle_id: handle_id.0.to_vec(),
             extra: request.extra,
+            runtime_env: request.runtime_env,
             concurrency_groups: request
                 .groups
                 .into_iter()

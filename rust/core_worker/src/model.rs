@@ -88,6 +88,8 @@ pub struct FunctionSpec {
     /// Display name.
     pub name: Arc<str>,
     pub resources: ResourceSet,
+    /// JSON of its runtime environment; empty: the job's.
+    pub runtime_env: Arc<str>,
     /// -1: for ever.
     pub max_retries: i32,
     /// Empty: application errors are final; `[1]`: all are retried; else a pickled tuple of classes.
@@ -166,6 +168,8 @@ pub struct ActorRequest {
     pub extra: Vec<u8>,
     /// Names and limits of concurrency groups.
     pub groups: Vec<(String, u32)>,
+    /// JSON of its runtime environment; empty: the job's.
+    pub runtime_env: String,
 }
 
 /// What `create_actor` gives.
@@ -191,11 +195,11 @@ pub struct NamedActor {
 #[derive(Debug, Clone)]
 pub enum Role {
     /// `config`: pickled dict of plain values, see `Register.driver_config` in raylet.proto.
-    Driver {
-        config: Vec<u8>,
-    },
+    Driver { config: Vec<u8> },
     Worker {
         fork_token: u64,
+        /// [`crate::CoreWorker::worker_ready`] will be called; nothing is given to it before.
+        set_up_follows: bool,
     },
 }
 
@@ -399,6 +403,10 @@ pub enum Failure {
         /// Because its `timeout_s` was over.
         timed_out: bool,
     },
+    /// The runtime environment could not be made.
+    EnvironmentFailed {
+        message: String,
+    },
     /// Not a failure: what stands after the last item of a generator.
     StreamEnded,
     /// The engine itself failed the task.
@@ -427,6 +435,7 @@ pub enum ActorDeathCause {
     ExitedItself = 5,
     OwnerDied = 6,
     Unschedulable = 7,
+    EnvironmentFailed = 8,
 }
 
 /// What `read` gives.

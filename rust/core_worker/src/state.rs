@@ -17,7 +17,7 @@ use ray_rs_lanes::{Doorbell, RemoteBell};
 use ray_rs_object_store::ArenaClient;
 use ray_rs_ownership::{Effect, OwnerIndex, OwnerTable, RefSlot, TaskKey, Watcher};
 use ray_rs_proto::v1;
-use ray_rs_types::{ActorId, JobId, ObjectId, ResourceSet, TaskId, WorkerAddress, WorkerId};
+use ray_rs_types::{ActorId, JobId, ObjectId, TaskId, WorkerAddress, WorkerId};
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
@@ -25,10 +25,10 @@ use crate::actors::ActorTarget;
 use crate::events::TaskEvents;
 use crate::execute::Execution;
 use crate::frames;
-use crate::model::{FunctionSpec, HostEvent, Location, MethodSpec, StoredValue, ValueData};
+use crate::model::{Failure, FunctionSpec, HostEvent, Location, MethodSpec, StoredValue, ValueData};
 use crate::peers::Peers;
 use crate::stream::Stream;
-use crate::submit::{Lease, Spec};
+use crate::submit::{Class, Lease, Spec};
 
 impl ray_rs_ownership::Contains for StoredValue {
     fn references(&self) -> &[RefSlot] {
@@ -97,8 +97,10 @@ pub(crate) struct State {
     pub dispatch: Dispatcher,
     pub dispatch_effects: Vec<ray_rs_dispatch::Effect>,
     pub leases: FxHashMap<LeaseKey, Lease>,
-    /// Resource shapes in use; their index is the dispatcher's class.
-    pub classes: Vec<ResourceSet>,
+    /// What tasks ask for, as far as it is in use; the index is the dispatcher's class.
+    pub classes: Vec<Class>,
+    /// Why the raylet refuses, while the dispatcher's answer to that is carried out.
+    pub refusal: Option<Failure>,
     pub functions: Vec<(Arc<FunctionSpec>, u32)>,
     pub methods: Vec<Arc<MethodSpec>>,
     pub peers: Peers,
@@ -172,6 +174,7 @@ impl State {
             dispatch_effects: Vec::new(),
             leases: FxHashMap::default(),
             classes: Vec::new(),
+            refusal: None,
             functions: Vec::new(),
             methods: Vec::new(),
             peers: Peers::new(me),

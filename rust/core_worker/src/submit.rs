@@ -55,22 +55,33 @@ pub(crate) struct Lease {
     pub lane: PeerIndex,
 }
 
+/// What the raylet is asked for: tasks that ask for the same share their leases.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Class {
+    pub resources: ResourceSet,
+    pub runtime_env: Arc<str>,
+}
+
 impl State {
     pub fn function(&self, index: FunctionIndex) -> &Arc<FunctionSpec> {
         &self.functions[index.0 as usize].0
     }
 
     pub fn register_function(&mut self, spec: FunctionSpec) -> FunctionIndex {
-        let class = self.class_of(&spec.resources);
+        let class = self.class_of(&spec);
         self.functions.push((Arc::new(spec), class));
         FunctionIndex(self.functions.len() as u32 - 1)
     }
 
-    fn class_of(&mut self, resources: &ResourceSet) -> u32 {
-        match self.classes.iter().position(|class| class == resources) {
+    fn class_of(&mut self, spec: &FunctionSpec) -> u32 {
+        let wanted = Class {
+            resources: spec.resources.clone(),
+            runtime_env: Arc::clone(&spec.runtime_env),
+        };
+        match self.classes.iter().position(|class| *class == wanted) {
             Some(index) => index as u32,
             None => {
-                self.classes.push(resources.clone());
+                self.classes.push(wanted);
                 self.classes.len() as u32 - 1
             }
         }
@@ -234,12 +245,13 @@ impl State {
                     Some(Work::Normal(function)) => self.function(function).name.to_string(),
                     Some(Work::Call { .. } | Work::Creation(_)) | None => String::new(),
                 };
-                let resources = &self.classes[class.0 as usize];
+                let class = &self.classes[class.0 as usize];
                 let message = v1::RequestLease {
                     request_id: request.0,
-                    resources: Some(resources.into()),
+                    resources: Some((&class.resources).into()),
                     backlog,
                     task_name,
+                    runtime_env: class.runtime_env.to_string(),
                 };
                 self.tell_raylet(v1::to_raylet::Body::RequestLease(message));
             }
@@ -266,6 +278,7 @@ impl State {
                 let now = self.now();
                 self.dispatch.on_event(now, event, &mut self.dispatch_effects);
             }
+            Order::Refused { task } => self.refused(TaskKey(task.0)),
             Order::LostClaimed { task } => self.lost(TaskKey(task.0)),
         }
     }
@@ -454,7 +467,7 @@ impl State {
         self.peers.get_mut(lane).expect("just opened").lease = Some(lease);
         let context = v1::LeaseContext {
             lease_id: lease.0,
-            resources: Some((&self.classes[request.class().0 as usize]).into()),
+            resources: Some((&self.classes[request.class().0 as usize].resources).into()),
             gpu_ids: granted.gpu_ids,
         };
         self.send_on(lane, Kind::LeaseContext, &context, 0);
@@ -462,6 +475,29 @@ impl State {
         self.dispatch
             .on_event(now, Event::LeaseGranted { request, lease }, &mut self.dispatch_effects);
         self.run_effects();
+    }
+
+    /// Unless it may be asked again, the tasks that wait for such a lease fail.
+    pub fn lease_rejected(&mut self, rejected: v1::LeaseRejected) {
+        let request = ray_rs_dispatch::RequestKey(rejected.request_id);
+        let message = rejected.reason;
+        self.refusal = match rejected.cause {
+            0 => return self.dispatch_event(Event::LeaseRejected { request }),
+            2 => Some(Failure::EnvironmentFailed { message }),
+            _ => Some(Failure::System { message }),
+        };
+        self.dispatch_event(Event::LeaseRefused { request });
+        self.refusal = None;
+    }
+
+    fn refused(&mut self, key: TaskKey) {
+        if self.is_given_up(key) {
+            return self.end_cancelled(key);
+        }
+        let why = self.refusal.clone().unwrap_or_else(|| Failure::System {
+            message: "no worker process is given to this task".to_owned(),
+        });
+        self.finish_with(key, &StoredValue::failed(why));
     }
 
     pub fn dispatch_event(&mut self, event: Event) {

@@ -77,7 +77,10 @@ fn worker() -> (Raylet, Arc<CoreWorker>) {
     let connecting = std::thread::spawn(move || {
         CoreWorker::connect(ConnectConfig {
             session_dir: path,
-            role: Role::Worker { fork_token: 1 },
+            role: Role::Worker {
+                fork_token: 1,
+                set_up_follows: false,
+            },
             on_event: Box::new(|_| {}),
         })
     });

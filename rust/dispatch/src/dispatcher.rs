@@ -67,6 +67,7 @@ impl Dispatcher {
             Event::TaskGone { task } => self.task_gone(now, task, effects),
             Event::LeaseGranted { request, lease } => self.lease_granted(now, request, lease, effects),
             Event::LeaseRejected { request } => self.lease_rejected(now, request, effects),
+            Event::LeaseRefused { request } => self.lease_refused(now, request, effects),
             Event::LeaseRevoked { lease } => self.lease_revoked(now, lease, effects),
             Event::LeaseDied { lease } => self.lease_died(now, lease, effects),
             Event::EntriesReturned { lease, tasks } => self.entries_returned(now, lease, &tasks, effects),

@@ -56,6 +56,8 @@ pub enum Event {
     LeaseGranted { request: RequestKey, lease: LeaseKey },
     /// The raylet will not answer `request` with a worker. Asked again after a pause if tasks still wait.
     LeaseRejected { request: RequestKey },
+    /// The raylet can give no worker to this class: the tasks that wait for one fail.
+    LeaseRefused { request: RequestKey },
     /// Push no more to it; it is returned as soon as it runs nothing. Also the way to tell that a worker leaves after
     /// its current task: send it before that task's `TaskFinished`.
     LeaseRevoked { lease: LeaseKey },
@@ -91,6 +93,8 @@ pub enum Effect {
     ReturnLease { lease: LeaseKey },
     /// Try to withdraw the entry; answer with [`Event::WithdrawResult`], before anything else about this task.
     Withdraw { lease: LeaseKey, task: TaskKey },
+    /// No worker will ever run the task, which the dispatcher has forgotten.
+    Refused { task: TaskKey },
     /// The task was in flight on a lease that died, and the dispatcher has forgotten it. The owner looks at the claim
     /// word: unclaimed tasks come back with [`Event::TaskReady`] for free, claimed ones cost a retry.
     LostClaimed { task: TaskKey },

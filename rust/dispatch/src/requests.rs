@@ -7,6 +7,7 @@ use ray_rs_types::config::WINDOW_WORK;
 
 use crate::dispatcher::Dispatcher;
 use crate::event::{ClassKey, Effect, RequestKey};
+use crate::queue::TaskPlace;
 
 /// Requests that nobody needs any more are cancelled after so long, not at once: a queue that is now empty and now is
 /// not would otherwise cost two messages a task.
@@ -61,6 +62,23 @@ impl Dispatcher {
             state.requests.rejected(now, request);
             self.ask(now, class, effects);
         }
+    }
+
+    pub(crate) fn lease_refused(&mut self, now: Duration, request: RequestKey, effects: &mut Vec<Effect>) {
+        let class = request.class().0;
+        let Some(state) = self.classes.get_mut(class as usize) else {
+            return;
+        };
+        // An answer to a request that was cancelled meanwhile says nothing of the tasks that came later.
+        if !state.requests.take(request) {
+            return;
+        }
+        while let Some(task) = state.queue.head(&self.tasks) {
+            state.queue.pop();
+            self.tasks[task.0 as usize].place = TaskPlace::Unknown;
+            effects.push(Effect::Refused { task });
+        }
+        self.ask(now, class, effects);
     }
 
     /// Requests as many leases as the queue of the class can use (`DSP-5`).

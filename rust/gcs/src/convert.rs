@@ -74,6 +74,7 @@ fn death_to_wire(death: &Death) -> v1::ActorDeath {
         Death::ExitedItself(message) => (5, message.clone(), Vec::new()),
         Death::OwnerDied(message) => (6, message.clone(), Vec::new()),
         Death::CannotBeScheduled(message) => (7, message.clone(), Vec::new()),
+        Death::EnvironmentFailed(message) => (8, message.clone(), Vec::new()),
     };
     v1::ActorDeath {
         cause,
@@ -96,6 +97,7 @@ fn death_from_wire(death: v1::ActorDeath) -> Death {
         5 => Death::ExitedItself(message),
         6 => Death::OwnerDied(message),
         7 => Death::CannotBeScheduled(message),
+        8 => Death::EnvironmentFailed(message),
         _ => Death::WorkerDied(message),
     }
 }
@@ -170,6 +172,7 @@ mod tests {
             Death::ExitedItself("e".to_owned()),
             Death::OwnerDied("its job has finished".to_owned()),
             Death::CannotBeScheduled("s".to_owned()),
+            Death::EnvironmentFailed("no such package".to_owned()),
         ];
         for death in &deaths {
             for (phase, worker) in [(Phase::Dead, None), (Phase::Alive, Some(worker))] {

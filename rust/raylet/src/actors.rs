@@ -137,7 +137,7 @@ impl Raylet {
         let incarnation = start.incarnation;
         let Some(job) = JobId::from_bytes(&spec.job_id).ok().and_then(|id| self.job_by_id(id)) else {
             let message = "the job it belongs to has no process on this node any more".to_owned();
-            return self.report_start_failed(actor, incarnation, message);
+            return self.report_start_failed(actor, incarnation, false, message);
         };
         if let Some(before) = self.actors.hosted.get(&actor) {
             if before.incarnation >= incarnation {
@@ -149,15 +149,17 @@ impl Raylet {
                 None => self.decide(Event::ActorCancelled { actor }),
             }
         }
+        let env = self.environment_key(job, spec.runtime_env.clone());
         let demand = ActorDemand {
             actor,
             job,
+            env,
             placement: (&spec.placement_resources.clone().unwrap_or_default()).into(),
             running: (&spec.running_resources.clone().unwrap_or_default()).into(),
             class_name: spec.class_name.clone(),
         };
         if spec.detached {
-            self.jobs.get_mut(&job).expect("just found").had_detached_actors = true;
+            self.jobs.get_mut(&job).expect("just found").detached.insert(actor);
         }
         let hosted = Hosted {
             incarnation,
@@ -197,17 +199,18 @@ impl Raylet {
         self.gcs.report(assigned(actor, incarnation, &address));
     }
 
-    pub fn actor_rejected(&mut self, actor: ActorId, reason: String) {
+    pub fn actor_rejected(&mut self, actor: ActorId, environment_failed: bool, reason: String) {
         if let Some(hosted) = self.actors.hosted.remove(&actor) {
-            self.report_start_failed(actor, hosted.incarnation, reason);
+            self.report_start_failed(actor, hosted.incarnation, environment_failed, reason);
         }
     }
 
-    fn report_start_failed(&self, actor: ActorId, incarnation: u32, message: String) {
+    fn report_start_failed(&self, actor: ActorId, incarnation: u32, environment_failed: bool, message: String) {
         let failed = v1::ActorStartFailed {
             actor_id: actor.0.to_vec(),
             incarnation,
             message,
+            environment_failed,
         };
         self.gcs.report(Report::ActorStartFailed(failed));
     }
@@ -298,6 +301,9 @@ impl Raylet {
         let Ok(actor) = ActorId::from_bytes(&update.actor_id) else {
             return;
         };
+        if update.state == DEAD {
+            self.detached_actor_ended(actor);
+        }
         let Some(followed) = self.actors.followed.get_mut(&actor) else {
             return;
         };

@@ -59,12 +59,16 @@ pub struct DriverConfig {
     pub cwd: String,
     /// Empty: the raylet's.
     pub executable: String,
+    /// Put before the arguments of its zygote.
+    pub executable_args: Vec<String>,
     /// Modules that the zygote imports before it forks.
     pub preload: Vec<String>,
     /// Variables laid over the raylet's own environment.
     pub env: BTreeMap<String, String>,
     pub namespace: String,
     pub entrypoint: String,
+    /// JSON of the job's runtime environment, which is laid over all of this; empty: none.
+    pub runtime_env: String,
     /// Whether the driver wants to see what its workers print; absent: it does.
     pub log_to_driver: Option<bool>,
 }
@@ -82,6 +86,23 @@ impl DriverConfig {
         Ok(serde_pickle::from_slice(bytes, serde_pickle::DeOptions::new())?)
     }
 
+    pub fn python<'a>(&'a self, default: &'a str) -> &'a str {
+        if self.executable.is_empty() {
+            default
+        } else {
+            &self.executable
+        }
+    }
+
+    /// `sys_path`, with the place of this package if it is not there.
+    pub fn full_path(&self, package_dir: &str) -> Vec<String> {
+        let mut path = self.sys_path.clone();
+        if !path.iter().any(|entry| entry == package_dir) {
+            path.push(package_dir.to_owned());
+        }
+        path
+    }
+
     /// Leaves out the variables that this process has as well, and so hands down to zygotes anyway.
     #[must_use]
     pub fn without_inherited(mut self) -> Self {
@@ -97,6 +118,7 @@ impl DriverConfig {
             && self.executable == other.executable
             && self.preload == other.preload
             && self.env == other.env
+            && self.runtime_env == other.runtime_env
     }
 }
 

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use bytes::Bytes;
 use ray_rs_object_store::PendingGrant;
 use ray_rs_proto::v1;
+use ray_rs_scheduler::PoolKey;
 use ray_rs_types::ActorId;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -61,6 +62,11 @@ pub(crate) enum Input {
     Zygote {
         zygote: ZygoteKey,
         word: ZygoteWord,
+    },
+    /// A runtime environment's set-up is over: "ok", "error <why>", or it ended without a word.
+    EnvironmentMade {
+        pool: PoolKey,
+        answer: String,
     },
     /// SIGCHLD: some child has ended.
     ChildEnded,

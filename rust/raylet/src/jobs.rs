@@ -1,10 +1,13 @@
-//! Jobs: each has a pool in the scheduler, and a zygote as long as workers may be needed.
+//! Jobs: each has a pool in the scheduler for each of its environments, and zygotes as long as workers may be needed.
 
-use ray_rs_scheduler::{Event, JobKey};
-use ray_rs_types::JobId;
+use ray_rs_scheduler::{EnvKey, Event, JobKey, PoolKey};
+use ray_rs_types::{ActorId, JobId};
+use rustc_hash::FxHashSet;
 
-use crate::config::DriverConfig;
-use crate::input::{ConnKey, Token, ZygoteKey, ZygoteWord};
+use crate::config::{DriverConfig, RayletConfig};
+use crate::env_spec::EnvSpec;
+use crate::environments::Environment;
+use crate::input::{ConnKey, Inputs, Token, ZygoteKey, ZygoteWord};
 use crate::logs;
 use crate::raylet::Raylet;
 use crate::zygote::Zygote;
@@ -19,10 +22,12 @@ pub(crate) struct Job {
     pub driver: Option<ConnKey>,
     /// Its driver is gone. Such a job stays known while a detached actor of it may be restarted.
     pub ended: bool,
-    pub had_detached_actors: bool,
-    pub zygote: Option<Zygote>,
-    /// Why the last zygote or worker did not come to life; empty when the last one did.
-    pub last_failure: String,
+    /// Its detached actors that are not known to be dead.
+    pub detached: FxHashSet<ActorId>,
+    /// By `EnvKey`: the job's own is the first. None goes before the job does.
+    pub environments: Vec<Environment>,
+    /// Marks of zygotes that have ended; what carries one ends with the job.
+    pub past_marks: Vec<String>,
     /// Workers that have connected, ever.
     pub workers_seen: u32,
     pub start_failures: u32,
@@ -33,17 +38,23 @@ impl Raylet {
     pub fn open_job(&mut self, config: DriverConfig, zygote: Option<Zygote>) -> JobKey {
         self.next_job += 1;
         let key = JobKey(self.next_job);
+        let pool = PoolKey {
+            job: key,
+            env: EnvKey::JOB,
+        };
         if let Some(zygote) = &zygote {
-            self.zygotes.insert(zygote.key, key);
+            self.zygotes.insert(zygote.key, pool);
         }
+        let mut own = Environment::new(config.runtime_env.clone());
+        own.zygote = zygote;
         let job = Job {
             config,
             id: None,
             driver: None,
             ended: false,
-            had_detached_actors: false,
-            zygote,
-            last_failure: String::new(),
+            detached: FxHashSet::default(),
+            environments: vec![own],
+            past_marks: Vec::new(),
             workers_seen: 0,
             start_failures: 0,
         };
@@ -59,21 +70,6 @@ impl Raylet {
             .map(|(key, _)| *key)
     }
 
-    /// The job's zygote, started if there is none.
-    pub fn zygote_of(&mut self, key: JobKey) -> Result<&Zygote, String> {
-        let job = self.jobs.get_mut(&key).ok_or("its job is over")?;
-        if job.zygote.is_none() {
-            self.next_zygote += 1;
-            let zygote_key = ZygoteKey(self.next_zygote);
-            let zygote = Zygote::spawn(zygote_key, &self.config, &job.config, &self.inputs)
-                .map_err(|error| format!("{} cannot be started: {error}", job.python(&self.config.python)))?;
-            tracing::debug!(pid = zygote.pid.as_raw_nonzero(), "a zygote was started");
-            self.zygotes.insert(zygote_key, key);
-            job.zygote = Some(zygote);
-        }
-        Ok(job.zygote.as_ref().expect("just made"))
-    }
-
     pub fn take_zygote_word(&mut self, zygote: ZygoteKey, word: ZygoteWord) {
         match word {
             ZygoteWord::Forked { token, pid } => self.worker_forked(token, pid),
@@ -87,8 +83,10 @@ impl Raylet {
         let Some(key) = self.zygotes.remove(&zygote) else {
             return;
         };
-        let job = self.jobs.get_mut(&key).expect("a zygote's job is known");
-        let gone = job.zygote.take().expect("it was listed");
+        let job = self.jobs.get_mut(&key.job).expect("a zygote's job is known");
+        let gone = job.environments[key.env.0 as usize].zygote.take();
+        let gone = gone.expect("it was listed");
+        job.past_marks.push(gone.mark.clone());
         if !is_reaped {
             gone.kill();
         }
@@ -117,17 +115,24 @@ impl Raylet {
         }
         job.ended = true;
         job.driver = None;
-        if let Some(zygote) = job.zygote.take() {
-            self.zygotes.remove(&zygote.key);
-            zygote.kill();
-            self.marks_to_end.push((zygote.mark, key));
+        let mut marks = std::mem::take(&mut job.past_marks);
+        for environment in &mut job.environments {
+            environment.end_set_up();
+            if let Some(zygote) = environment.zygote.take() {
+                self.zygotes.remove(&zygote.key);
+                zygote.kill();
+                marks.push(zygote.mark);
+            }
+        }
+        if !marks.is_empty() {
+            self.marks_to_end.extend(marks.into_iter().map(|mark| (mark, key)));
             self.looks_at_orphans = 0;
         }
         self.decide(Event::JobEnded { job: key });
         let workers: Vec<(Token, bool)> = self
             .workers
             .iter()
-            .filter(|(_, worker)| worker.job == key && !self.actors.is_detached(worker.actor))
+            .filter(|(_, worker)| worker.pool.job == key && !self.actors.is_detached(worker.actor))
             .map(|(token, worker)| (*token, worker.pid.is_some()))
             .collect();
         for (token, has_pid) in workers {
@@ -145,18 +150,54 @@ impl Raylet {
     /// Forgets an ended job that nothing hangs on any more.
     pub fn forget_job_if_over(&mut self, key: JobKey) {
         let Some(job) = self.jobs.get(&key) else { return };
-        if job.ended && !job.had_detached_actors && self.workers.values().all(|worker| worker.job != key) {
+        if job.ended && job.detached.is_empty() && self.workers.values().all(|worker| worker.pool.job != key) {
+            self.drop_zygotes(key);
             self.jobs.remove(&key);
+        }
+    }
+
+    /// Those that were started for detached actors, after the job's end.
+    fn drop_zygotes(&mut self, key: JobKey) {
+        let job = self.jobs.get_mut(&key).expect("the caller has looked");
+        for environment in &mut job.environments {
+            environment.end_set_up();
+            if let Some(zygote) = environment.zygote.take() {
+                self.zygotes.remove(&zygote.key);
+                zygote.kill();
+                self.marks_to_end.push((zygote.mark, key));
+                self.looks_at_orphans = 0;
+            }
+        }
+        let past = std::mem::take(&mut job.past_marks);
+        self.marks_to_end.extend(past.into_iter().map(|mark| (mark, key)));
+    }
+
+    /// The control store says that an actor will not come back.
+    pub fn detached_actor_ended(&mut self, actor: ActorId) {
+        let Some(key) = self.job_by_id(actor.job_id()) else {
+            return;
+        };
+        let job = self.jobs.get_mut(&key).expect("just found");
+        if job.detached.remove(&actor) {
+            self.forget_job_if_over(key);
+            self.end_orphans();
         }
     }
 }
 
 impl Job {
-    pub fn python<'a>(&'a self, default: &'a str) -> &'a str {
-        if self.config.executable.is_empty() {
-            default
-        } else {
-            &self.config.executable
+    /// A zygote for the environment that the job of this driver will have, unless that has to be made first.
+    pub fn first_zygote(driver: &DriverConfig, raylet: &RayletConfig, inputs: &Inputs) -> Option<Zygote> {
+        let spec = EnvSpec::parse(&driver.runtime_env).ok()?;
+        if spec.venv_dir(&raylet.session_dir).is_some() {
+            return None;
         }
+        let config = spec.applied(&driver.runtime_env, driver, None);
+        Zygote::spawn(ZygoteKey(0), raylet, &config, inputs).ok()
+    }
+
+    /// The job's own environment.
+    pub fn own(&self) -> &Environment {
+        &self.environments[0]
     }
 }

@@ -2,13 +2,17 @@
 
 use ray_rs_proto::v1;
 use ray_rs_proto::v1::from_raylet::Body;
-use ray_rs_scheduler::{ClientKey, Effect, Event, JobKey, StopReason};
+use ray_rs_scheduler::{ClientKey, Effect, EnvKey, Event, JobKey, PoolKey, StopReason};
 use ray_rs_types::WorkerAddress;
 
 use crate::clients::Client;
 use crate::input::{ConnKey, Token};
 use crate::raylet::Raylet;
 use crate::workers::Leave;
+
+/// Causes of `LeaseRejected`.
+const WORKERS_DO_NOT_START: u32 = 1;
+const ENVIRONMENT_FAILED: u32 = 2;
 
 impl Raylet {
     /// Tells the scheduler what has happened and does what follows; what happens while it is done is told after it.
@@ -52,12 +56,15 @@ impl Raylet {
             Effect::RejectLease {
                 client,
                 request,
+                pool,
                 reason,
             } => {
+                let (cause, reason) = self.why_no_worker(pool, reason);
                 if let Some(client) = self.client(client) {
                     client.outbox.send(Body::LeaseRejected(v1::LeaseRejected {
                         request_id: request.0,
                         reason,
+                        cause,
                     }));
                 }
             }
@@ -68,7 +75,8 @@ impl Raylet {
                         .send(Body::LeaseRevoked(v1::LeaseRevoked { lease_id: lease.0 }));
                 }
             }
-            Effect::StartWorker { job } => self.start_worker(job),
+            Effect::StartWorker { pool } => self.start_worker(pool),
+            Effect::PoolEmptied { pool } => self.pool_emptied(pool),
             Effect::StopWorker { worker, reason } => {
                 let token = Token(worker.0);
                 match reason {
@@ -79,8 +87,30 @@ impl Raylet {
                 }
             }
             Effect::PlaceActor { actor, worker, gpus } => self.place_actor(actor, Token(worker.0), gpus),
-            Effect::RejectActor { actor, reason } => self.actor_rejected(actor, reason),
+            Effect::RejectActor { actor, pool, reason } => {
+                let (cause, reason) = self.why_no_worker(pool, reason);
+                self.actor_rejected(actor, cause == ENVIRONMENT_FAILED, reason);
+            }
             Effect::Notice { job, text } => self.notice(job, text),
+        }
+    }
+
+    /// What a rejection says: where workers of an environment do not start, the environment is to blame.
+    fn why_no_worker(&mut self, pool: PoolKey, reason: String) -> (u32, String) {
+        let last = match reason.is_empty() {
+            true => {
+                let words = self.environment(pool).map(|known| known.last_failure.clone());
+                let words = words.unwrap_or_default();
+                format!("they end before they can be used\n{words}")
+                    .trim_end()
+                    .to_owned()
+            }
+            false => reason,
+        };
+        if pool.env == EnvKey::JOB && self.environment(pool).is_none_or(|known| known.text.is_empty()) {
+            (WORKERS_DO_NOT_START, format!("worker processes do not start: {last}"))
+        } else {
+            (ENVIRONMENT_FAILED, last)
         }
     }
 

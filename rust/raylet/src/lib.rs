@@ -12,6 +12,7 @@
 //! | [`raylet`], [`input`], [`timers`] | the loop's state, what comes in, and what is due when |
 //! | [`clients`], [`registration`], [`requests`] | connections, how a process becomes a client, what clients may ask |
 //! | [`leases`] | the scheduler's orders carried out |
+//! | [`environments`], [`env_spec`] | runtime environments: what each consists of, and how one is made |
 //! | [`jobs`], [`workers`], [`zygote`] | jobs and the processes of each: ordered, registered, dead |
 //! | [`reaper`] | exit statuses, and orphans that dead workers left |
 //! | [`actors`] | actors placed here, and who follows which actor |
@@ -25,11 +26,13 @@
 //! * `RAY-3` what a worker has printed before its task's reply reaches the driver before the flush that the driver asks
 //!   for is answered.
 //!
-//! Deliberately absent: other nodes, spilling, runtime environments, memory watching.
+//! Deliberately absent: other nodes, spilling, memory watching.
 
 mod actors;
 mod clients;
 pub mod config;
+mod env_spec;
+mod environments;
 mod gcs_link;
 mod input;
 mod jobs;

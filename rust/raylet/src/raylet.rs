@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use ray_rs_lanes::SpinTable;
 use ray_rs_proto::v1;
-use ray_rs_scheduler::{Event, JobKey, Options, Scheduler};
+use ray_rs_scheduler::{Event, JobKey, Options, PoolKey, Scheduler};
 use ray_rs_transport::ProcessWatch;
 use ray_rs_transport::session::RAYLET_SOCKET;
 use ray_rs_types::{JobId, NodeId, ResourceSet};
@@ -27,7 +27,6 @@ use crate::logs::{LogAgent, Sink};
 use crate::object_service::ObjectService;
 use crate::timers::{Timer, Timers};
 use crate::workers::{Deaths, WorkerProcess};
-use crate::zygote::Zygote;
 
 /// Inputs that wait; clients that send more than the loop can take wait on their sockets.
 const INPUTS: usize = 1024;
@@ -56,8 +55,8 @@ pub(crate) struct Raylet {
     pub next_token: u64,
     pub jobs: FxHashMap<JobKey, Job>,
     pub next_job: u32,
-    /// Of the zygotes that live, the job of each.
-    pub zygotes: FxHashMap<ZygoteKey, JobKey>,
+    /// Of the zygotes that live, the environment of each.
+    pub zygotes: FxHashMap<ZygoteKey, PoolKey>,
     pub next_zygote: u64,
     /// Marks of zygotes whose job has ended: whatever carries one is ended when it is found.
     pub marks_to_end: Vec<(String, JobKey)>,
@@ -161,7 +160,7 @@ impl Raylet {
     fn new(config: RayletConfig, inputs: Inputs) -> anyhow::Result<Self> {
         // The launching driver's zygote takes longest of all that a start waits for, so it comes first.
         let launched = config.driver_config.clone().map(|driver| {
-            let zygote = Zygote::spawn(ZygoteKey(0), &config, &driver, &inputs);
+            let zygote = Job::first_zygote(&driver, &config, &inputs);
             (driver, zygote)
         });
         let total = config.resource_set();
@@ -219,7 +218,7 @@ impl Raylet {
             config,
         };
         if let Some((driver, zygote)) = launched {
-            raylet.open_job(driver, zygote.ok());
+            raylet.open_job(driver, zygote);
         }
         Ok(raylet)
     }
@@ -247,6 +246,7 @@ impl Raylet {
             Input::Disconnected { conn } => self.disconnected(conn),
             Input::Drained { conn } => self.read_kept_logs(conn),
             Input::Zygote { zygote, word } => self.take_zygote_word(zygote, word),
+            Input::EnvironmentMade { pool, answer } => self.environment_made(pool, answer.trim_end()),
             Input::ChildEnded => self.reap(),
             Input::Gcs(body) => self.take_command(body),
             Input::GcsLost => self.gcs_is_gone(),
@@ -281,6 +281,7 @@ impl Raylet {
                         self.timers.set(due, Timer::ExtentsOverdue);
                     }
                 }
+                Timer::EnvironmentUnused(pool, uses) => self.environment_unused(pool, uses),
                 Timer::LookAtOrphans => self.end_orphans(),
                 Timer::Heartbeat => self.heartbeat(),
             }

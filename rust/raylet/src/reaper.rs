@@ -7,7 +7,6 @@
 
 use std::time::{Duration, Instant};
 
-use ray_rs_scheduler::JobKey;
 use ray_rs_transport::session::PROCESS_MARK;
 use rustix::process::{Pid, Signal, WaitOptions, getpgid, getpid, kill_process, wait};
 
@@ -15,6 +14,7 @@ use crate::input::ZygoteKey;
 use crate::raylet::Raylet;
 use crate::timers::Timer;
 use crate::workers::raw_status;
+use crate::zygote::Zygote;
 
 /// At the end of the session all processes must be gone by then.
 const END_LIMIT: Duration = Duration::from_secs(1);
@@ -27,13 +27,12 @@ impl Raylet {
     pub fn reap(&mut self) {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             let zygote = self
-                .jobs
-                .values()
-                .filter_map(|job| job.zygote.as_ref())
+                .all_zygotes()
                 .find(|zygote| zygote.pid == pid)
                 .map(|zygote| zygote.key);
             match zygote {
                 Some(zygote) => self.zygote_gone(zygote, true),
+                None if self.set_up_reaped(pid) => {}
                 None => self.process_ended(pid.as_raw_nonzero().get().cast_unsigned(), Some(raw_status(status))),
             }
         }
@@ -69,18 +68,13 @@ impl Raylet {
         // A mark whose workers and orphans are gone is done with.
         let workers = &self.workers;
         self.marks_to_end.retain(|(mark, job)| {
-            look_again || found.contains(mark) || workers.values().any(|worker| worker.job == *job)
+            look_again || found.contains(mark) || workers.values().any(|worker| worker.pool.job == *job)
         });
     }
 
     /// Ends what a dead worker had started.
-    pub fn end_orphans_of(&mut self, worker_pid: u32, job: JobKey, zygote: ZygoteKey) {
-        let zygote = self
-            .jobs
-            .get(&job)
-            .and_then(|job| job.zygote.as_ref())
-            .filter(|known| known.key == zygote);
-        let Some(zygote) = zygote else {
+    pub fn end_orphans_of(&mut self, worker_pid: u32, zygote: ZygoteKey) {
+        let Some(zygote) = self.all_zygotes().find(|known| known.key == zygote) else {
             return self.end_orphans();
         };
         for pid in orphans(&self.worker_pids(), &self.zygote_pids()) {
@@ -95,12 +89,13 @@ impl Raylet {
         }
     }
 
+    fn all_zygotes(&self) -> impl Iterator<Item = &Zygote> {
+        let environments = self.jobs.values().flat_map(|job| &job.environments);
+        environments.filter_map(|environment| environment.zygote.as_ref())
+    }
+
     fn zygote_pids(&self) -> Vec<Pid> {
-        self.jobs
-            .values()
-            .filter_map(|job| job.zygote.as_ref())
-            .map(|zygote| zygote.pid)
-            .collect()
+        self.all_zygotes().map(|zygote| zygote.pid).collect()
     }
 
     /// RAY-2: ends every process of the node, and waits for their ends.
@@ -109,8 +104,11 @@ impl Raylet {
         for worker in self.workers.values_mut() {
             worker.kill();
         }
-        for zygote in self.jobs.values().filter_map(|job| job.zygote.as_ref()) {
+        for zygote in self.all_zygotes() {
             zygote.kill();
+        }
+        for environment in self.jobs.values_mut().flat_map(|job| &mut job.environments) {
+            environment.end_set_up();
         }
         let until = Instant::now() + END_LIMIT;
         loop {

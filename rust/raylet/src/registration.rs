@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ray_rs_proto::v1;
 use ray_rs_proto::v1::from_raylet::Body;
-use ray_rs_scheduler::{ClientKey, Event, JobKey, WorkerKey};
+use ray_rs_scheduler::{ClientKey, Event, JobKey};
 use ray_rs_transport::session::GCS_ADDRESS_FILE;
 use ray_rs_types::{JobId, WorkerAddress, WorkerId};
 
@@ -46,7 +46,7 @@ impl Raylet {
         }
         match request.role {
             DRIVER => self.register_driver(conn, request),
-            WORKER => self.register_worker(conn, Token(request.fork_token)),
+            WORKER => self.register_worker(conn, Token(request.fork_token), request.set_up_follows),
             role => self.refuse(conn, &format!("there is no role {role}")),
         }
     }
@@ -104,7 +104,7 @@ impl Raylet {
         }
     }
 
-    fn register_worker(&mut self, conn: ConnKey, token: Token) {
+    fn register_worker(&mut self, conn: ConnKey, token: Token, set_up_follows: bool) {
         let worker = self
             .workers
             .get_mut(&token)
@@ -118,11 +118,12 @@ impl Raylet {
             return self.refuse(conn, "no worker with this fork token is expected");
         };
         client.role = Role::Worker(token);
-        client.job = Some(worker.job);
+        client.job = Some(worker.pool.job);
+        worker.set_up_follows = set_up_follows;
         worker.conn = Some(conn);
         worker.worker_id = client.worker_id;
         worker.learn_pid(client.pid);
-        if let Some(job) = self.jobs.get_mut(&worker.job) {
+        if !set_up_follows && let Some(job) = self.jobs.get_mut(&worker.pool.job) {
             job.workers_seen += 1;
         }
         self.settle_registrations();
@@ -183,7 +184,10 @@ impl Raylet {
             let Some(job) = client.job.and_then(|key| self.jobs.get(&key)) else {
                 return false;
             };
-            let has_waited = client.waited_enough || job.workers_seen > 0 || job.start_failures >= FAILURES_TO_TELL;
+            let has_waited = client.waited_enough
+                || job.workers_seen > 0
+                || job.start_failures >= FAILURES_TO_TELL
+                || job.own().is_under_way();
             !client.registered && job.id.is_some() && (client.role != Role::Driver || has_waited)
         };
         let mut conns: Vec<ConnKey> = self.clients.keys().copied().filter(ready).collect();
@@ -229,11 +233,12 @@ impl Raylet {
         tracing::debug!(pid = client.pid, process_number, "a client is registered");
         client.outbox.send_with_fds(Body::Registered(registered), fds);
         let role = client.role;
-        if role == Role::Driver && job.workers_seen == 0 {
-            let text = if job.last_failure.is_empty() {
+        if role == Role::Driver && job.workers_seen == 0 && !job.own().is_under_way() {
+            let last_failure = &job.own().last_failure;
+            let text = if last_failure.is_empty() {
                 "no worker process has started yet; tasks wait until one does".to_owned()
             } else {
-                format!("worker processes do not start: {}", job.last_failure)
+                format!("worker processes do not start: {last_failure}")
             };
             client.outbox.send(Body::Notice(v1::Notice { level: 2, text }));
         }
@@ -244,12 +249,9 @@ impl Raylet {
         if let Role::Worker(token) = role {
             let worker = self.workers.get_mut(&token).expect("a connected worker is known");
             worker.was_registered = true;
-            worker.is_scheduled = true;
-            self.decide(Event::WorkerStarted {
-                worker: WorkerKey(token.0),
-                client: ClientKey(conn.0),
-                job: key,
-            });
+            if !worker.set_up_follows {
+                self.worker_ready(token);
+            }
         }
         self.store.start_prefault();
     }

@@ -24,12 +24,20 @@ impl Raylet {
         match body {
             To::Register(_) => unreachable!("taken above"),
             To::RequestLease(request) => {
+                let Some(job) = client.job else { return };
+                let env = self.environment_key(job, request.runtime_env);
                 let request = LeaseRequest {
+                    env,
                     request: RequestKey(request.request_id),
                     resources: (&request.resources.unwrap_or_default()).into(),
                     task_name: request.task_name,
                 };
                 self.decide(Event::LeaseRequested { client: key, request });
+            }
+            To::WorkerReady(v1::WorkerReady {}) => {
+                if let Role::Worker(token) = role {
+                    self.worker_ready(token);
+                }
             }
             To::CancelLeaseRequest(request) => {
                 self.decide(Event::LeaseRequestCancelled {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use ray_rs_scheduler::PoolKey;
 use ray_rs_types::WorkerId;
 
 use crate::input::{ConnKey, Token};
@@ -23,6 +24,8 @@ pub(crate) enum Timer {
     ReasonOverdue(WorkerId),
     /// Requests for extents that wait for room are looked at.
     ExtentsOverdue,
+    /// An environment had no worker left, when it had been used so often.
+    EnvironmentUnused(PoolKey, u64),
     /// An orphan that may belong to a job that has ended did not show where it comes from.
     LookAtOrphans,
     /// What changed since the last heartbeat is told.

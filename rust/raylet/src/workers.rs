@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use ray_rs_proto::v1;
 use ray_rs_proto::v1::from_raylet::Body;
-use ray_rs_scheduler::{Event, JobKey, WorkerKey};
+use ray_rs_scheduler::{ClientKey, EnvKey, Event, PoolKey, WorkerKey};
 use ray_rs_types::{ActorId, WorkerId};
 use rustc_hash::{FxHashMap, FxHashSet};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitStatus, pidfd_open, pidfd_send_signal, test_kill_process};
@@ -34,7 +34,7 @@ const KEPT_REPORTS: usize = 1000;
 
 #[derive(Debug)]
 pub(crate) struct WorkerProcess {
-    pub job: JobKey,
+    pub pool: PoolKey,
     pub zygote: ZygoteKey,
     /// Known when the zygote has said so, or the worker has registered.
     pub pid: Option<u32>,
@@ -47,6 +47,8 @@ pub(crate) struct WorkerProcess {
     pub is_scheduled: bool,
     /// It was a registered client.
     pub was_registered: bool,
+    /// It said that it has to set itself up after its registration, and has not said that it has.
+    pub set_up_follows: bool,
     /// The actor that it hosts, with the incarnation.
     pub actor: Option<(ActorId, u32)>,
     /// As `waitpid` gave it.
@@ -99,16 +101,16 @@ impl Deaths {
 }
 
 impl Raylet {
-    /// Orders a worker for a job; what comes of it is told to the scheduler.
-    pub fn start_worker(&mut self, job: JobKey) {
-        self.next_token += 1;
-        let token = Token(self.next_token);
-        match self.zygote_of(job) {
-            Ok(zygote) => {
+    /// Orders a worker for a pool; what comes of it is told to the scheduler.
+    pub fn start_worker(&mut self, pool: PoolKey) {
+        let token = Token(self.next_token + 1);
+        match self.zygote_for(pool) {
+            Ok(Some(zygote)) => {
                 zygote.fork(token);
                 let zygote = zygote.key;
+                self.next_token += 1;
                 let worker = WorkerProcess {
-                    job,
+                    pool,
                     zygote,
                     pid: None,
                     pidfd: None,
@@ -116,6 +118,7 @@ impl Raylet {
                     worker_id: WorkerId::NIL,
                     is_scheduled: false,
                     was_registered: false,
+                    set_up_follows: false,
                     actor: None,
                     status: None,
                     stop_reason: None,
@@ -126,7 +129,8 @@ impl Raylet {
                 self.timers
                     .set(Instant::now() + START_LIMIT, Timer::StartOverdue(token));
             }
-            Err(reason) => self.note_start_failure(job, reason),
+            Ok(None) => {}
+            Err((reason, is_final)) => self.note_start_failure(pool, reason, is_final),
         }
     }
 
@@ -142,12 +146,40 @@ impl Raylet {
         }
     }
 
-    fn note_start_failure(&mut self, job: JobKey, reason: String) {
-        if let Some(known) = self.jobs.get_mut(&job) {
-            known.last_failure.clone_from(&reason);
+    /// The worker can be given something to do.
+    pub fn worker_ready(&mut self, token: Token) {
+        let Some(worker) = self.workers.get_mut(&token).filter(|worker| worker.was_registered) else {
+            return;
+        };
+        if std::mem::replace(&mut worker.is_scheduled, true) {
+            return;
+        }
+        let pool = worker.pool;
+        let Some(conn) = worker.conn else { return };
+        if std::mem::take(&mut worker.set_up_follows) {
+            if let Some(job) = self.jobs.get_mut(&pool.job) {
+                job.workers_seen += 1;
+            }
+            self.settle_registrations();
+        }
+        self.decide(Event::WorkerStarted {
+            worker: WorkerKey(token.0),
+            client: ClientKey(conn.0),
+            pool,
+        });
+    }
+
+    fn note_start_failure(&mut self, pool: PoolKey, reason: String, is_final: bool) {
+        if let Some(environment) = self.environment(pool) {
+            environment.last_failure.clone_from(&reason);
+        }
+        if pool.env == EnvKey::JOB
+            && let Some(known) = self.jobs.get_mut(&pool.job)
+        {
             known.start_failures += 1;
         }
-        self.decide(Event::WorkerStartFailed { job, reason });
+        let failed = Event::WorkerStartFailed { pool, reason, is_final };
+        self.decide(failed);
         self.settle_registrations();
     }
 
@@ -157,8 +189,8 @@ impl Raylet {
             return;
         };
         worker.kill();
-        self.note_start_failure(worker.job, reason.to_owned());
-        self.forget_job_if_over(worker.job);
+        self.note_start_failure(worker.pool, reason.to_owned(), false);
+        self.forget_job_if_over(worker.pool.job);
     }
 
     pub fn start_overdue(&mut self, token: Token) {
@@ -168,6 +200,8 @@ impl Raylet {
             .is_some_and(|worker| worker.conn.is_none() && !worker.was_registered)
         {
             self.start_failed(token, "a new worker process did not register within a minute");
+        } else if self.workers.get(&token).is_some_and(|worker| worker.set_up_follows) {
+            self.kill_worker(token, "its set-up did not end within a minute");
         }
     }
 
@@ -271,7 +305,7 @@ impl Raylet {
             self.unschedule(token);
         }
         self.decide(Event::ClientGone {
-            client: ray_rs_scheduler::ClientKey(conn.0),
+            client: ClientKey(conn.0),
         });
         self.actors.unfollow(conn);
         self.spin.clear_pid(client.pid);
@@ -323,12 +357,11 @@ impl Raylet {
         } else if worker.was_registered {
             self.worker_gone(token);
         } else {
-            let (job, zygote) = (worker.job, worker.zygote);
+            let (pool, zygote) = (worker.pool, worker.zygote);
             let how = describe(status);
             let zygote = self
-                .jobs
-                .get(&job)
-                .and_then(|job| job.zygote.as_ref())
+                .environment(pool)
+                .and_then(|environment| environment.zygote.as_ref())
                 .filter(|known| known.key == zygote);
             let last_words = zygote
                 .map(|zygote| logs::last_words(&zygote.stderr_path))
@@ -380,7 +413,7 @@ impl Raylet {
             self.actors.worker_gone(actor, token);
         }
         let pid = worker.pid.unwrap_or_default();
-        let job_id = self.jobs.get(&worker.job).and_then(|job| job.id);
+        let job_id = self.jobs.get(&worker.pool.job).and_then(|job| job.id);
         let last_stderr = match job_id {
             Some(job) => {
                 let stem = logs::file_stem(&worker.worker_id, job, pid);
@@ -405,9 +438,25 @@ impl Raylet {
                 .unwrap_or_default(),
             known: status.is_some(),
         };
+        if worker.set_up_follows {
+            let reason = format!(
+                "the set-up of a worker process failed ({}):\n{}",
+                describe(status),
+                report.last_stderr
+            );
+            self.note_start_failure(worker.pool, reason, false);
+        } else if !report.last_stderr.is_empty()
+            && let Some(environment) = self.environment(worker.pool)
+        {
+            environment.last_failure = format!(
+                "a worker process ended ({}); its last words were:\n{}",
+                describe(status),
+                report.last_stderr
+            );
+        }
         self.publish_death(worker.worker_id, report, Vec::new());
-        self.end_orphans_of(pid, worker.job, worker.zygote);
-        self.forget_job_if_over(worker.job);
+        self.end_orphans_of(pid, worker.zygote);
+        self.forget_job_if_over(worker.pool.job);
     }
 
     fn publish_death(&mut self, worker: WorkerId, report: v1::DeathReport, driver_job_id: Vec<u8>) {

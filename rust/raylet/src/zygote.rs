@@ -97,13 +97,11 @@ impl Zygote {
 }
 
 fn command(raylet: &RayletConfig, driver: &DriverConfig, mark: &str) -> Command {
-    let python = if driver.executable.is_empty() {
-        &raylet.python
-    } else {
-        &driver.executable
-    };
-    let mut command = Command::new(python);
-    command.envs(&driver.env).env(PROCESS_MARK, mark);
+    let mut command = Command::new(driver.python(&raylet.python));
+    command
+        .args(&driver.executable_args)
+        .envs(&driver.env)
+        .env(PROCESS_MARK, mark);
     let mut thread_env = serde_json::Map::new();
     for name in THREAD_COUNT_VARIABLES {
         let inherited = || std::env::var(name).ok();
@@ -113,10 +111,6 @@ fn command(raylet: &RayletConfig, driver: &DriverConfig, mark: &str) -> Command 
             value.map_or(serde_json::Value::Null, serde_json::Value::String),
         );
         command.env(name, "1");
-    }
-    let mut sys_path = driver.sys_path.clone();
-    if !sys_path.contains(&raylet.package_dir) {
-        sys_path.push(raylet.package_dir.clone());
     }
     let session = raylet
         .session_dir
@@ -128,7 +122,7 @@ fn command(raylet: &RayletConfig, driver: &DriverConfig, mark: &str) -> Command 
         "session": session,
         "session_dir": raylet.session_dir,
         "log_dir": raylet.session_dir.join("logs"),
-        "sys_path": sys_path,
+        "sys_path": driver.full_path(&raylet.package_dir),
         "preload": driver.preload,
         "cwd": driver.cwd,
         "thread_env": thread_env,

@@ -2,7 +2,7 @@
 
 use ray_rs_types::ActorId;
 
-use crate::event::{ClientKey, JobKey, LeaseKey, RequestKey, WorkerKey};
+use crate::event::{ClientKey, JobKey, LeaseKey, PoolKey, RequestKey, WorkerKey};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopReason {
@@ -28,22 +28,19 @@ pub enum Effect {
     RejectLease {
         client: ClientKey,
         request: RequestKey,
+        /// Whose workers do not start.
+        pool: PoolKey,
+        /// Why the last start came to nothing; empty: its worker ended before anybody used it.
         reason: String,
     },
     /// Ask the client to return the lease as soon as what runs under it has ended.
-    RevokeLease {
-        client: ClientKey,
-        lease: LeaseKey,
-    },
+    RevokeLease { client: ClientKey, lease: LeaseKey },
     /// Answered by `WorkerStarted` or `WorkerStartFailed`.
-    StartWorker {
-        job: JobKey,
-    },
+    StartWorker { pool: PoolKey },
+    /// Nobody needs a worker of this environment at the moment.
+    PoolEmptied { pool: PoolKey },
     /// Answered by `WorkerDied`.
-    StopWorker {
-        worker: WorkerKey,
-        reason: StopReason,
-    },
+    StopWorker { worker: WorkerKey, reason: StopReason },
     /// The worker is to become the actor; it holds its running resources from now on.
     PlaceActor {
         actor: ActorId,
@@ -52,11 +49,10 @@ pub enum Effect {
     },
     RejectActor {
         actor: ActorId,
+        pool: PoolKey,
+        /// As in `RejectLease`.
         reason: String,
     },
     /// A line for the people of one job.
-    Notice {
-        job: JobKey,
-        text: String,
-    },
+    Notice { job: JobKey, text: String },
 }

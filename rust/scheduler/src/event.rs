@@ -6,6 +6,22 @@ use ray_rs_types::{ActorId, ResourceSet};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobKey(pub u32);
 
+/// A runtime environment of a job's tasks and actors, as the caller numbers them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct EnvKey(pub u32);
+
+impl EnvKey {
+    /// The environment of the job itself.
+    pub const JOB: Self = Self(0);
+}
+
+/// Worker processes that can stand for one another: those of a job that have the same environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PoolKey {
+    pub job: JobKey,
+    pub env: EnvKey,
+}
+
 /// A connected client: a driver or a worker, each of which may ask for leases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientKey(pub u64);
@@ -26,6 +42,7 @@ pub struct RequestKey(pub u64);
 pub struct LeaseRequest {
     pub request: RequestKey,
     pub resources: ResourceSet,
+    pub env: EnvKey,
     /// Name of the task that waits, for messages to people.
     pub task_name: String,
 }
@@ -34,6 +51,7 @@ pub struct LeaseRequest {
 pub struct ActorDemand {
     pub actor: ActorId,
     pub job: JobKey,
+    pub env: EnvKey,
     /// What must be free for the actor to be placed.
     pub placement: ResourceSet,
     /// What it holds from then on.
@@ -62,7 +80,7 @@ pub enum Event {
     WorkerStarted {
         worker: WorkerKey,
         client: ClientKey,
-        job: JobKey,
+        pool: PoolKey,
     },
     /// A worker that was asked to leave as surplus stays: it owns objects or tasks.
     WorkerStays {
@@ -72,10 +90,11 @@ pub enum Event {
     WorkerUnneeded {
         worker: WorkerKey,
     },
-    /// One `StartWorker` has come to nothing.
+    /// One `StartWorker` has come to nothing. `is_final`: another try would end the same way.
     WorkerStartFailed {
-        job: JobKey,
+        pool: PoolKey,
         reason: String,
+        is_final: bool,
     },
     WorkerDied {
         worker: WorkerKey,

@@ -66,10 +66,10 @@ impl Scheduler {
     }
 
     fn check_workers(&self) {
-        let idle: usize = self.jobs.values().map(|pool| pool.idle.len()).sum();
+        let idle: usize = self.pools.values().map(|pool| pool.idle.len()).sum();
         let mut seen_idle = 0;
         for (key, worker) in &self.workers {
-            let pool = &self.jobs[&worker.job];
+            let pool = &self.pools[&worker.pool];
             match worker.state {
                 WorkerState::Idle { .. } => {
                     seen_idle += 1;
@@ -87,18 +87,20 @@ impl Scheduler {
             }
         }
         assert_eq!(idle, seen_idle, "SCH-2: the idle lists hold idle workers only");
-        for (job, pool) in &self.jobs {
-            let count = self.workers.values().filter(|worker| worker.job == *job).count();
+        for (key, pool) in &self.pools {
+            let count = self.workers.values().filter(|worker| worker.pool == *key).count();
             assert_eq!(pool.workers, count, "SCH-2: a pool counts its workers");
             assert!(
                 pool.awaiting
                     .iter()
-                    .all(|waiting| self.pick_idle(*job, &waiting.item.wanted).is_none()),
+                    .all(|waiting| self.pick_idle(*key, &waiting.item.wanted).is_none()),
                 "SCH-2: nobody waits beside an idle worker that is not its own"
             );
             assert!(
-                pool.awaiting.is_empty() || pool.starting > 0,
-                "SCH-3: who waits for a worker gets one started"
+                pool.awaiting.is_empty()
+                    || pool.starts.under_way > 0
+                    || pool.starts.is_paused() && self.deadline.is_some(),
+                "SCH-3: who waits for a worker gets one started, now or after a pause"
             );
         }
         for (key, lease) in &self.leases {

@@ -14,7 +14,7 @@
 //!   overtake again and again ends up being waited for, so none starves.
 //! * `SCH-4` GPU indices are distinct, and shares of one index never exceed it.
 //!
-//! Deliberately absent: other nodes (requests that do not fit here wait here), runtime environments, placement groups.
+//! Deliberately absent: other nodes (requests that do not fit here wait here), what an environment consists of, placement groups.
 
 mod effect;
 mod event;
@@ -27,9 +27,12 @@ mod pool;
 mod queue;
 mod revocation;
 mod scheduler;
+mod starts;
 #[cfg(test)]
 mod tests;
 
 pub use effect::{Effect, StopReason};
-pub use event::{ActorDemand, ClientKey, Event, JobKey, LeaseKey, LeaseRequest, RequestKey, WorkerKey};
+pub use event::{
+    ActorDemand, ClientKey, EnvKey, Event, JobKey, LeaseKey, LeaseRequest, PoolKey, RequestKey, WorkerKey,
+};
 pub use scheduler::{Options, Scheduler};

@@ -6,7 +6,7 @@ use ray_rs_types::resources::CPU;
 use ray_rs_types::{Quantity, ResourceSet};
 
 use crate::effect::Effect;
-use crate::event::{JobKey, LeaseKey, WorkerKey};
+use crate::event::{JobKey, LeaseKey, PoolKey, WorkerKey};
 use crate::queue::{Item, Queue, QueueKey, Wanted};
 use crate::scheduler::{AwaitsWorker, Lease, Scheduler, WaitedFor, WorkerState};
 
@@ -156,23 +156,32 @@ impl Scheduler {
     }
 
     fn place(&mut self, now: Duration, queue: QueueKey, item: Item, effects: &mut Vec<Effect>) {
-        let job = self.queues[&queue].job;
+        let pool = PoolKey {
+            job: self.queues[&queue].job,
+            env: queue.env,
+        };
         let holding = self.ledger.take(&queue.shape);
         let waiting = AwaitsWorker { queue, item, holding };
-        match self.pick_idle(job, &waiting.item.wanted) {
+        match self.pick_idle(pool, &waiting.item.wanted) {
             Some(worker) => self.give_worker(now, waiting, worker, effects),
-            None => self.jobs.entry(job).or_default().awaiting.push_back(waiting),
+            None => self.pools.entry(pool).or_default().awaiting.push_back(waiting),
         }
     }
 
     /// A worker that this client has used before has its lane open; failing that, the one that was active last. Never the
     /// one that asks.
-    pub(crate) fn pick_idle(&self, job: JobKey, wanted: &Wanted) -> Option<WorkerKey> {
+    pub(crate) fn pick_idle(&self, pool: PoolKey, wanted: &Wanted) -> Option<WorkerKey> {
         let may = |worker: &&WorkerKey| match wanted {
             Wanted::Lease(client, _) => self.workers[*worker].client != *client,
             Wanted::Actor(_) => true,
         };
-        let idle = || self.jobs.get(&job).into_iter().flat_map(|pool| &pool.idle).filter(may);
+        let idle = || {
+            self.pools
+                .get(&pool)
+                .into_iter()
+                .flat_map(|pool| &pool.idle)
+                .filter(may)
+        };
         let last_client = |worker: &&WorkerKey| self.workers[*worker].last_client;
         let chosen = match wanted {
             Wanted::Lease(client, _) => idle()

@@ -1,41 +1,39 @@
-//! How many worker processes each job keeps.
+//! How many worker processes each pool keeps.
 //!
-//! Enough for every CPU, one more than is in use (so that an actor or a nested task starts at once), and no others
-//! for longer than a grace. A job that has ended keeps none, and gets one only for what its detached actors ask.
+//! A job's own environment has enough for every CPU, one more than is in use (so that an actor or a nested task starts
+//! at once), and no others for longer than a grace. An environment of single tasks or actors has what is asked for, and
+//! so has a job that has ended, for its detached actors.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::effect::{Effect, StopReason};
-use crate::event::{ClientKey, JobKey, WorkerKey};
+use crate::event::{ClientKey, EnvKey, JobKey, PoolKey, WorkerKey};
 use crate::queue::Wanted;
 use crate::scheduler::{AwaitsWorker, Scheduler, Worker, WorkerState};
+use crate::starts::Starts;
 
 #[derive(Debug, Default)]
-pub(crate) struct JobPool {
-    /// Its driver lives.
-    pub alive: bool,
+pub(crate) struct Pool {
+    /// It has workers ready before anybody asks: the environment of a job whose driver lives.
+    pub is_kept: bool,
     /// The one that became idle last is at the end.
     pub idle: Vec<WorkerKey>,
-    /// Ordered and not yet answered.
-    pub starting: usize,
+    pub starts: Starts,
     /// Worker processes in any role.
     pub workers: usize,
-    /// Starts that failed since the last success.
-    pub failures: u32,
     pub awaiting: VecDeque<AwaitsWorker>,
 }
 
 impl Scheduler {
-    pub(crate) fn worker_started(&mut self, now: Duration, key: WorkerKey, client: ClientKey, job: JobKey) {
-        let pool = self.jobs.entry(job).or_default();
-        pool.starting = pool.starting.saturating_sub(1);
-        pool.failures = 0;
-        pool.workers += 1;
+    pub(crate) fn worker_started(&mut self, now: Duration, key: WorkerKey, client: ClientKey, pool: PoolKey) {
+        let known = self.pools.entry(pool).or_default();
+        known.starts.came();
+        known.workers += 1;
         self.workers.insert(
             key,
             Worker {
-                job,
+                pool,
                 state: WorkerState::Leaving,
                 last_client: None,
                 client,
@@ -51,7 +49,8 @@ impl Scheduler {
             return;
         };
         worker.needed = true;
-        if self.jobs[&worker.job].alive {
+        let job = worker.pool.job;
+        if self.lives(job) {
             return self.set_worker_state(key, WorkerState::Idle { since: now });
         }
         effects.push(Effect::StopWorker {
@@ -60,21 +59,27 @@ impl Scheduler {
         });
     }
 
+    /// Whether the job's driver lives.
+    fn lives(&self, job: JobKey) -> bool {
+        let own = PoolKey { job, env: EnvKey::JOB };
+        self.pools.get(&own).is_some_and(|pool| pool.is_kept)
+    }
+
     /// A worker that was given back goes to whoever awaits one before it counts as idle.
     pub(crate) fn hand_out_idle(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        let mut jobs: Vec<JobKey> = self
-            .jobs
+        let mut pools: Vec<PoolKey> = self
+            .pools
             .iter()
             .filter(|(_, pool)| !pool.awaiting.is_empty() && !pool.idle.is_empty())
-            .map(|(job, _)| *job)
+            .map(|(key, _)| *key)
             .collect();
-        jobs.sort_unstable();
-        for job in jobs {
+        pools.sort_unstable();
+        for key in pools {
             let mut index = 0;
-            while let Some(waiting) = self.jobs[&job].awaiting.get(index) {
-                match self.pick_idle(job, &waiting.item.wanted) {
+            while let Some(waiting) = self.pools[&key].awaiting.get(index) {
+                match self.pick_idle(key, &waiting.item.wanted) {
                     Some(worker) => {
-                        let pool = self.jobs.get_mut(&job).expect("just looked at");
+                        let pool = self.pools.get_mut(&key).expect("just looked at");
                         let waiting = pool.awaiting.remove(index).expect("just looked at");
                         self.give_worker(now, waiting, worker, effects);
                     }
@@ -85,12 +90,37 @@ impl Scheduler {
         }
     }
 
+    pub(crate) fn worker_start_failed(
+        &mut self,
+        now: Duration,
+        key: PoolKey,
+        reason: &str,
+        is_final: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(pool) = self.pools.get_mut(&key) else { return };
+        pool.starts.came_to_nothing();
+        self.note_failed_start(now, key, reason, is_final, effects);
+    }
+
+    /// Whether a worker that has ended by itself was so young and unused that its start has failed.
+    pub(crate) fn died_unused(&self, now: Duration, worker: WorkerKey) -> bool {
+        let worker = &self.workers[&worker];
+        matches!(worker.state, WorkerState::Idle { since }
+            if worker.last_client.is_none() && now < since + self.options.young)
+    }
+
     /// After a few failures in a row whoever waits for a worker is told why there is none.
-    pub(crate) fn worker_start_failed(&mut self, job: JobKey, reason: String, effects: &mut Vec<Effect>) {
-        let Some(pool) = self.jobs.get_mut(&job) else { return };
-        pool.starting = pool.starting.saturating_sub(1);
-        pool.failures = pool.failures.saturating_add(1);
-        if pool.failures < self.options.max_start_failures {
+    pub(crate) fn note_failed_start(
+        &mut self,
+        now: Duration,
+        key: PoolKey,
+        reason: &str,
+        is_final: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let pool = self.pools.get_mut(&key).expect("the caller has looked it up");
+        if !pool.starts.failed(now, &self.options, is_final) {
             return;
         }
         for waiting in std::mem::take(&mut pool.awaiting) {
@@ -101,14 +131,16 @@ impl Scheduler {
                     effects.push(Effect::RejectLease {
                         client,
                         request,
-                        reason: reason.clone(),
+                        pool: key,
+                        reason: reason.to_owned(),
                     });
                 }
                 Wanted::Actor(actor) => {
                     self.actors.remove(&actor);
                     effects.push(Effect::RejectActor {
                         actor,
-                        reason: reason.clone(),
+                        pool: key,
+                        reason: reason.to_owned(),
                     });
                 }
             }
@@ -116,35 +148,42 @@ impl Scheduler {
     }
 
     pub(crate) fn size_pools(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        let mut jobs: Vec<JobKey> = self.jobs.keys().copied().collect();
-        jobs.sort_unstable();
-        for job in jobs {
-            self.size_pool(now, job, effects);
+        let mut pools: Vec<PoolKey> = self.pools.keys().copied().collect();
+        pools.sort_unstable();
+        for key in pools {
+            self.size_pool(now, key, effects);
         }
     }
 
-    fn size_pool(&mut self, now: Duration, job: JobKey, effects: &mut Vec<Effect>) {
-        let wanted_idle = self.wanted_idle(job);
-        let pool = self.jobs.get_mut(&job).expect("the caller lists the jobs");
-        if !pool.alive && pool.workers == 0 && pool.starting == 0 && pool.awaiting.is_empty() {
-            self.jobs.remove(&job);
+    fn size_pool(&mut self, now: Duration, key: PoolKey, effects: &mut Vec<Effect>) {
+        let wanted_idle = self.wanted_idle(key);
+        let pool = self.pools.get_mut(&key).expect("the caller lists the pools");
+        if !pool.is_kept && pool.workers == 0 && pool.starts.under_way == 0 && pool.awaiting.is_empty() {
+            // What is known of failed starts is kept as long as it matters.
+            if pool.starts.is_paused() && now < pool.starts.not_before() {
+                let due = pool.starts.not_before();
+                return self.look_again(due);
+            }
+            self.pools.remove(&key);
+            if key.env != EnvKey::JOB {
+                effects.push(Effect::PoolEmptied { pool: key });
+            }
             return;
         }
-        // Where starts keep failing, only real need tries again: a spare would fail for ever.
-        let may_spare = pool.failures < self.options.max_start_failures;
-        let spare = if may_spare {
-            wanted_idle.saturating_sub(pool.idle.len())
-        } else {
-            0
-        };
-        let target = (pool.awaiting.len() + spare).min(self.options.max_starting);
-        while pool.starting < target {
-            pool.starting += 1;
-            effects.push(Effect::StartWorker { job });
+        let needed = pool.awaiting.len();
+        let spare = wanted_idle.saturating_sub(pool.idle.len());
+        for _ in 0..pool.starts.room(now, needed, spare, &self.options) {
+            pool.starts.under_way += 1;
+            effects.push(Effect::StartWorker { pool: key });
         }
         let surplus = pool.idle.len().saturating_sub(wanted_idle);
+        let paused = pool.starts.is_paused() && needed + spare > 0 && pool.starts.not_before() > now;
+        let not_before = pool.starts.not_before();
         let not_needed = pool.idle.iter().filter(|worker| !self.workers[worker].needed);
         let oldest: Vec<WorkerKey> = not_needed.take(surplus).copied().collect();
+        if paused {
+            self.look_again(not_before);
+        }
         for worker in oldest {
             let WorkerState::Idle { since } = self.workers[&worker].state else {
                 unreachable!("SCH-2: the idle list holds idle workers")
@@ -162,14 +201,14 @@ impl Scheduler {
         }
     }
 
-    fn wanted_idle(&self, job: JobKey) -> usize {
-        if !self.jobs[&job].alive {
+    fn wanted_idle(&self, key: PoolKey) -> usize {
+        if !self.pools[&key].is_kept {
             return 0;
         }
         let computing = self
             .leases
             .values()
-            .filter(|lease| !lease.holding.cpu_lent && self.workers[&lease.worker].job == job)
+            .filter(|lease| !lease.holding.cpu_lent && self.workers[&lease.worker].pool == key)
             .count();
         self.cpus.saturating_sub(computing).max(1)
     }

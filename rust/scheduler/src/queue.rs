@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ray_rs_types::{ActorId, ResourceSet};
 
-use crate::event::{ClientKey, JobKey, RequestKey};
+use crate::event::{ClientKey, EnvKey, JobKey, RequestKey};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Source {
@@ -15,11 +15,12 @@ pub(crate) enum Source {
     Actors(JobKey),
 }
 
-/// A queue is a source and a resource shape; the turns are taken among queues.
+/// A queue is a source, a resource shape and an environment; the turns are taken among queues.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct QueueKey {
     pub source: Source,
     pub shape: Arc<ResourceSet>,
+    pub env: EnvKey,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

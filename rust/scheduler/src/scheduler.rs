@@ -9,9 +9,9 @@ use ray_rs_types::{ActorId, ResourceSet};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::effect::{Effect, StopReason};
-use crate::event::{ActorDemand, ClientKey, Event, JobKey, LeaseKey, LeaseRequest, WorkerKey};
+use crate::event::{ActorDemand, ClientKey, EnvKey, Event, JobKey, LeaseKey, LeaseRequest, PoolKey, WorkerKey};
 use crate::ledger::{Holding, Ledger};
-use crate::pool::JobPool;
+use crate::pool::Pool;
 use crate::queue::{Item, Queue, QueueKey, Source, Wanted};
 
 /// The scheduler's knobs.
@@ -27,10 +27,15 @@ pub struct Options {
     pub passed_over_limit: u32,
     /// Leases without a CPU are limited by this number only, as they cost a process each.
     pub max_leases_without_cpu: usize,
-    /// Worker processes of one job that may be starting at a time.
+    /// Worker processes of one pool that may be starting at a time.
     pub max_starting: usize,
     /// Starts that fail one after another before requests are rejected.
     pub max_start_failures: u32,
+    /// Pause after the first failed start; each further one doubles it, up to `longest_start_pause`.
+    pub first_start_pause: Duration,
+    pub longest_start_pause: Duration,
+    /// A worker that ends by itself so soon, before anybody used it, has failed to start.
+    pub young: Duration,
 }
 
 impl Default for Options {
@@ -43,6 +48,9 @@ impl Default for Options {
             max_leases_without_cpu: 256,
             max_starting: 16,
             max_start_failures: 3,
+            first_start_pause: Duration::from_millis(20),
+            longest_start_pause: Duration::from_secs(10),
+            young: Duration::from_secs(1),
         }
     }
 }
@@ -60,7 +68,7 @@ pub(crate) enum WorkerState {
 
 #[derive(Debug)]
 pub(crate) struct Worker {
-    pub job: JobKey,
+    pub pool: PoolKey,
     pub state: WorkerState,
     /// Who leased it last: between the two a lane is open already.
     pub last_client: Option<ClientKey>,
@@ -110,7 +118,7 @@ pub struct Scheduler {
     pub(crate) ledger: Ledger,
     /// Whole CPUs of the node: how many workers are kept ready.
     pub(crate) cpus: usize,
-    pub(crate) jobs: FxHashMap<JobKey, JobPool>,
+    pub(crate) pools: FxHashMap<PoolKey, Pool>,
     pub(crate) workers: FxHashMap<WorkerKey, Worker>,
     pub(crate) clients: FxHashMap<ClientKey, JobKey>,
     pub(crate) queues: FxHashMap<QueueKey, Queue>,
@@ -130,7 +138,7 @@ impl Scheduler {
             options,
             ledger: Ledger::new(total),
             cpus,
-            jobs: FxHashMap::default(),
+            pools: FxHashMap::default(),
             workers: FxHashMap::default(),
             clients: FxHashMap::default(),
             queues: FxHashMap::default(),
@@ -164,17 +172,22 @@ impl Scheduler {
                 self.clients.insert(client, job);
             }
             Event::ClientGone { client } => self.client_gone(client, effects),
-            Event::JobStarted { job } => self.jobs.entry(job).or_default().alive = true,
+            Event::JobStarted { job } => {
+                let pool = PoolKey { job, env: EnvKey::JOB };
+                self.pools.entry(pool).or_default().is_kept = true;
+            }
             Event::JobEnded { job } => self.job_ended(job, effects),
-            Event::WorkerStarted { worker, client, job } => self.worker_started(now, worker, client, job),
+            Event::WorkerStarted { worker, client, pool } => self.worker_started(now, worker, client, pool),
             Event::WorkerStays { worker } => self.worker_stays(now, worker, effects),
             Event::WorkerUnneeded { worker } => {
                 if let Some(worker) = self.workers.get_mut(&worker) {
                     worker.needed = false;
                 }
             }
-            Event::WorkerStartFailed { job, reason } => self.worker_start_failed(job, reason, effects),
-            Event::WorkerDied { worker } => self.worker_died(worker),
+            Event::WorkerStartFailed { pool, reason, is_final } => {
+                self.worker_start_failed(now, pool, &reason, is_final, effects);
+            }
+            Event::WorkerDied { worker } => self.worker_died(now, worker, effects),
             Event::LeaseRequested { client, request } => self.lease_requested(now, client, request, effects),
             Event::LeaseRequestCancelled { client, request } => self.withdraw(Wanted::Lease(client, request)),
             Event::LeaseReturned {
@@ -236,6 +249,7 @@ impl Scheduler {
         let key = QueueKey {
             source: Source::Client(client),
             shape: Arc::new(request.resources),
+            env: request.env,
         };
         let item = Item {
             wanted: Wanted::Lease(client, request.request),
@@ -252,6 +266,7 @@ impl Scheduler {
         let key = QueueKey {
             source: Source::Actors(demand.job),
             shape: Arc::new(demand.placement.clone()),
+            env: demand.env,
         };
         let item = Item {
             wanted: Wanted::Actor(demand.actor),
@@ -290,6 +305,9 @@ impl Scheduler {
         }
         let lease = self.end_lease(lease);
         if !worker_gone {
+            let pool = self.workers[&lease.worker].pool;
+            let pool = self.pools.get_mut(&pool).expect("a pool lives as long as its workers");
+            pool.starts.proved();
             return self.set_worker_state(lease.worker, WorkerState::Idle { since: now });
         }
         self.set_worker_state(lease.worker, WorkerState::Leaving);
@@ -350,9 +368,13 @@ impl Scheduler {
     }
 
     fn job_ended(&mut self, job: JobKey, effects: &mut Vec<Effect>) {
-        let Some(pool) = self.jobs.get_mut(&job) else { return };
-        pool.alive = false;
-        for worker in pool.idle.clone() {
+        let mut idle = Vec::new();
+        for (_, pool) in self.pools.iter_mut().filter(|(key, _)| key.job == job) {
+            pool.is_kept = false;
+            idle.extend_from_slice(&pool.idle);
+        }
+        idle.sort_unstable();
+        for worker in idle {
             self.set_worker_state(worker, WorkerState::Leaving);
             effects.push(Effect::StopWorker {
                 worker,
@@ -361,10 +383,11 @@ impl Scheduler {
         }
     }
 
-    fn worker_died(&mut self, worker: WorkerKey) {
-        let Some(state) = self.workers.get(&worker).map(|worker| worker.state) else {
+    fn worker_died(&mut self, now: Duration, worker: WorkerKey, effects: &mut Vec<Effect>) {
+        let Some((pool, state)) = self.workers.get(&worker).map(|worker| (worker.pool, worker.state)) else {
             return;
         };
+        let died_unused = self.died_unused(now, worker);
         match state {
             WorkerState::Leased(lease) => {
                 self.end_lease(lease);
@@ -377,22 +400,25 @@ impl Scheduler {
             WorkerState::Idle { .. } | WorkerState::Leaving => {}
         }
         self.set_worker_state(worker, WorkerState::Leaving);
-        let gone = self.workers.remove(&worker).expect("just looked up");
-        self.jobs
-            .get_mut(&gone.job)
+        self.workers.remove(&worker);
+        self.pools
+            .get_mut(&pool)
             .expect("a pool lives as long as its workers")
             .workers -= 1;
+        if died_unused {
+            self.note_failed_start(now, pool, "", false, effects);
+        }
     }
 
-    /// Changes a worker's role and keeps its job's list of idle workers true.
+    /// Changes a worker's role and keeps its pool's list of idle workers true.
     pub(crate) fn set_worker_state(&mut self, key: WorkerKey, state: WorkerState) {
         let worker = self
             .workers
             .get_mut(&key)
             .expect("SCH-2: roles are given to known workers");
         let pool = self
-            .jobs
-            .get_mut(&worker.job)
+            .pools
+            .get_mut(&worker.pool)
             .expect("a pool lives as long as its workers");
         if matches!(worker.state, WorkerState::Idle { .. }) {
             pool.idle.retain(|idle| *idle != key);
@@ -419,7 +445,7 @@ impl Scheduler {
             }
         }
         let mut released = Vec::new();
-        for pool in self.jobs.values_mut() {
+        for pool in self.pools.values_mut() {
             let (dropped, kept): (VecDeque<_>, VecDeque<_>) = pool
                 .awaiting
                 .drain(..)
@@ -441,6 +467,6 @@ impl Scheduler {
     }
 
     pub(crate) fn awaiting_workers(&self) -> impl Iterator<Item = &AwaitsWorker> {
-        self.jobs.values().flat_map(|pool| pool.awaiting.iter())
+        self.pools.values().flat_map(|pool| pool.awaiting.iter())
     }
 }

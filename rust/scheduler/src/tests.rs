@@ -17,7 +17,7 @@ struct World {
     next_worker: u64,
     next_request: u64,
     /// Worker starts ordered and not yet carried out.
-    starts: Vec<JobKey>,
+    starts: Vec<PoolKey>,
     auto_start: bool,
     granted: BTreeMap<LeaseKey, (ClientKey, RequestKey, WorkerKey, Vec<u32>)>,
     revoked: BTreeSet<LeaseKey>,
@@ -25,6 +25,7 @@ struct World {
     rejected: Vec<RequestKey>,
     stopped: Vec<(WorkerKey, StopReason)>,
     notices: Vec<String>,
+    emptied: Vec<PoolKey>,
     live: BTreeSet<WorkerKey>,
     /// Those that own something.
     owners: BTreeSet<WorkerKey>,
@@ -62,6 +63,7 @@ impl World {
             rejected: Vec::new(),
             stopped: Vec::new(),
             notices: Vec::new(),
+            emptied: Vec::new(),
             live: BTreeSet::new(),
             owners: BTreeSet::new(),
         };
@@ -101,7 +103,7 @@ impl World {
                     Effect::RevokeLease { lease, .. } => {
                         assert!(self.revoked.insert(lease), "asked back once only");
                     }
-                    Effect::StartWorker { job } => self.starts.push(job),
+                    Effect::StartWorker { pool } => self.starts.push(pool),
                     Effect::StopWorker { worker, reason }
                         if reason == StopReason::Surplus && self.owners.contains(&worker) =>
                     {
@@ -117,6 +119,7 @@ impl World {
                         self.actors.insert(actor, worker);
                     }
                     Effect::RejectActor { .. } => {}
+                    Effect::PoolEmptied { pool } => self.emptied.push(pool),
                     Effect::Notice { text, .. } => self.notices.push(text),
                 }
             }
@@ -127,22 +130,28 @@ impl World {
     }
 
     fn start_one(&mut self) -> Event {
-        let job = self.starts.remove(0);
+        let pool = self.starts.remove(0);
         self.next_worker += 1;
         let worker = WorkerKey(self.next_worker);
         self.live.insert(worker);
         let client = own_client(worker);
+        let job = pool.job;
         self.scheduler
             .on_event(self.now, Event::ClientJoined { client, job }, &mut Vec::new());
-        Event::WorkerStarted { worker, client, job }
+        Event::WorkerStarted { worker, client, pool }
     }
 
     fn request(&mut self, client: u64, resources: ResourceSet) -> RequestKey {
+        self.request_in(EnvKey::JOB, client, resources)
+    }
+
+    fn request_in(&mut self, env: EnvKey, client: u64, resources: ResourceSet) -> RequestKey {
         self.next_request += 1;
         let request = RequestKey(self.next_request);
         let request_of = LeaseRequest {
             request,
             resources,
+            env,
             task_name: "f".to_owned(),
         };
         self.on(Event::LeaseRequested {
@@ -406,6 +415,7 @@ fn nobody_waits_for_what_actors_hold_for_ever() {
     let demand = ActorDemand {
         actor: actor_id(1),
         job: job(1),
+        env: EnvKey::JOB,
         placement: cpus(1.0),
         running: cpus(1.0),
         class_name: "Keeper".to_owned(),
@@ -433,6 +443,7 @@ fn an_actor_is_placed_with_one_cpu_and_runs_with_none() {
         let demand = ActorDemand {
             actor: actor_id(number),
             job: job(1),
+            env: EnvKey::JOB,
             placement: cpus(1.0),
             running: ResourceSet::new(),
             class_name: "A".to_owned(),
@@ -515,18 +526,90 @@ fn workers_that_do_not_start_reject_requests_with_the_reason() {
         assert_eq!(world.rejected.is_empty(), failures < 3);
         failures += 1;
         assert!(failures < 10, "it does not try for ever");
-        world.starts.remove(0);
+        let pool = world.starts.remove(0);
         world.on(Event::WorkerStartFailed {
-            job: job(1),
+            pool,
             reason: "no python".to_owned(),
+            is_final: false,
         });
+        world.advance(MS * 50);
     }
     assert_eq!(world.rejected, [waiting]);
+    assert_eq!(failures, 3);
     let retried = world.request(0, cpus(0.5));
-    assert_eq!(world.starts.len(), 1, "real need tries again");
+    world.advance(MS * 500);
+    assert_eq!(world.starts.len(), 1, "real need tries again, once");
     let event = world.start_one();
     world.on(event);
     assert!(world.lease(retried).is_some());
+}
+
+#[test]
+fn workers_that_die_unused_are_replaced_more_and_more_slowly() {
+    let mut world = World::new(cpus(2.0));
+    let mut forks = 0;
+    while world.now < Duration::from_secs(60) {
+        for worker in world.live.clone() {
+            forks += 1;
+            world.kill(worker);
+        }
+        world.advance(MS * 5);
+    }
+    assert!(forks <= 5, "{forks} forks that nobody asked for");
+    let wanted = world.request(0, cpus(1.0));
+    assert!(world.lease(wanted).is_some(), "real need tries again");
+}
+
+#[test]
+fn environments_share_no_worker_and_keep_none_for_long() {
+    let mut world = World::new(cpus(4.0));
+    let before = world.live.clone();
+    let first = world.request_in(EnvKey(1), 0, cpus(1.0));
+    let second = world.request_in(EnvKey(2), 0, cpus(1.0));
+    let own = world.request(0, cpus(1.0));
+    let worker = |world: &World, request| world.granted[&world.lease(request).expect("granted")].2;
+    let (in_first, in_second) = (worker(&world, first), worker(&world, second));
+    assert!(!before.contains(&in_first) && !before.contains(&in_second) && in_first != in_second);
+    assert!(before.contains(&worker(&world, own)));
+    let lease = world.lease(first).expect("granted");
+    world.give_back(lease);
+    let again = world.request_in(EnvKey(1), 1, cpus(1.0));
+    assert_eq!(worker(&world, again), in_first, "of the same environment");
+    let lease = world.lease(again).expect("granted");
+    world.give_back(lease);
+    world.advance(Duration::from_secs(5));
+    assert!(!world.live.contains(&in_first));
+    let emptied = PoolKey {
+        job: job(1),
+        env: EnvKey(1),
+    };
+    assert_eq!(world.emptied, [emptied]);
+    assert!(world.live.contains(&in_second));
+}
+
+#[test]
+fn an_environment_that_cannot_be_made_fails_those_who_ask_for_it_and_no_others() {
+    let mut world = World::new(cpus(4.0));
+    world.auto_start = false;
+    let broken = world.request_in(EnvKey(1), 0, cpus(1.0));
+    let fine = world.request_in(EnvKey(2), 0, cpus(1.0));
+    let pool = PoolKey {
+        job: job(1),
+        env: EnvKey(1),
+    };
+    assert!(world.starts.contains(&pool));
+    world.starts.retain(|start| *start != pool);
+    world.on(Event::WorkerStartFailed {
+        pool,
+        reason: "no such package".to_owned(),
+        is_final: true,
+    });
+    assert_eq!(world.rejected, [broken]);
+    while world.lease(fine).is_none() {
+        let event = world.start_one();
+        world.on(event);
+    }
+    assert_eq!(world.scheduler.available(), &cpus(3.0));
 }
 
 #[test]
@@ -542,6 +625,7 @@ fn an_ended_job_keeps_no_workers_but_serves_its_detached_actors() {
     let demand = ActorDemand {
         actor: actor_id(1),
         job: job(1),
+        env: EnvKey::JOB,
         placement: cpus(1.0),
         running: cpus(1.0),
         class_name: "Detached".to_owned(),
@@ -556,6 +640,7 @@ enum Step {
     Request {
         client: u64,
         shape: usize,
+        env: u32,
     },
     Return {
         pick: usize,
@@ -617,7 +702,7 @@ fn step() -> impl Strategy<Value = Step> {
     let shape = 0..shapes().len();
     let pick = 0..64usize;
     prop_oneof![
-        6 => (0..3u64, shape.clone()).prop_map(|(client, shape)| Step::Request { client, shape }),
+        6 => (0..3u64, shape.clone(), 0..3u32).prop_map(|(client, shape, env)| Step::Request { client, shape, env: env.saturating_sub(1) }),
         4 => pick.clone().prop_map(|pick| Step::Return { pick }),
         1 => pick.clone().prop_map(|pick| Step::ReturnGone { pick }),
         1 => (0..8u64, 0..3u64).prop_map(|(back, client)| Step::Cancel { back, client }),
@@ -646,8 +731,8 @@ impl World {
             (!leases.is_empty()).then(|| leases[pick % leases.len()])
         };
         match step {
-            Step::Request { client, shape } => {
-                self.request(client, shapes()[shape].clone());
+            Step::Request { client, shape, env } => {
+                self.request_in(EnvKey(env), client, shapes()[shape].clone());
             }
             Step::Return { pick } => {
                 if let Some(lease) = picked(self, pick) {
@@ -690,6 +775,7 @@ impl World {
             } => self.on(Event::ActorRequested(ActorDemand {
                 actor: actor_id(number),
                 job: job(1),
+                env: EnvKey(u32::from(number) % 2),
                 placement: shapes()[placement].clone(),
                 running: shapes()[running].clone(),
                 class_name: "A".to_owned(),
@@ -712,10 +798,11 @@ impl World {
             }),
             Step::Start { fails } => {
                 if fails && !self.starts.is_empty() {
-                    let job = self.starts.remove(0);
+                    let pool = self.starts.remove(0);
                     self.on(Event::WorkerStartFailed {
-                        job,
+                        pool,
                         reason: "test".to_owned(),
+                        is_final: false,
                     });
                 } else if !self.starts.is_empty() {
                     let event = self.start_one();

@@ -97,8 +97,9 @@ impl Lifecycle {
                 actor,
                 incarnation,
                 message,
+                environment_failed,
             } => {
-                self.start_failed(actor, incarnation, message, effects);
+                self.start_failed(actor, incarnation, message, environment_failed, effects);
             }
             Event::Started { actor, incarnation } => self.started(actor, incarnation, effects),
             Event::ConstructorFailed {
@@ -363,7 +364,14 @@ impl Lifecycle {
         effects.push(Effect::Publish { actor });
     }
 
-    fn start_failed(&mut self, actor: ActorId, incarnation: u32, message: String, effects: &mut Vec<Effect>) {
+    fn start_failed(
+        &mut self,
+        actor: ActorId,
+        incarnation: u32,
+        message: String,
+        environment_failed: bool,
+        effects: &mut Vec<Effect>,
+    ) {
         let Some(entry) = self
             .actors
             .get_mut(&actor)
@@ -374,13 +382,17 @@ impl Lifecycle {
         let State::Starting { attempts, .. } = entry.state else {
             return;
         };
-        if attempts + 1 < MAX_START_ATTEMPTS {
+        if attempts + 1 < MAX_START_ATTEMPTS && !environment_failed {
             entry.state = State::WaitingForNode { attempts: attempts + 1 };
             effects.push(Effect::ChooseNode { actor });
         } else {
             // The node has nothing left to stop.
             entry.state = State::WaitingForNode { attempts };
-            self.end(actor, Death::CannotBeScheduled(message), false, effects);
+            let death = match environment_failed {
+                true => Death::EnvironmentFailed(message),
+                false => Death::CannotBeScheduled(message),
+            };
+            self.end(actor, death, false, effects);
         }
     }
 
@@ -570,7 +582,10 @@ impl Lifecycle {
             Death::OwnerDied(_) => "the actor's owner has ended",
             Death::CreationFailed { .. } => "the actor's constructor raised",
             Death::OutOfScope => "no handle to the actor is left",
-            Death::WorkerDied(_) | Death::ExitedItself(_) | Death::CannotBeScheduled(_) => NOT_WANTED,
+            Death::WorkerDied(_)
+            | Death::ExitedItself(_)
+            | Death::CannotBeScheduled(_)
+            | Death::EnvironmentFailed(_) => NOT_WANTED,
         };
         self.stop(actor, graceful, reason, effects);
         self.bury(actor, death, effects);

@@ -436,6 +436,7 @@ fn a_node_that_cannot_start_it_is_asked_again_and_then_no_more() {
         actor: actor(1),
         incarnation: 0,
         message: "no memory".to_owned(),
+        environment_failed: false,
     };
     for _ in 0..2 {
         assert_eq!(story.event(failed()), [choose()]);
@@ -445,6 +446,17 @@ fn a_node_that_cannot_start_it_is_asked_again_and_then_no_more() {
     assert_eq!(story.death(), Some(Death::CannotBeScheduled("no memory".to_owned())));
     assert!(story.0.forget(actor(1)));
     assert!(story.0.status(actor(1)).is_none());
+
+    let mut story = Story::starting(3);
+    let broken = Event::StartFailed {
+        actor: actor(1),
+        incarnation: 0,
+        message: "no such package".to_owned(),
+        environment_failed: true,
+    };
+    assert_eq!(story.event(broken), [persist(), publish(), release()], "no second try");
+    let why = Death::EnvironmentFailed("no such package".to_owned());
+    assert_eq!(story.death(), Some(why));
 }
 
 #[test]
@@ -517,7 +529,7 @@ fn any_event() -> impl Strategy<Value = Event> {
             Event::Assigned { actor, incarnation, worker }
         }),
         2 => (id(), 0..3u32).prop_map(|(actor, incarnation)| {
-            Event::StartFailed { actor, incarnation, message: String::new() }
+            Event::StartFailed { actor, incarnation, message: String::new(), environment_failed: false }
         }),
         4 => (id(), 0..3u32).prop_map(|(actor, incarnation)| Event::Started { actor, incarnation }),
         1 => (id(), 0..3u32).prop_map(|(actor, incarnation)| {

@@ -38,11 +38,12 @@ pub enum Event {
         incarnation: u32,
         worker: WorkerAddress,
     },
-    /// The node could not give it one.
+    /// The node could not give it one; `environment_failed`: nor could it at another try.
     StartFailed {
         actor: ActorId,
         incarnation: u32,
         message: String,
+        environment_failed: bool,
     },
     /// The constructor returned.
     Started {
@@ -114,11 +115,16 @@ pub enum Effect {
 pub enum Death {
     WorkerDied(String),
     Killed,
-    CreationFailed { message: String, error: Vec<u8> },
+    CreationFailed {
+        message: String,
+        error: Vec<u8>,
+    },
     OutOfScope,
     ExitedItself(String),
     OwnerDied(String),
     CannotBeScheduled(String),
+    /// Its runtime environment can't be made.
+    EnvironmentFailed(String),
 }
 
 /// What a follower of the actor needs to know.

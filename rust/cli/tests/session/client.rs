@@ -100,6 +100,7 @@ impl Client {
             pid: std::process::id(),
             driver_config,
             fork_token: 0,
+            set_up_follows: false,
         };
         self.send(To::Register(register)).await;
     }

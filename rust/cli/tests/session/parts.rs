@@ -154,6 +154,7 @@ fn worker() {
         pid,
         driver_config: Vec::new(),
         fork_token: token,
+        set_up_follows: false,
     };
     wire.send(To::Register(register));
     let Some(From::Registered(registered)) = wire.receive() else {

@@ -239,6 +239,7 @@ impl State {
                     actor,
                     incarnation,
                     message,
+                    environment_failed: failed.environment_failed,
                 });
             }
             Some(Report::WorkerDied(died)) => {
