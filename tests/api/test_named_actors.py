@@ -1,7 +1,9 @@
 """Named and detached actors, namespaces, `get_actor`, `get_if_exists`."""
 
+import os
+
 import pytest
-from under_test import exceptions, ray, run_driver, wait_until
+from under_test import exceptions, ray, ray_rs_only, run_driver, wait_until
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -153,3 +155,36 @@ def test_detached_actors_outlive_their_handles_and_their_driver():
     assert ray.get(kept.get.remote()) == "kept value"
     ray.kill(kept)
     wait_until(lambda: name_is_free("kept"), "the name to be free")
+
+
+@ray_rs_only("the zygote is ray_rs's own")
+def test_a_job_is_forgotten_when_its_last_detached_actor_has_ended():
+    context = ray.get_runtime_context()
+    run_driver(
+        f"""
+        ray.init(address={context.gcs_address!r}, namespace="tests")
+
+        @ray.remote(max_restarts=-1, max_task_retries=-1, runtime_env={{"env_vars": {{"RRT_LASTING": "yes"}}}})
+        class Box:
+            def where(self):
+                import os
+                return os.getpid(), os.getppid(), os.environ["RRT_LASTING"]
+
+            def die(self):
+                import os
+                os._exit(1)
+
+        lasting = Box.options(name="lasting", lifetime="detached").remote()
+        ray.get(lasting.where.remote())
+        """
+    )
+    lasting = ray.get_actor("lasting")
+    first, _, _ = ray.get(lasting.where.remote())
+    lasting.die.options(max_task_retries=0).remote()
+    wait_until(lambda: not os.path.exists(f"/proc/{first}"), "the end of the actor's first process")
+    # Its job has ended: what restarts it is there for it alone.
+    second, zygote, variable = ray.get(lasting.where.remote())
+    assert (second != first, variable) == (True, "yes")
+    assert os.path.exists(f"/proc/{zygote}")
+    ray.kill(lasting)
+    wait_until(lambda: not os.path.exists(f"/proc/{zygote}"), "the end of what would restart it")

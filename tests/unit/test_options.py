@@ -37,7 +37,7 @@ def test_every_option_takes_its_default(name):
         ({"max_retries": -2}, ValueError, "-1 represents infinity"),
         ({"max_calls": -1}, ValueError, "only accepts None, 0 or a positive integer"),
         ({"retry_exceptions": [int]}, ValueError, "either a boolean or a list of exceptions"),
-        ({"runtime_env": {"pip": ["x"]}}, NotImplementedError, "'runtime_env' is not supported"),
+        ({"runtime_env": {"pip": ["x"], "uv": ["y"]}}, ValueError, "at the same time"),
         ({"object_store_memory": 1}, ValueError, "not implemented"),
     ],
     ids=str,

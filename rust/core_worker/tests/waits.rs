@@ -112,6 +112,7 @@ impl Raylet {
     fn order_exit(&self) {
         let exit = v1::Exit {
             graceful: true,
+            unless_needed: false,
             reason: "a test".to_owned(),
         };
         let body = Some(v1::from_raylet::Body::Exit(exit));
