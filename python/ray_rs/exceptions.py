@@ -491,7 +491,10 @@ class NodeDiedError(RayError):
 
 
 class OutOfMemoryError(RayError):
-    """The worker was ended because its node ran out of memory."""
+    """The worker was ended because its node ran out of memory.
+
+    The text says what the node used, which processes used most of it, and what to try.
+    """
 
 
 class RuntimeEnvSetupError(RayError):

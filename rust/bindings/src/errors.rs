@@ -91,6 +91,7 @@ pub fn from_failure(py: Python<'_>, failure: Failure, object: Option<ObjectId>) 
             let hex = object.map(|id| id.hex()).unwrap_or_default();
             made(py, &imports::OBJECT_LOST, (hex, owner_died, message))
         }
+        Failure::OutOfMemory { message } => made(py, &imports::OUT_OF_MEMORY, (message,)),
         Failure::StoreFull { message } => made(py, &imports::STORE_FULL, (message,)),
         Failure::Cancelled { task_id, timed_out } => made(py, &imports::TASK_GIVEN_UP, (task_id.hex(), timed_out)),
         // Nobody gets hold of it: iteration ends there.

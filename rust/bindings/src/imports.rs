@@ -70,6 +70,7 @@ pub static ACTOR_EXISTS: Name = Name::new("ray_rs.exceptions", "ActorAlreadyExis
 pub static HANDLE_NOT_FOUND: Name = Name::new("ray_rs.exceptions", "ActorHandleNotFoundError");
 pub static PENDING_CALLS_LIMIT: Name = Name::new("ray_rs.exceptions", "PendingCallsLimitExceeded");
 pub static WORKER_CRASHED: Name = Name::new("ray_rs.exceptions", "_worker_crashed");
+pub static OUT_OF_MEMORY: Name = Name::new("ray_rs.exceptions", "OutOfMemoryError");
 pub static ACTOR_DIED: Name = Name::new("ray_rs.exceptions", "_actor_died");
 pub static ACTOR_UNAVAILABLE: Name = Name::new("ray_rs.exceptions", "_actor_unavailable");
 pub static ENVIRONMENT_FAILED: Name = Name::new("ray_rs.exceptions", "RuntimeEnvSetupError");

@@ -238,6 +238,7 @@ impl State {
             max_calls: 0,
             definition: Vec::new(),
             concurrency_group: spec.group.to_string(),
+            no_retry: true,
         };
         self.send_on(lane, Kind::DefineFunction, &message, 0);
         index

@@ -8,7 +8,7 @@
 //! One whose main thread has not noticed within [`GRACE`] (it is in a C function that looks for no signals) is ended.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ray_rs_dispatch::{Event, TaskKey as DispatchKey};
 use ray_rs_lanes::PROGRESS;
@@ -40,6 +40,9 @@ pub(crate) struct Running {
     pub lane: PeerIndex,
     pub seq: u64,
     pub unique: u64,
+    /// Its number on the lane.
+    pub function: u32,
+    pub started: Instant,
     pub cancelled: bool,
     /// Of a generator: the items that were taken of it.
     pub consumed: u32,

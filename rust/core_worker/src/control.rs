@@ -251,6 +251,7 @@ impl State {
                 });
             }
             Body::ClusterViewReply(reply) => self.answered(reply.request_id, Answer::Cluster(reply)),
+            Body::LookAtTasks(look) => self.say_what_runs(look.request_id),
             Body::StoreStatsReply(reply) => self.answered(reply.request_id, Answer::Store(reply)),
         }
     }

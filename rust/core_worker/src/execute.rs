@@ -236,10 +236,13 @@ impl State {
                 Ok(actor) => actor,
                 Err(_) => ActorId::nil_of(callee.job_id),
             };
+            let started = Instant::now();
             self.execution.running.push(Running {
                 lane,
                 seq: task.seq,
                 unique: task.task_unique,
+                function: task.function,
+                started,
                 cancelled: false,
                 consumed: 0,
             });
@@ -258,7 +261,7 @@ impl State {
                 reply: ReplyTo {
                     lane,
                     seq: task.seq,
-                    started: Instant::now(),
+                    started,
                     arg_refs,
                 },
             })));
@@ -401,6 +404,7 @@ impl Callee {
             job_id: JobId::from_bytes(&definition.job_id).unwrap_or(job),
             retry_exceptions: definition.retry_exceptions,
             max_calls: definition.max_calls,
+            no_retry: definition.no_retry,
             definition: definition.definition,
             group: definition.concurrency_group.into(),
             binding_slot: AtomicU32::new(0),

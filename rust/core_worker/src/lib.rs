@@ -23,6 +23,7 @@ mod events;
 mod execute;
 mod frames;
 mod host;
+mod memory_retries;
 mod model;
 mod objects;
 mod peers;

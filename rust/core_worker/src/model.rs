@@ -291,6 +291,8 @@ pub struct Callee {
     pub job_id: JobId,
     pub retry_exceptions: Vec<u8>,
     pub max_calls: u32,
+    /// It is not run again when its worker ends.
+    pub no_retry: bool,
     /// The concurrency group that runs a method; empty: the default one.
     pub group: Box<str>,
     /// The pickled function, if its owner sent it along.
@@ -395,6 +397,10 @@ pub enum Failure {
     },
     /// The store could not hold the value.
     StoreFull {
+        message: String,
+    },
+    /// Its worker was ended since its node's memory ran out.
+    OutOfMemory {
         message: String,
     },
     /// It was given up before it ended.

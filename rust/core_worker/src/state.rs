@@ -25,6 +25,7 @@ use crate::actors::ActorTarget;
 use crate::events::TaskEvents;
 use crate::execute::Execution;
 use crate::frames;
+use crate::memory_retries::MemoryRetries;
 use crate::model::{Failure, FunctionSpec, HostEvent, Location, MethodSpec, StoredValue, ValueData};
 use crate::peers::Peers;
 use crate::stream::Stream;
@@ -150,6 +151,7 @@ pub(crate) struct State {
     pub limited_streams: FxHashSet<u64>,
     /// When tasks are over their time: (when, key, number of the task).
     pub time_limits: BinaryHeap<Reverse<(Duration, u32, u64)>>,
+    pub memory_retries: MemoryRetries,
     /// Number of the task whose thread is to be interrupted; 0: none. Shared with `CoreWorker`.
     pub interrupted: Arc<AtomicU64>,
 }
@@ -214,6 +216,7 @@ impl State {
             streams: FxHashMap::default(),
             limited_streams: FxHashSet::default(),
             time_limits: BinaryHeap::new(),
+            memory_retries: MemoryRetries::from_env(),
             interrupted: Arc::new(AtomicU64::new(0)),
         };
         state.put_task = state.fresh_task_id(ActorId::nil_of(job));
@@ -424,7 +427,10 @@ impl State {
     pub fn next_deadline(&self) -> Option<Duration> {
         let mut deadline = self.dispatch.next_deadline();
         let limit = self.time_limits.peek().map(|Reverse((at, _, _))| *at);
-        for at in [limit, self.interrupt_deadline()].into_iter().flatten() {
+        for at in [limit, self.interrupt_deadline(), self.memory_retries.next_due()]
+            .into_iter()
+            .flatten()
+        {
             deadline = Some(deadline.map_or(at, |other| other.min(at)));
         }
         if let Some(at) = self.events.flush_at() {
@@ -445,6 +451,7 @@ impl State {
         }
         self.cancel_overdue(now);
         self.end_if_deaf(now);
+        self.run_memory_retries(now);
         if let Some(batch) = self.events.take_if_due(now) {
             self.tell_gcs("AddTaskEvents", &batch);
         }

@@ -48,6 +48,8 @@ pub(crate) struct Spec {
     pub cancelled: Option<Cancelled>,
     /// A generator.
     pub streaming: bool,
+    /// How often it ran again after its worker was ended for want of memory.
+    pub memory_retries: u16,
     pub backpressure: u32,
 }
 
@@ -147,7 +149,7 @@ impl State {
         }
     }
 
-    fn enqueue(&mut self, key: TaskKey, function: FunctionIndex) {
+    pub fn enqueue(&mut self, key: TaskKey, function: FunctionIndex) {
         if self.is_given_up(key) {
             return self.end_cancelled(key);
         }
@@ -434,6 +436,7 @@ impl State {
             max_calls: spec.max_calls,
             definition: spec.definition.to_vec(),
             concurrency_group: String::new(),
+            no_retry: spec.max_retries == 0,
         };
         self.send_on(lane, Kind::DefineFunction, &message, 0);
         index
@@ -706,6 +709,10 @@ impl State {
                 self.end_cancelled(key);
                 continue;
             }
+            if let Some(end) = &report.out_of_memory {
+                self.ended_for_memory(key, function, end.may_retry, report);
+                continue;
+            }
             let crash = telling::crash(&name, report);
             self.tell_of_crash(crash.clone());
             if self.owner.may_retry(key) {
@@ -791,6 +798,7 @@ pub(crate) fn split(
             parent,
             cancelled: None,
             streaming: false,
+            memory_retries: 0,
             backpressure: 0,
         },
         deps,

@@ -14,7 +14,9 @@ impl State {
     pub fn tell_of_unseen_error(&mut self, error: &StoredValue) {
         // What befell a worker is news; an actor's end was told when it came.
         let is_news = match &error.data {
-            ValueData::Failed(failure) => matches!(&**failure, Failure::WorkerCrashed { .. }),
+            ValueData::Failed(failure) => {
+                matches!(&**failure, Failure::WorkerCrashed { .. } | Failure::OutOfMemory { .. })
+            }
             ValueData::Empty | ValueData::Inline(_) | ValueData::Arena(_) => true,
         };
         if let Some(read) = self.readable(error).filter(|_| is_news) {

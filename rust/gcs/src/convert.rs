@@ -109,6 +109,7 @@ pub fn end_of_process(report: Option<&v1::DeathReport>) -> String {
     };
     let mut text = match report.signal {
         0 => format!("its process (pid {}) exited with code {}", report.pid, report.exit_code),
+        9 if report.out_of_memory.is_some() => format!("its process (pid {}) was ended", report.pid),
         9 => format!(
             "its process (pid {}) was killed (SIGKILL): by the kernel for want of memory, or by a user",
             report.pid

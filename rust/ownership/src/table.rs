@@ -621,6 +621,13 @@ impl<V: Contains, S> OwnerTable<V, S> {
         true
     }
 
+    /// A try came to nothing by no fault of the task's: it runs once more, and no retry is used.
+    pub fn tried_for_free(&mut self, key: TaskKey) {
+        if let Some(task) = self.tasks.get_mut(key.0) {
+            task.attempt += 1;
+        }
+    }
+
     pub fn reference_count(&self) -> usize {
         self.entries.len()
     }

@@ -12,6 +12,7 @@ use rustc_hash::FxHashMap;
 
 use crate::input::{ConnKey, Input, Token};
 use crate::raylet::Raylet;
+use crate::workers::Hosts;
 use crate::workers::Leave;
 
 /// A handle may travel faster than its actor's registration: so long, unknown is not dead.
@@ -181,10 +182,15 @@ impl Raylet {
             .get_mut(&actor)
             .expect("the scheduler places actors that were asked for");
         let incarnation = hosted.incarnation;
+        let now = self.started.elapsed();
         hosted.worker = Some(token);
         let spec = hosted.spec.take();
         let worker = self.workers.get_mut(&token).expect("it has an address");
         worker.actor = Some((actor, incarnation));
+        worker.hosts = Some(Hosts {
+            since: now,
+            restartable: spec.as_ref().is_some_and(|spec| spec.max_restarts != 0),
+        });
         if let Some(client) = worker.conn.and_then(|conn| self.clients.get(&conn)) {
             let start = v1::StartActor {
                 actor_id: actor.0.to_vec(),

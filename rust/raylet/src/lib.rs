@@ -19,6 +19,7 @@
 //! | [`gcs_link`] | the stream to the control store, and clients' calls to it |
 //! | [`object_service`] | extents of the arena, and pages made ready ahead of demand |
 //! | [`logs`] | what workers print, cut into lines and sent to their driver |
+//! | [`memory`] | what the node and its workers use of its memory, and the ends that follow when it runs short |
 //!
 //! Promises:
 //! * `RAY-1` a client's end of file is its death: what it held is free at once, whatever its process still does.
@@ -26,7 +27,7 @@
 //! * `RAY-3` what a worker has printed before its task's reply reaches the driver before the flush that the driver asks
 //!   for is answered.
 //!
-//! Deliberately absent: other nodes, spilling, memory watching.
+//! Deliberately absent: other nodes, spilling.
 
 mod actors;
 mod clients;
@@ -38,6 +39,7 @@ mod input;
 mod jobs;
 mod leases;
 mod logs;
+mod memory;
 mod object_service;
 mod raylet;
 mod reaper;

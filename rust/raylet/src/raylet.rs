@@ -24,6 +24,7 @@ use crate::gcs_link::GcsLink;
 use crate::input::{ConnKey, Input, Inputs, Token, ZygoteKey};
 use crate::jobs::Job;
 use crate::logs::{LogAgent, Sink};
+use crate::memory::Memory;
 use crate::object_service::ObjectService;
 use crate::timers::{Timer, Timers};
 use crate::workers::{Deaths, WorkerProcess};
@@ -71,6 +72,7 @@ pub(crate) struct Raylet {
     pub spin: Arc<SpinTable>,
     pub spin_fd: OwnedFd,
     pub logs: LogAgent,
+    pub memory: Memory,
     told_available: ResourceSet,
     heartbeat_set: bool,
     last_heartbeat: Instant,
@@ -109,6 +111,7 @@ pub async fn run(config: RayletConfig, listener: OwnedFd) -> anyhow::Result<()> 
             () = sleep_until(due) => {}
         }
         raylet.take_timers();
+        raylet.watch_memory();
         raylet.heartbeat_if_changed();
     }
     tracing::debug!(why = raylet.ended.unwrap_or_default(), "the session ends");
@@ -212,6 +215,7 @@ impl Raylet {
             spin: Arc::new(spin),
             spin_fd,
             logs,
+            memory: Memory::from_env(),
             heartbeat_set: false,
             last_heartbeat: Instant::now(),
             ended: None,
@@ -229,7 +233,8 @@ impl Raylet {
 
     fn next_due(&self) -> Option<Instant> {
         let decision = self.scheduler.next_deadline().map(|deadline| self.started + deadline);
-        [decision, self.timers.next_due()].into_iter().flatten().min()
+        let memory = self.memory.next_deadline().map(|deadline| self.started + deadline);
+        [decision, memory, self.timers.next_due()].into_iter().flatten().min()
     }
 
     fn take(&mut self, input: Input) {
@@ -283,6 +288,7 @@ impl Raylet {
                 }
                 Timer::EnvironmentUnused(pool, uses) => self.environment_unused(pool, uses),
                 Timer::LookAtOrphans => self.end_orphans(),
+                Timer::AnswersOverdue => self.look_at_workers_is_over(),
                 Timer::Heartbeat => self.heartbeat(),
             }
         }

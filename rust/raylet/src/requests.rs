@@ -101,6 +101,11 @@ impl Raylet {
             }
             // Names travel in the files themselves, so that they keep their place among the lines.
             To::LogContext(_) => {}
+            To::RunningTasks(answer) => {
+                if let Role::Worker(token) = role {
+                    self.worker_says_what_runs(token, answer);
+                }
+            }
             To::Shutdown(v1::Shutdown {}) => self.client_says_goodbye(conn),
             To::ClusterView(request) => outbox.send(From::ClusterViewReply(v1::ClusterViewReply {
                 request_id: request.request_id,

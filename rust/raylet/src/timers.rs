@@ -28,6 +28,8 @@ pub(crate) enum Timer {
     EnvironmentUnused(PoolKey, u64),
     /// An orphan that may belong to a job that has ended did not show where it comes from.
     LookAtOrphans,
+    /// Workers were asked what they run, and not all have said.
+    AnswersOverdue,
     /// What changed since the last heartbeat is told.
     Heartbeat,
 }

@@ -51,6 +51,10 @@ pub(crate) struct WorkerProcess {
     pub set_up_follows: bool,
     /// The actor that it hosts, with the incarnation.
     pub actor: Option<(ActorId, u32)>,
+    /// Since when it hosts its actor, and whether that is started again after its end.
+    pub hosts: Option<Hosts>,
+    /// It was ended for want of memory; whether what ran may be tried again.
+    pub out_of_memory: Option<bool>,
     /// As `waitpid` gave it.
     status: Option<i32>,
     /// Why this raylet ended it.
@@ -78,6 +82,13 @@ fn exit(reason: &str, how: Leave) -> Body {
         graceful: true,
         unless_needed: how == Leave::UnlessNeeded,
     })
+}
+
+/// What is remembered of the actor that a worker hosts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Hosts {
+    pub since: Duration,
+    pub restartable: bool,
 }
 
 /// Reports of processes that have died, and who waits for one.
@@ -120,6 +131,8 @@ impl Raylet {
                     was_registered: false,
                     set_up_follows: false,
                     actor: None,
+                    hosts: None,
+                    out_of_memory: None,
                     status: None,
                     stop_reason: None,
                     must_be_gone: None,
@@ -412,6 +425,7 @@ impl Raylet {
         if let Some((actor, _)) = worker.actor {
             self.actors.worker_gone(actor, token);
         }
+        self.memory.worker_died(token);
         let pid = worker.pid.unwrap_or_default();
         let job_id = self.jobs.get(&worker.pool.job).and_then(|job| job.id);
         let last_stderr = match job_id {
@@ -437,6 +451,7 @@ impl Raylet {
                 .map(|why| format!("the raylet ended it because {why}"))
                 .unwrap_or_default(),
             known: status.is_some(),
+            out_of_memory: worker.out_of_memory.map(|may_retry| v1::OutOfMemory { may_retry }),
         };
         if worker.set_up_follows {
             let reason = format!(

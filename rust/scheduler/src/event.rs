@@ -2,6 +2,8 @@
 
 use ray_rs_types::{ActorId, ResourceSet};
 
+use crate::admission::Admission;
+
 /// A job, as the caller numbers them: it may have workers before the control store has given it an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobKey(pub u32);
@@ -125,6 +127,8 @@ pub enum Event {
     ActorCancelled {
         actor: ActorId,
     },
+    /// Memory has become short, or is no longer; or more is known of what functions need.
+    AdmissionChanged(Admission),
     /// Time has passed: the deadline of `next_deadline` has come.
     Tick,
 }

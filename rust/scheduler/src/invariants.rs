@@ -160,7 +160,7 @@ impl Scheduler {
                 }
             }
         }
-        if self.waited_for.is_none() {
+        if self.waited_for.is_none() && self.admission.is_open() {
             for key in &self.turns {
                 let limited = key.shape.get(CPU) == Quantity::ZERO;
                 assert!(

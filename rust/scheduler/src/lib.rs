@@ -3,7 +3,8 @@
 //! It keeps the node's resources, the queues of lease requests and actor placements, and what it knows of each worker
 //! process (idle, leased, an actor's, leaving), and decides on grants, revocations and the size of the worker pool.
 //! The raylet feeds it [`Event`]s and carries out its [`Effect`]s. There is no clock, no process and no socket here:
-//! `now` is a [`std::time::Duration`] since a moment of the caller's choice.
+//! `now` is a [`std::time::Duration`] since a moment of the caller's choice. [`memory`] decides beside it what happens when the
+//! node's memory runs short, and tells it what may begin.
 //!
 //! Promises, checked by [`Scheduler::check_invariants`]:
 //! * `SCH-1` what is available is what the node has less what is granted; no resource is granted twice. Only a worker
@@ -16,12 +17,14 @@
 //!
 //! Deliberately absent: other nodes (requests that do not fit here wait here), what an environment consists of, placement groups.
 
+mod admission;
 mod effect;
 mod event;
 mod explain;
 mod gpus;
 mod invariants;
 mod ledger;
+pub mod memory;
 mod placing;
 mod pool;
 mod queue;
@@ -31,8 +34,9 @@ mod starts;
 #[cfg(test)]
 mod tests;
 
+pub use admission::Admission;
 pub use effect::{Effect, StopReason};
 pub use event::{
     ActorDemand, ClientKey, EnvKey, Event, JobKey, LeaseKey, LeaseRequest, PoolKey, RequestKey, WorkerKey,
 };
-pub use scheduler::{Options, Scheduler};
+pub use scheduler::{Occupant, Options, Running, Scheduler};

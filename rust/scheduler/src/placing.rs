@@ -32,11 +32,13 @@ impl Scheduler {
         self.stop_waiting_in_vain(now);
         let mut index = 0;
         while index < self.turns.len() {
-            if !self.may_serve(&self.turns[index]) {
+            let key = self.turns[index].clone();
+            if !self.may_serve(&key) || self.is_held_back(now, &key) {
                 index += 1;
                 continue;
             }
-            let key = self.turns.remove(index).expect("the index is inside");
+            self.turns.remove(index);
+            self.speak_for_memory(&key);
             self.note_overtaken(now, index, &key.shape);
             let queue = self.queues.get_mut(&key).expect("a queue in the turns exists");
             let item = queue.items.pop_front().expect("a queue in the turns has items");
@@ -213,6 +215,7 @@ impl Scheduler {
                 self.workers.get_mut(&worker).expect("just changed").last_client = Some(client);
                 let granted = Lease {
                     client,
+                    task: item.task,
                     queue,
                     worker,
                     holding,

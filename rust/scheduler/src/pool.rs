@@ -188,7 +188,13 @@ impl Scheduler {
             let WorkerState::Idle { since } = self.workers[&worker].state else {
                 unreachable!("SCH-2: the idle list holds idle workers")
             };
-            let due = since + self.options.idle_grace;
+            // What is idle when memory is short goes at once.
+            let grace = if self.admission.stop {
+                Duration::ZERO
+            } else {
+                self.options.idle_grace
+            };
+            let due = since + grace;
             if due <= now {
                 self.set_worker_state(worker, WorkerState::Leaving);
                 effects.push(Effect::StopWorker {
@@ -202,7 +208,7 @@ impl Scheduler {
     }
 
     fn wanted_idle(&self, key: PoolKey) -> usize {
-        if !self.pools[&key].is_kept {
+        if !self.pools[&key].is_kept || self.admission.stop {
             return 0;
         }
         let computing = self

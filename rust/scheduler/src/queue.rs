@@ -33,6 +33,8 @@ pub(crate) enum Wanted {
 pub(crate) struct Item {
     pub wanted: Wanted,
     pub name: Arc<str>,
+    /// Name of the task or class, as its people call it.
+    pub task: Arc<str>,
     pub since: Duration,
 }
 
@@ -46,6 +48,8 @@ pub(crate) struct Queue {
     pub revoked: usize,
     /// Grants to others, of something that the head lacks, since the head's turn had come.
     pub passed_over: u32,
+    /// Since when its first request waits for memory, if it does.
+    pub held_back_since: Option<Duration>,
     /// A person was told that this shape can never run here.
     pub told_infeasible: bool,
     /// A person was told that this shape has waited for very long.
@@ -60,6 +64,7 @@ impl Queue {
             held: 0,
             revoked: 0,
             passed_over: 0,
+            held_back_since: None,
             told_infeasible: false,
             told_stuck: false,
         }

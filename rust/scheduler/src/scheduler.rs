@@ -8,6 +8,7 @@ use ray_rs_types::resources::CPU;
 use ray_rs_types::{ActorId, ResourceSet};
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::admission::Admission;
 use crate::effect::{Effect, StopReason};
 use crate::event::{ActorDemand, ClientKey, EnvKey, Event, JobKey, LeaseKey, LeaseRequest, PoolKey, WorkerKey};
 use crate::ledger::{Holding, Ledger};
@@ -29,6 +30,8 @@ pub struct Options {
     pub max_leases_without_cpu: usize,
     /// Worker processes of one pool that may be starting at a time.
     pub max_starting: usize,
+    /// Nothing waits for memory for longer.
+    pub memory_patience: Duration,
     /// Starts that fail one after another before requests are rejected.
     pub max_start_failures: u32,
     /// Pause after the first failed start; each further one doubles it, up to `longest_start_pause`.
@@ -47,6 +50,7 @@ impl Default for Options {
             passed_over_limit: 4,
             max_leases_without_cpu: 256,
             max_starting: 16,
+            memory_patience: Duration::from_secs(30),
             max_start_failures: 3,
             first_start_pause: Duration::from_millis(20),
             longest_start_pause: Duration::from_secs(10),
@@ -81,11 +85,33 @@ pub(crate) struct Worker {
 #[derive(Debug)]
 pub(crate) struct Lease {
     pub client: ClientKey,
+    /// Name of the task that it was asked for.
+    pub task: Arc<str>,
     pub queue: QueueKey,
     pub worker: WorkerKey,
     pub holding: Holding,
     pub granted_at: Duration,
     pub revoked: bool,
+}
+
+/// A worker in use.
+#[derive(Debug, Clone)]
+pub struct Running {
+    pub worker: WorkerKey,
+    pub job: JobKey,
+    pub occupant: Occupant,
+}
+
+/// Who uses a worker.
+#[derive(Debug, Clone)]
+pub enum Occupant {
+    Lease {
+        client: ClientKey,
+        /// The task that the lease was asked for; others of its shape may run under it.
+        task: Arc<str>,
+        since: Duration,
+    },
+    Actor(ActorId),
 }
 
 /// Resources are set aside; only the worker process is missing.
@@ -127,6 +153,7 @@ pub struct Scheduler {
     pub(crate) leases: FxHashMap<LeaseKey, Lease>,
     pub(crate) actors: FxHashMap<ActorId, HostedActor>,
     pub(crate) waited_for: Option<WaitedFor>,
+    pub(crate) admission: Admission,
     pub(crate) last_lease: u64,
     pub(crate) deadline: Option<Duration>,
 }
@@ -146,6 +173,7 @@ impl Scheduler {
             leases: FxHashMap::default(),
             actors: FxHashMap::default(),
             waited_for: None,
+            admission: Admission::default(),
             last_lease: 0,
             deadline: None,
         }
@@ -163,6 +191,34 @@ impl Scheduler {
     /// When `Event::Tick` is due; `None` when only an event can change anything.
     pub fn next_deadline(&self) -> Option<Duration> {
         self.deadline
+    }
+
+    /// Whether any worker has something to do.
+    pub fn is_busy(&self) -> bool {
+        !self.leases.is_empty() || !self.actors.is_empty()
+    }
+
+    /// What the workers that are in use are used for.
+    pub fn running(&self) -> impl Iterator<Item = Running> + '_ {
+        self.workers.iter().filter_map(|(key, worker)| {
+            let occupant = match worker.state {
+                WorkerState::Leased(lease) => {
+                    let lease = &self.leases[&lease];
+                    Occupant::Lease {
+                        client: lease.client,
+                        task: Arc::clone(&lease.task),
+                        since: lease.granted_at,
+                    }
+                }
+                WorkerState::Actor(actor) => Occupant::Actor(actor),
+                WorkerState::Idle { .. } | WorkerState::Leaving => return None,
+            };
+            Some(Running {
+                worker: *key,
+                job: worker.job,
+                occupant,
+            })
+        })
     }
 
     /// Takes a fact in and appends the orders that follow from it.
@@ -217,6 +273,7 @@ impl Scheduler {
             }
             Event::ActorRequested(demand) => self.actor_requested(now, demand, effects),
             Event::ActorCancelled { actor } => self.actor_cancelled(actor),
+            Event::AdmissionChanged(admission) => self.admission = admission,
             Event::Tick => {}
         }
         self.settle(now, effects);
@@ -254,6 +311,7 @@ impl Scheduler {
         let item = Item {
             wanted: Wanted::Lease(client, request.request),
             name: format!("task {}", request.task_name).into(),
+            task: request.task_name.into(),
             since: now,
         };
         self.enqueue(key, job, item, effects);
@@ -271,6 +329,7 @@ impl Scheduler {
         let item = Item {
             wanted: Wanted::Actor(demand.actor),
             name: format!("actor {}", demand.class_name).into(),
+            task: demand.class_name.as_str().into(),
             since: now,
         };
         let job = demand.job;
