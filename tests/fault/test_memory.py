@@ -235,9 +235,9 @@ def raylet_reads():
     """How often our raylet has read anything, as the kernel counts."""
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and b"raylet" in (entry / "cmdline").read_bytes():
-                if f"PPid:\t{os.getpid()}\n" in (entry / "status").read_text():
-                    return int((entry / "io").read_text().split("syscr: ")[1].split()[0])
+            is_raylet = entry.name.isdigit() and b"raylet" in (entry / "cmdline").read_bytes()
+            if is_raylet and f"PPid:\t{os.getpid()}\n" in (entry / "status").read_text():
+                return int((entry / "io").read_text().split("syscr: ")[1].split()[0])
         except OSError:
             continue
     return None
