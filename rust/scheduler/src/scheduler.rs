@@ -215,7 +215,7 @@ impl Scheduler {
             };
             Some(Running {
                 worker: *key,
-                job: worker.job,
+                job: worker.pool.job,
                 occupant,
             })
         })

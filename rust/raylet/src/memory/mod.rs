@@ -220,7 +220,7 @@ impl Raylet {
         };
         let pid = worker.pid.unwrap_or_default();
         worker.out_of_memory = Some(may_retry);
-        let job = worker.job;
+        let job = worker.pool.job;
         let is_actor = worker.actor.is_some();
         let story = Story {
             victim: in_use.get(&pid).cloned().unwrap_or_else(|| "a task".to_owned()),
