@@ -59,6 +59,11 @@ bench: ## measure every row of the table (release build); ARGS=--vs-ray measures
 	$(MAKE) build PROFILE=release
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
+.PHONY: sort-20g
+sort-20g: ## sort 20 GB with a store of 2 GB (release build); ARGS="--bytes 4e9 --store 4e8" for less
+	$(MAKE) build PROFILE=release
+	$(BIN)/python benchmarks/sort.py $(ARGS)
+
 .PHONY: build
 build: tools-present $(READY) ## compile the extension and install the package into .venv
 	@test -d $${CARGO_TARGET_DIR:-target}/$(PROFILE) || echo "compiling the engine: some minutes the first time, seconds from then on"

@@ -74,6 +74,16 @@ def available_memory_bytes() -> int:
     return free
 
 
+def total_memory_bytes() -> int:
+    """Memory of the machine, or of the container."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit_file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        limit = _read(limit_file).strip()
+        if limit.isdigit():
+            total = min(total, int(limit))
+    return total
+
+
 def object_store_bytes() -> int:
     """Default size of the object store: 30 % of the free memory, and no more than shared memory holds."""
     wish = min(available_memory_bytes() * 3 // 10, _MAX_OBJECT_STORE_BYTES)
@@ -202,6 +212,7 @@ def launch_head(
     num_gpus: int,
     resources: dict[str, float],
     object_store_memory: int,
+    spill_directory: str,
     labels: dict[str, str],
     driver_config: dict[str, Any] | None,
 ) -> dict[str, Any]:
@@ -226,6 +237,7 @@ def launch_head(
                     "resources": resources,
                     "memory": available_memory_bytes() * 7 // 10,
                     "object_store_memory": object_store_memory,
+                    "spill_directory": spill_directory,
                     "labels": labels,
                     "driver_pid": os.getpid(),
                     "driver_config": driver_config,

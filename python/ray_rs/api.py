@@ -192,7 +192,7 @@ def init(
         NotImplementedError: An option of Ray's that is not there.
         ConnectionError: Nothing runs at the address.
     """
-    _check_hidden(kwargs)
+    spill_directory = _check_hidden(kwargs)
     if local_mode:
         raise RuntimeError("`local_mode` is no longer supported. Use a debugger on the plain function instead.")
     with _lock:
@@ -241,6 +241,7 @@ def init(
             "resources": resources,
             "labels": labels,
             "object_store_memory": object_store_memory,
+            "object_spilling_directory": spill_directory,
         }
         if target is None:
             session = _start(known_config, **for_new_sessions)  # type: ignore[arg-type]
@@ -263,7 +264,8 @@ def init(
         return RayContext(_address_info())
 
 
-def _check_hidden(given: dict[str, Any]) -> None:
+def _check_hidden(given: dict[str, Any]) -> str | None:
+    """Refuses what is not there; returns the `object_spilling_directory`."""
     unknown = [name for name in given if name not in _HIDDEN]
     if unknown:
         raise RuntimeError(f"Unknown keyword argument(s): {', '.join(unknown)}")
@@ -271,7 +273,11 @@ def _check_hidden(given: dict[str, Any]) -> None:
     if system_config is not None and not isinstance(system_config, dict):
         raise TypeError("The _system_config must be a dict.")
     given.pop("_skip_env_hook", None)
+    spill_directory = given.pop("object_spilling_directory", None)
+    if spill_directory is not None and not isinstance(spill_directory, (str, os.PathLike)):
+        raise TypeError(f"object_spilling_directory must be a path or a URL, not {type(spill_directory).__name__}")
     _refuse(**given)
+    return None if spill_directory is None else os.fspath(spill_directory)
 
 
 def _refuse(**options: Any) -> None:
@@ -350,6 +356,7 @@ def _start(
     resources: dict[str, float] | None,
     labels: dict[str, str] | None,
     object_store_memory: int | None,
+    object_spilling_directory: str | None,
 ) -> dict[str, Any]:
     for name, count in (("CPU", num_cpus), ("GPU", num_gpus)):
         if count is None:
@@ -362,13 +369,7 @@ def _start(
             raise ValueError(f"Resource quantities must all be whole numbers. Violated by resource {name!r}: {count}")
     _check_resources(resources)
     if object_store_memory is not None:
-        if not isinstance(object_store_memory, (int, float)):
-            raise TypeError(f"object_store_memory must be a number, not {type(object_store_memory).__name__}")
-        if object_store_memory < _processes.MIN_OBJECT_STORE_BYTES:
-            raise ValueError(
-                f"Attempting to cap object store memory usage at {object_store_memory} bytes, but the minimum allowed "
-                f"is {_processes.MIN_OBJECT_STORE_BYTES} bytes."
-            )
+        _check_object_store_memory(object_store_memory)
     for key, value in (labels or {}).items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError("labels must be a dictionary of strings")
@@ -379,9 +380,39 @@ def _start(
         num_gpus=_processes.gpu_count() if num_gpus is None else int(num_gpus),
         resources=resources or {},
         object_store_memory=int(object_store_memory or _processes.object_store_bytes()),
+        spill_directory=_spill_directory(object_spilling_directory),
         labels=labels or {},
         driver_config=config,
     )
+
+
+def _check_object_store_memory(size: Any) -> None:
+    if isinstance(size, bool) or not isinstance(size, (int, float)):
+        raise TypeError(f"object_store_memory must be a number, not {type(size).__name__}")
+    if not size >= _processes.MIN_OBJECT_STORE_BYTES:
+        raise ValueError(
+            f"Attempting to cap object store memory usage at {size} bytes, but the minimum allowed is "
+            f"{_processes.MIN_OBJECT_STORE_BYTES} bytes."
+        )
+    total = _processes.total_memory_bytes()
+    if size > total:
+        raise ValueError(
+            f"object_store_memory is {size} bytes, and this machine has {total} bytes of memory. What does not fit in "
+            "the object store goes to disk, so a smaller one does as well."
+        )
+
+
+def _spill_directory(wished: str | None) -> str:
+    """Where objects go when the store is full: an absolute path, a URL, or "" for the session's directory."""
+    place = wished or os.environ.get("RAY_object_spilling_directory", "")  # noqa: SIM112
+    if not place or "://" in place:
+        return place
+    place = os.path.abspath(place)
+    if not os.path.isdir(place):
+        raise ValueError(f"object_spilling_directory is no directory: {place}")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ValueError(f"object_spilling_directory cannot be written to: {place}")
+    return place
 
 
 def _check_resources(resources: dict[str, float] | None) -> None:

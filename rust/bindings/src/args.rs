@@ -8,12 +8,12 @@ use std::sync::Arc;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
-use ray_rs_core_worker::{CoreWorker, ReadValue, TaskArgs, ValueKind};
+use ray_rs_core_worker::{CoreWorker, ReadData, ReadValue, TaskArgs, ValueKind};
 use smallvec::SmallVec;
 
 use crate::executor::context;
 use crate::object_ref::ObjectRef;
-use crate::{errors, pickle};
+use crate::{errors, gil, pickle};
 
 const BY_VALUE: u8 = 0;
 const DEPENDENCY: u8 = 1;
@@ -98,11 +98,24 @@ pub type Call<'py> = (Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>);
 pub fn decode<'py>(
     py: Python<'py>,
     core: &Arc<CoreWorker>,
-    values: ReadValue,
+    mut values: ReadValue,
     layout: &[u8],
     kwarg_names: &[String],
-    deps: Vec<ReadValue>,
+    mut deps: Vec<ReadValue>,
 ) -> Result<Call<'py>, BadArgs> {
+    if deps
+        .iter()
+        .chain([&values])
+        .any(|value| matches!(value.data, ReadData::Away(_)))
+    {
+        let mut all: Vec<&mut ReadValue> = deps.iter_mut().chain([&mut values]).collect();
+        let brought = gil::wait_for(py, |interrupt| core.bring_arguments(&mut all, interrupt));
+        if let Err(error) = brought {
+            let refs = deps.iter().chain([&values]).flat_map(|value| &value.refs);
+            refs.for_each(|slot| core.drop_ref(*slot));
+            return Err(BadArgs::Dependency(error));
+        }
+    }
     let mut resolved = Vec::with_capacity(deps.len());
     let mut failed = None;
     for value in deps {

@@ -34,7 +34,7 @@ impl<T: std::ops::Deref<Target = [u8]> + Send + Sync> Pinned for T {
 impl Memory {
     pub fn new(data: ReadData) -> Self {
         match data {
-            ReadData::Empty => Self::Inline(Bytes::new()),
+            ReadData::Empty | ReadData::Away(_) => Self::Inline(Bytes::new()),
             ReadData::Inline(bytes) => Self::Inline(bytes),
             ReadData::Arena(pin) => Self::Arena(Arc::new(pin)),
         }

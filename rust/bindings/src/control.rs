@@ -82,7 +82,35 @@ pub fn store_stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     dict.set_item("capacity_bytes", stats.capacity_bytes)?;
     dict.set_item("granted_bytes", stats.granted_bytes)?;
     dict.set_item("reserved_bytes", stats.reserved_bytes)?;
+    dict.set_item("spilled_objects", stats.spilled_objects)?;
+    dict.set_item("spilled_bytes", stats.spilled_bytes)?;
+    dict.set_item("total_spilled_objects", stats.total_spilled_objects)?;
+    dict.set_item("total_spilled_bytes", stats.total_spilled_bytes)?;
+    dict.set_item("total_restored_objects", stats.total_restored_objects)?;
+    dict.set_item("total_restored_bytes", stats.total_restored_bytes)?;
     Ok(dict)
+}
+
+/// Every object of this node's store: length, place ("arena", "spilled", "restored"), pids of its owner and of the process
+/// whose extent holds it (0: none), and how many processes look at it.
+#[pyfunction]
+pub fn store_objects(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
+    let core = core::connected(py)?;
+    let reply = gil::wait_for(py, |interrupt| core.list_objects(interrupt))?;
+    let objects = PyList::empty(py);
+    for object in reply.objects {
+        let name = object.object.unwrap_or_default();
+        let dict = PyDict::new(py);
+        dict.set_item("offset", name.offset)?;
+        dict.set_item("generation", name.generation)?;
+        dict.set_item("length", object.length)?;
+        dict.set_item("place", ["arena", "spilled", "restored"].get(object.place as usize))?;
+        dict.set_item("owner_pid", object.owner_pid)?;
+        dict.set_item("holder_pid", object.holder_pid)?;
+        dict.set_item("pins", object.pins)?;
+        objects.append(dict)?;
+    }
+    Ok(objects)
 }
 
 /// Calls a method of the control store with serialized messages.

@@ -24,6 +24,7 @@ pub fn from_core(py: Python<'_>, error: CoreError) -> PyErr {
         CoreError::ConnectionFailed(_) => PyConnectionError::new_err(text),
         CoreError::RayletDied => made(py, &imports::RAYLET_DIED, ()),
         CoreError::StoreFull(_) => made(py, &imports::STORE_FULL, (text,)),
+        CoreError::OutOfDisk(_) => made(py, &imports::OUT_OF_DISK, (text,)),
         CoreError::Closed | CoreError::TimedOut { .. } | CoreError::Gcs(_) => system(py, text),
         // Whoever waited raises what interrupted it; this is for a wait that no signal ended.
         CoreError::Interrupted => PyKeyboardInterrupt::new_err(()),

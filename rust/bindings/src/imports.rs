@@ -63,6 +63,7 @@ pub static RUN_ASYNC_LOOP: Name = Name::new("ray_rs._async_loop", "run");
 pub static GET_TIMEOUT: Name = Name::new("ray_rs.exceptions", "GetTimeoutError");
 pub static TASK_CANCELLED: Name = Name::new("ray_rs.exceptions", "TaskCancelledError");
 pub static TASK_GIVEN_UP: Name = Name::new("ray_rs.exceptions", "_task_given_up");
+pub static OUT_OF_DISK: Name = Name::new("ray_rs.exceptions", "OutOfDiskError");
 pub static STORE_FULL: Name = Name::new("ray_rs.exceptions", "ObjectStoreFullError");
 pub static SYSTEM_ERROR: Name = Name::new("ray_rs.exceptions", "RaySystemError");
 pub static RAYLET_DIED: Name = Name::new("ray_rs.exceptions", "LocalRayletDiedError");

@@ -79,6 +79,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         core::flush_logs,
         core::process_info,
         control::cluster_view,
+        control::store_objects,
         control::store_stats,
         control::gcs_call,
         control::kv_put,

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use pyo3::exceptions::{PyKeyboardInterrupt, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyFloat, PyList, PyTuple};
-use ray_rs_core_worker::{CoreWorker, Read, RefSlot, WaitOutcome};
+use ray_rs_core_worker::{CoreWorker, Read, ReadData, RefSlot, WaitOutcome};
+use smallvec::SmallVec;
 
 use crate::executor::context;
 use crate::object_ref::ObjectRef;
@@ -23,6 +24,40 @@ pub fn decode_read<'py>(
         Read::Value(value) => pickle::decode(py, core, value),
         Read::Failed(failure) => Err(errors::from_failure(py, failure, Some(core.object_id(slot)))),
     }
+}
+
+fn is_away(read: &Read) -> bool {
+    matches!(read, Read::Value(value) if matches!(value.data, ReadData::Away(_)))
+}
+
+/// When a value must be here; the clock is looked at only if it is not.
+fn deadline_of(read: &Read, timeout: Option<Duration>) -> Option<Instant> {
+    timeout
+        .filter(|_| is_away(read))
+        .and_then(|timeout| Instant::now().checked_add(timeout))
+}
+
+/// As [`decode_read`]; an object that is on disk is waited for until `deadline`.
+fn decode_until<'py>(
+    py: Python<'py>,
+    core: &Arc<CoreWorker>,
+    slot: RefSlot,
+    mut read: Read,
+    deadline: Option<Instant>,
+) -> PyResult<Bound<'py, PyAny>> {
+    if let Read::Value(value) = &mut read
+        && let ReadData::Away(location) = value.data
+    {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        match pickle::brought(py, core, location, left, Some(core.object_id(slot))) {
+            Ok(data) => value.data = data,
+            Err(error) => {
+                value.refs.iter().for_each(|slot| core.drop_ref(*slot));
+                return Err(error);
+            }
+        }
+    }
+    decode_read(py, core, slot, read)
 }
 
 /// What an error says that nobody `get`s; nothing once the session has ended.
@@ -88,11 +123,13 @@ fn get_one<'py>(
         return Err(errors::old_reference(py));
     }
     if let Some(read) = core.glance(slot) {
-        return decode_read(py, core, slot, read);
+        let deadline = deadline_of(&read, timeout);
+        return decode_until(py, core, slot, read, deadline);
     }
     context::warn_if_blocking_a_loop(py)?;
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     match gil::wait(py, |interrupt| core.wait(&[slot], 1, timeout, false, interrupt))? {
-        WaitOutcome::Satisfied => decode_read(py, core, slot, core.read(slot)),
+        WaitOutcome::Satisfied => decode_until(py, core, slot, core.read(slot), deadline),
         WaitOutcome::TimedOut => Err(errors::get_timeout(py)),
         WaitOutcome::Interrupted => Err(PyKeyboardInterrupt::new_err(())),
         WaitOutcome::Disconnected => Err(errors::disconnected(py, core)),
@@ -133,8 +170,14 @@ fn get_all<'py>(
         mask.clear();
     }
     let values = PyList::empty(py);
-    for slot in slots {
-        let value = decode_read(py, core, *slot, core.read(*slot));
+    let mut asked = 0;
+    for (index, slot) in slots.iter().enumerate() {
+        let read = core.read(*slot);
+        if index >= asked && is_away(&read) {
+            // Others are brought back while this one is waited for.
+            asked = index + core.bring_next(&slots[index..]);
+        }
+        let value = decode_until(py, core, *slot, read, deadline);
         values.append(value.inspect_err(|_| core.errors_seen(slots))?)?;
     }
     Ok(values)
@@ -230,8 +273,6 @@ pub fn wait<'py>(
     timeout: Option<f64>,
     fetch_local: bool,
 ) -> PyResult<(Bound<'py, PyList>, Bound<'py, PyList>)> {
-    // Everything ready is local on a single node.
-    let _ = fetch_local;
     if ray_waitables.is_exact_instance_of::<ObjectRef>() {
         return Err(PyTypeError::new_err(
             "wait() expected a list of ray.ObjectRef, got a single ray.ObjectRef",
@@ -279,6 +320,12 @@ pub fn wait<'py>(
         }
         mask.clear();
         core.ready_mask(&slots, wanted, &mut mask);
+    }
+    if fetch_local {
+        // What is on disk begins to come back.
+        let ready = slots.iter().zip(&mask).filter(|(_, ready)| **ready);
+        let next: SmallVec<[RefSlot; 8]> = ready.map(|(slot, _)| *slot).take(wanted).collect();
+        core.bring_next(&next);
     }
     divide(&refs, &mask, wanted)
 }

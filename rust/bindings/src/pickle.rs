@@ -7,6 +7,7 @@
 //! References never lie in a stream by id: they are collected in a table beside it ([`crate::reftable`]).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pyo3::exceptions::{PyException, PyMemoryError};
 use pyo3::intern;
@@ -15,7 +16,10 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{
     PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PyNone, PySet, PyString, PyTuple, PyType,
 };
-use ray_rs_core_worker::{CoreWorker, ReadData, ReadValue, RefSlot, StoredValue, ValueData, ValueKind, ValueParts};
+use ray_rs_core_worker::{
+    CoreError, CoreWorker, Location, ReadData, ReadValue, RefSlot, StoredValue, ValueData, ValueKind, ValueParts,
+};
+use ray_rs_types::ObjectId;
 use ray_rs_types::config::MAX_INLINE_BYTES;
 use smallvec::SmallVec;
 
@@ -347,7 +351,11 @@ pub fn loads<'py>(py: Python<'py>, stream: &[u8]) -> PyResult<Bound<'py, PyAny>>
 
 /// The Python object of a value that was read. An error is raised.
 pub fn decode<'py>(py: Python<'py>, core: &Arc<CoreWorker>, value: ReadValue) -> PyResult<Bound<'py, PyAny>> {
-    let ReadValue { kind, data, refs } = value;
+    let ReadValue { kind, mut data, refs } = value;
+    if let ReadData::Away(location) = data {
+        data = brought(py, core, location, None, None)
+            .inspect_err(|_| refs.iter().for_each(|slot| core.drop_ref(*slot)))?;
+    }
     match kind {
         ValueKind::None => Ok(py.None().into_bound(py)),
         ValueKind::Raw => Ok(PyBytes::new(py, Memory::new(data).bytes()).into_any()),
@@ -358,6 +366,25 @@ pub fn decode<'py>(py: Python<'py>, core: &Arc<CoreWorker>, value: ReadValue) ->
                 .map_err(|error| errors::deserialization_failed(py, error))?;
             Err(raised(error))
         }
+    }
+}
+
+/// The data of an object that is not where it was made, once it is in memory again.
+#[cold]
+pub fn brought(
+    py: Python<'_>,
+    core: &Arc<CoreWorker>,
+    location: Location,
+    timeout: Option<Duration>,
+    object: Option<ObjectId>,
+) -> PyResult<ReadData> {
+    let brought = gil::wait(py, |interrupt| core.bring(&[location], timeout, interrupt))?;
+    match brought.map(|mut outcomes| outcomes.pop()) {
+        Ok(Some(Ok(data))) => Ok(data),
+        Ok(Some(Err(failure))) => Err(errors::from_failure(py, *failure, object)),
+        Ok(None) => Err(errors::system(py, "the raylet answered something else")),
+        Err(CoreError::TimedOut { .. }) if timeout.is_some() => Err(errors::get_timeout(py)),
+        Err(error) => Err(errors::from_core(py, error)),
     }
 }
 

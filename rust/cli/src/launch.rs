@@ -46,6 +46,8 @@ pub struct HeadConfig {
     pub memory: Option<f64>,
     /// Bytes of the arena.
     pub object_store_memory: Option<u64>,
+    /// Where objects go when the arena is full: a directory, or a URL; empty: the session's directory.
+    pub spill_directory: String,
     /// Custom resources.
     pub resources: BTreeMap<String, f64>,
     pub labels: BTreeMap<String, String>,
@@ -66,6 +68,7 @@ impl Default for HeadConfig {
             num_gpus: None,
             memory: None,
             object_store_memory: None,
+            spill_directory: String::new(),
             resources: BTreeMap::new(),
             labels: BTreeMap::new(),
             node_name: String::new(),
@@ -214,6 +217,7 @@ fn start_daemons(config: &HeadConfig, made: &SessionDir) -> Result<(Child, Child
         package_dir: package_dir(&config.core_path),
         resources,
         object_store_bytes,
+        spill_directory: config.spill_directory.clone(),
         driver_pid,
         gcs_pid: Some(gcs.id()),
         // The raylet inherits this environment, and a command line is no place for a second copy of it.

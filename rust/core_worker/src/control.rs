@@ -13,6 +13,8 @@ use crate::state::{Answer, Question, State};
 
 /// Ray's `gcs_server_request_timeout_seconds`.
 pub(crate) const GCS_TIMEOUT: Duration = Duration::from_secs(60);
+/// The raylet answers as soon as there is room, or none can be made; writing much to a slow disk takes its time.
+pub(crate) const ROOM_TIMEOUT: Duration = Duration::from_secs(3600);
 
 impl CoreWorker {
     /// Asks the raylet and waits.
@@ -135,12 +137,22 @@ impl CoreWorker {
         }
     }
 
-    /// Room in the arena for `min_bytes`.
+    /// Every object of this node's store, in memory or on disk.
+    pub fn list_objects(&self, interrupt: Interrupt<'_>) -> Result<v1::ListObjectsReply, CoreError> {
+        let body = |request_id| v1::to_raylet::Body::ListObjects(v1::ListObjects { request_id });
+        match self.ask(body, "ListObjects", GCS_TIMEOUT, interrupt)? {
+            Answer::Objects(reply) => Ok(reply),
+            _ => Err(CoreError::Gcs("the raylet answered something else".to_owned())),
+        }
+    }
+
+    /// Room in the arena for `min_bytes`. As long as the raylet makes room, this waits.
     pub(crate) fn request_extent(&self, min_bytes: u64, interrupt: Interrupt<'_>) -> Result<(u64, u64), CoreError> {
         let body = |request_id| v1::to_raylet::Body::RequestExtent(v1::RequestExtent { request_id, min_bytes });
-        match self.ask(body, "RequestExtent", GCS_TIMEOUT, interrupt)? {
+        match self.ask(body, "RequestExtent", ROOM_TIMEOUT, interrupt)? {
             Answer::Extent(Ok(extent)) => Ok(extent),
-            Answer::Extent(Err(message)) => Err(CoreError::StoreFull(message)),
+            Answer::Extent(Err((message, false))) => Err(CoreError::StoreFull(message)),
+            Answer::Extent(Err((message, true))) => Err(CoreError::OutOfDisk(message)),
             _ => Err(CoreError::Gcs("the raylet answered something else".to_owned())),
         }
     }
@@ -172,8 +184,13 @@ impl State {
             Some(Question::Forget) => {
                 self.questions.remove(&request);
                 // Room that nobody waits for any more goes into use all the same.
-                if let Answer::Extent(Ok((offset, length))) = answer {
-                    self.arena.add_extent(offset, length);
+                match answer {
+                    Answer::Extent(Ok((offset, length))) => self.arena.add_extent(offset, length),
+                    Answer::Restored(restored) => {
+                        let request_id = restored.request_id;
+                        self.tell_raylet(v1::to_raylet::Body::RestoredTaken(v1::RestoredTaken { request_id }));
+                    }
+                    _ => {}
                 }
             }
             None => {}
@@ -196,15 +213,32 @@ impl State {
                 let answer = if granted.error.is_empty() {
                     Ok((granted.offset, granted.length))
                 } else {
-                    Err(granted.error)
+                    Err((granted.error, granted.out_of_disk))
                 };
                 self.answered(granted.request_id, Answer::Extent(answer));
             }
             Body::ExtentsWanted(wanted) => {
+                self.arena.reap();
+                self.return_drained_extents();
                 for (offset, length) in self.arena.unused_extents(wanted.bytes) {
                     self.tell_raylet(v1::to_raylet::Body::ReturnExtent(v1::ReturnExtent { offset, length }));
                 }
             }
+            Body::CloseExtents(close) => {
+                self.arena.reap();
+                close.offsets.iter().for_each(|offset| self.arena.close_extent(*offset));
+                self.return_drained_extents();
+            }
+            Body::BlocksSpilled(spilled) => {
+                for block in &spilled.blocks {
+                    self.arena.spilled(block.offset, block.generation);
+                }
+                self.return_drained_extents();
+            }
+            Body::ObjectsRestored(restored) => {
+                self.answered(restored.request_id, Answer::Restored(restored));
+            }
+            Body::ListObjectsReply(reply) => self.answered(reply.request_id, Answer::Objects(reply)),
             Body::GcsReply(reply) => {
                 let answer = if reply.error.is_empty() {
                     Ok(reply.payload.into())

@@ -164,9 +164,7 @@ impl CoreWorker {
         match self.ask_with(send, "KillActor", GCS_TIMEOUT, interrupt)? {
             Answer::Gcs(Ok(_)) => Ok(()),
             Answer::Gcs(Err(text)) => Err(CoreError::Gcs(text)),
-            Answer::Extent(_) | Answer::Cluster(_) | Answer::Store(_) | Answer::LogsFlushed => {
-                Err(CoreError::Gcs("the raylet answered something else".to_owned()))
-            }
+            _ => Err(CoreError::Gcs("the raylet answered something else".to_owned())),
         }
     }
 }
@@ -253,7 +251,7 @@ impl State {
         if spec.detached {
             // A restart may need them when this process has long ended.
             for location in deps.iter().chain([&args]).filter_map(|value| value.location.as_ref()) {
-                self.arena.hand_over(location.offset, location.generation, 0);
+                self.hand_over(location.offset, location.generation, 0);
             }
         }
         let spec = v1::ActorSpec {

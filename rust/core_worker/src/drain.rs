@@ -164,7 +164,7 @@ impl State {
                 }
             }
             Incoming::FreeBlock(block) => {
-                self.arena.free(block.offset, block.generation);
+                self.free_own_block(block.offset, block.generation);
             }
             Incoming::Cancel(cancel) => self.cancel_asked(lane, &cancel),
             Incoming::CancelObject(cancel) => self.cancel_object(&cancel),

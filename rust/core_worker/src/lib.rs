@@ -14,6 +14,7 @@
 
 mod actors;
 mod argument_error;
+mod bring;
 mod cancel;
 mod control;
 mod core;

@@ -71,6 +71,8 @@ pub enum ReadData {
     Inline(Bytes),
     /// Stays valid, and its block in place, until dropped.
     Arena(Pin),
+    /// Not where it was made, perhaps on disk: [`crate::CoreWorker::bring`] asks the raylet.
+    Away(Location),
 }
 
 /// A value to be decoded.
@@ -457,6 +459,8 @@ pub enum CoreError {
     ConnectionFailed(String),
     #[error("{0}")]
     StoreFull(String),
+    #[error("{0}")]
+    OutOfDisk(String),
     #[error("the raylet of this node is gone; start again with ray_rs.shutdown() and ray_rs.init()")]
     RayletDied,
     #[error("the session was shut down meanwhile; start another with ray_rs.init()")]

@@ -382,12 +382,13 @@ fn read_ready(state: &mut State, slot: RefSlot) -> Option<Read> {
     let value = state.owner.value(slot)?.0.clone();
     state.owner.seen(slot);
     Some(match state.read_value(&value) {
+        // Memory ends with its owner.
+        Ok(away) if matches!(away.data, ReadData::Away(_)) && state.peers.is_dead(state.owner.owner(slot)) => {
+            away.refs.iter().for_each(|slot| state.drop_local(*slot));
+            Read::Failed(Failure::owner_died())
+        }
         Ok(value) => Read::Value(value),
-        Err(failure) => Read::Failed(match *failure {
-            // Memory ends with its owner.
-            Failure::ObjectLost { .. } if state.peers.is_dead(state.owner.owner(slot)) => Failure::owner_died(),
-            failure => failure,
-        }),
+        Err(failure) => Read::Failed(*failure),
     })
 }
 

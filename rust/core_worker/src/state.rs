@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ray_rs_dispatch::{Dispatcher, LeaseKey};
 use ray_rs_lanes::{Doorbell, RemoteBell};
-use ray_rs_object_store::ArenaClient;
+use ray_rs_object_store::{ArenaClient, FreeOutcome};
 use ray_rs_ownership::{Effect, OwnerIndex, OwnerTable, RefSlot, TaskKey, Watcher};
 use ray_rs_proto::v1;
 use ray_rs_types::{ActorId, JobId, ObjectId, TaskId, WorkerAddress, WorkerId};
@@ -69,9 +69,12 @@ pub(crate) struct Waiter {
 /// A blocking question to the raylet, such as a call to the GCS.
 pub(crate) enum Answer {
     Gcs(Result<Bytes, String>),
-    Extent(Result<(u64, u64), String>),
+    /// With a refusal: whether it is for want of disk.
+    Extent(Result<(u64, u64), (String, bool)>),
+    Restored(v1::ObjectsRestored),
     Cluster(v1::ClusterViewReply),
     Store(v1::StoreStatsReply),
+    Objects(v1::ListObjectsReply),
     LogsFlushed,
 }
 
@@ -144,6 +147,8 @@ pub(crate) struct State {
     pub job: JobId,
     pub session: String,
     pub socket_dir: PathBuf,
+    /// Where objects were brought back to, by where they were made; looked at only when they are not there.
+    pub moved: FxHashMap<(u64, u64), Location>,
     pub pins_for_life: Vec<RefSlot>,
     /// Generators whose consumers are there, by the number of their task.
     pub streams: FxHashMap<u64, Stream>,
@@ -212,6 +217,7 @@ impl State {
             job,
             session,
             socket_dir,
+            moved: FxHashMap::default(),
             pins_for_life: Vec::new(),
             streams: FxHashMap::default(),
             limited_streams: FxHashSet::default(),
@@ -291,19 +297,51 @@ impl State {
 
     fn free_block(&mut self, location: Location) {
         let Location { offset, generation, .. } = location;
+        if !self.moved.is_empty() {
+            self.moved.remove(&(offset, generation));
+        }
         match location.holder {
-            Some(holder) if holder == self.me.worker_id => {
-                self.arena.free(offset, generation);
-            }
+            Some(holder) if holder == self.me.worker_id => self.free_own_block(offset, generation),
             Some(holder) if self.peers.is_alive(&holder) => {
                 // Said in its header as well: the message may find its reader dead.
-                self.arena.mark_unwanted(offset, generation);
+                if !self.arena.mark_unwanted(offset, generation) {
+                    self.tell_raylet(v1::to_raylet::Body::FreeObject(v1::FreeObject { offset, generation }));
+                }
                 let message = v1::FreeBlock { offset, generation };
                 self.send_to_worker(&holder, ray_rs_proto::lane::Kind::FreeBlock, &message);
             }
             Some(_) | None => {
                 self.tell_raylet(v1::to_raylet::Body::FreeObject(v1::FreeObject { offset, generation }));
             }
+        }
+    }
+
+    /// A block that was made here. If it is here no more, the raylet has it on disk.
+    pub fn free_own_block(&mut self, offset: u64, generation: u64) {
+        match self.arena.free(offset, generation) {
+            FreeOutcome::Freed | FreeOutcome::Pinned => {}
+            FreeOutcome::NotMine | FreeOutcome::Stale => {
+                self.tell_raylet(v1::to_raylet::Body::FreeObject(v1::FreeObject { offset, generation }));
+            }
+        }
+        self.return_drained_extents();
+    }
+
+    /// Extents that the raylet wants back go as soon as they are empty.
+    pub fn return_drained_extents(&mut self) {
+        for (offset, length) in self.arena.drained_extents() {
+            self.tell_raylet(v1::to_raylet::Body::ReturnExtent(v1::ReturnExtent { offset, length }));
+        }
+    }
+
+    /// From here on `owner` (as in a block's header) counts the references to an object that was made here.
+    pub fn hand_over(&mut self, offset: u64, generation: u64, owner: u64) {
+        if !self.arena.hand_over(offset, generation, owner) {
+            let object = Some(v1::BlockName { offset, generation });
+            self.tell_raylet(v1::to_raylet::Body::ObjectHandedOver(v1::ObjectHandedOver {
+                object,
+                owner,
+            }));
         }
     }
 
@@ -457,6 +495,7 @@ impl State {
         }
         if self.arena.has_zombies() {
             self.arena.reap();
+            self.return_drained_extents();
         }
         self.run_effects();
     }

@@ -15,7 +15,7 @@ use smallvec::{SmallVec, smallvec};
 use crate::argument_error;
 use crate::cancel::Cancelled;
 use crate::model::{
-    ActorIndex, Failure, FunctionIndex, FunctionSpec, MethodIndex, Returns, StoredValue, TaskArgs, ValueData,
+    ActorIndex, Failure, FunctionIndex, FunctionSpec, Location, MethodIndex, Returns, StoredValue, TaskArgs, ValueData,
 };
 use crate::peers::{CALL_SEQ, PeerIndex};
 use crate::state::{AwaitingReport, State};
@@ -408,13 +408,21 @@ impl State {
     pub fn resolved_deps(&mut self, key: TaskKey) -> Vec<v1::Value> {
         let deps: SmallVec<[RefSlot; 2]> = self.owner.deps(key).into();
         let mut values = Vec::with_capacity(deps.len());
+        let mut away: SmallVec<[Location; 2]> = SmallVec::new();
         for slot in deps {
             let value = self
                 .owner
                 .value(slot)
                 .map_or_else(StoredValue::none, |(value, _)| value.clone());
+            if let ValueData::Arena(location) = &value.data
+                && !self.is_here(location)
+            {
+                away.push(*location);
+            }
             values.push(self.value_to_wire(&value, ray_rs_ownership::OwnerIndex::ME, false));
         }
+        // On their way while the task waits in its worker's queue.
+        self.bring_ahead(&away);
         values
     }
 
@@ -761,6 +769,7 @@ impl State {
         }
         self.owner.borrower_died(who, &mut self.owner_effects);
         self.arena.owner_died(arena_owner(&self.peers.address(who).worker_id));
+        self.return_drained_extents();
         for slot in self.owner.borrowed_from(who) {
             let value = StoredValue::failed(Failure::owner_died());
             self.owner.fetched(slot, value, true, &mut self.owner_effects);

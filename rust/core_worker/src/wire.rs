@@ -82,7 +82,7 @@ impl State {
     pub fn give_away(&mut self, value: &StoredValue, receiver: OwnerIndex) -> v1::Value {
         if let ValueData::Arena(location) = value.data {
             let owner = arena_owner(&self.peers.address(receiver).worker_id);
-            self.arena.hand_over(location.offset, location.generation, owner);
+            self.hand_over(location.offset, location.generation, owner);
         }
         self.value_to_wire(value, receiver, true)
     }
@@ -183,15 +183,9 @@ impl State {
         let data = match &value.data {
             ValueData::Empty => ReadData::Empty,
             ValueData::Inline(bytes) => ReadData::Inline(bytes.clone()),
-            ValueData::Arena(location) => match self.arena.pin(location.offset, location.length, location.generation) {
+            ValueData::Arena(location) => match self.pin(*location) {
                 Some(pin) => ReadData::Arena(pin),
-                None => {
-                    let message = "its memory was freed: its owner no longer held it".to_owned();
-                    return Err(Box::new(Failure::ObjectLost {
-                        owner_died: false,
-                        message,
-                    }));
-                }
+                None => ReadData::Away(*location),
             },
             ValueData::Failed(failure) => return Err(Box::new((**failure).clone())),
         };
@@ -220,6 +214,8 @@ impl ReadValue {
             ReadData::Empty => &[],
             ReadData::Inline(bytes) => bytes,
             ReadData::Arena(pin) => pin,
+            // Whoever decodes a value has brought it here before.
+            ReadData::Away(_) => &[],
         }
     }
 }

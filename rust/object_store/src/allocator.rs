@@ -5,7 +5,7 @@
 //!
 //! * `ALC-1` the free ranges and the blocks of an extent tile it exactly;
 //! * `ALC-2` two free ranges of one extent never touch;
-//! * `ALC-3` `by_size` holds each free range once.
+//! * `ALC-3` `by_size` holds each free range once, but for those of closed extents, in which nothing more is placed.
 //!
 //! A large freed range is kept whole for the next large block: without that, one small block placed at its start would
 //! send the next large one to fresh pages, which cost ten times the copy. Small blocks ask for extents of their own
@@ -56,6 +56,8 @@ struct ExtentState {
     free_bytes: u64,
     /// When something in it was last allocated or freed.
     touched: u64,
+    /// Nothing more is placed in it: it goes back to the raylet once it is empty.
+    closed: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +66,8 @@ struct FreeRange {
     /// When it was freed; higher is hotter.
     stamp: u64,
     keep_whole: bool,
+    /// Its extent is closed.
+    closed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -108,6 +112,7 @@ impl Allocator {
                 len,
                 free_bytes: len,
                 touched: self.clock,
+                closed: false,
             },
         );
         self.insert_free(
@@ -116,8 +121,36 @@ impl Allocator {
                 len,
                 stamp: self.clock,
                 keep_whole: false,
+                closed: false,
             },
         );
+    }
+
+    /// Places nothing more in the extent at `offset`. False when there is none.
+    pub fn close(&mut self, offset: u64) -> bool {
+        let Some(state) = self.extents.get_mut(&offset) else {
+            return false;
+        };
+        state.closed = true;
+        let end = offset + state.len;
+        for (&start, range) in self.free.range_mut(offset..end) {
+            if !range.closed {
+                range.closed = true;
+                self.by_size.remove(&(range.len, !range.stamp, start));
+            }
+        }
+        true
+    }
+
+    /// Gives up the extent around `offset`, if it is closed and empty.
+    pub fn remove_drained(&mut self, offset: u64) -> Option<(u64, u64)> {
+        let (&start, state) = self.extents.range(..=offset).next_back()?;
+        let len = state.len;
+        if !state.closed || state.free_bytes < len || offset >= start + len {
+            return None;
+        }
+        self.remove_extent(start);
+        Some((start, len))
     }
 
     /// Places a block of `len` bytes, header included (see [`block_len`]).
@@ -179,6 +212,7 @@ impl Allocator {
         );
         extent.free_bytes += len;
         extent.touched = stamp;
+        let closed = extent.closed;
         let extent_end = extent_start + extent.len;
         let mut start = offset;
         let mut end = offset + len;
@@ -202,6 +236,7 @@ impl Allocator {
                 len: end - start,
                 stamp,
                 keep_whole,
+                closed,
             },
         );
         (start, end - start)
@@ -221,12 +256,17 @@ impl Allocator {
                 break;
             }
             sum += len;
-            self.extents.remove(&offset);
-            let range = self.free[&offset];
-            self.remove_free(offset, range);
+            self.remove_extent(offset);
             removed.push((offset, len));
         }
         removed
+    }
+
+    /// Forgets an extent in which nothing is allocated.
+    fn remove_extent(&mut self, offset: u64) {
+        self.extents.remove(&offset);
+        let range = self.free[&offset];
+        self.remove_free(offset, range);
     }
 
     /// Whether `offset` lies in one of the extents.
@@ -252,7 +292,9 @@ impl Allocator {
 
     fn insert_free(&mut self, offset: u64, range: FreeRange) {
         self.free.insert(offset, range);
-        self.by_size.insert((range.len, !range.stamp, offset));
+        if !range.closed {
+            self.by_size.insert((range.len, !range.stamp, offset));
+        }
     }
 
     fn remove_free(&mut self, offset: u64, range: FreeRange) {
@@ -274,9 +316,11 @@ impl Allocator {
     /// # Panics
     /// Naming the invariant that is broken.
     pub fn check_invariants(&self) {
-        assert_eq!(self.by_size.len(), self.free.len(), "ALC-3");
+        let open = self.free.values().filter(|range| !range.closed);
+        assert_eq!(self.by_size.len(), open.count(), "ALC-3");
         for (&offset, range) in &self.free {
-            assert!(self.by_size.contains(&(range.len, !range.stamp, offset)), "ALC-3");
+            let entry = (range.len, !range.stamp, offset);
+            assert_eq!(self.by_size.contains(&entry), !range.closed, "ALC-3");
             assert!(offset.is_multiple_of(ALIGN) && range.len.is_multiple_of(ALIGN), "ALC-1");
             let (start, state) = self.extents.range(..=offset).next_back().expect("ALC-1");
             assert!(offset + range.len <= start + state.len, "ALC-1");
@@ -288,6 +332,7 @@ impl Allocator {
                 assert!(end.is_none_or(|end| end < offset), "ALC-2");
                 end = Some(offset + range.len);
                 free_bytes += range.len;
+                assert_eq!(range.closed, state.closed, "ALC-3");
             }
             assert_eq!(free_bytes, state.free_bytes, "ALC-1");
         }
@@ -391,6 +436,22 @@ mod tests {
     }
 
     #[test]
+    fn a_closed_extent_takes_nothing_more_and_leaves_when_it_is_empty() {
+        let mut allocator = with_extent(4 * MIB);
+        let kept = place(&mut allocator, MIB);
+        assert!(allocator.close(4096) && !allocator.close(8192));
+        allocator.check_invariants();
+        assert!(allocator.allocate(64, Placement::Anywhere).is_err());
+        assert_eq!(allocator.remove_drained(kept.offset), None);
+        allocator.release(kept.offset, kept.len);
+        allocator.check_invariants();
+        assert!(allocator.allocate(64, Placement::Anywhere).is_err());
+        assert_eq!(allocator.remove_drained(kept.offset), Some((4096, 4 * MIB)));
+        allocator.check_invariants();
+        assert!(!allocator.contains(4096));
+    }
+
+    #[test]
     #[should_panic(expected = "ALC-1: a block is freed once")]
     fn freeing_twice_is_noticed() {
         let mut allocator = with_extent(MIB);
@@ -435,6 +496,9 @@ mod tests {
                         prop_assert!(start <= block.offset && start + len >= block.offset + block.len);
                     }
                 } else {
+                    if choice == 255 && next_extent > 4096 {
+                        allocator.close(next_extent - (1 << 20));
+                    }
                     for (offset, len) in allocator.remove_unused(size) {
                         prop_assert!(blocks.iter().all(|block| block.offset < offset || block.offset >= offset + len));
                     }

@@ -183,7 +183,16 @@ struct Grant {
     pending: bool,
 }
 
-/// A block (header included) of an ended client.
+/// Who has a part of the arena that is not free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// Its pages are being made.
+    Pending,
+    Extent(u32),
+    Kept,
+}
+
+/// A block (header included) that the raylet holds: of an ended client, or brought back from disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeptBlock {
     pub offset: u64,
@@ -247,6 +256,56 @@ impl ExtentTable {
         );
         self.peak_granted = self.peak_granted.max(self.granted_bytes());
         Ok(Extent { offset, len })
+    }
+
+    /// The same for exactly `len` bytes, in whole pages.
+    ///
+    /// # Errors
+    /// As [`Self::grant`].
+    pub fn grant_exactly(&mut self, client: u32, len: u64) -> Result<Extent, StoreFull> {
+        let whole = len.max(PAGE).checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
+        let Some(offset) = self.best_window(whole) else {
+            return Err(self.full(FullReason::NoRoom, len));
+        };
+        let pending = true;
+        self.free.remove(offset, offset + whole);
+        self.grants.insert(
+            offset,
+            Grant {
+                client,
+                len: whole,
+                pending,
+            },
+        );
+        self.peak_granted = self.peak_granted.max(self.granted_bytes());
+        Ok(Extent { offset, len: whole })
+    }
+
+    /// Everything but the free pages, in order: extents whose grant is final (with their client) or not (without), and
+    /// kept blocks.
+    pub fn taken(&self) -> Vec<(u64, u64, Taken)> {
+        let grants = self.grants.iter().map(|(&offset, grant)| {
+            let taken = match grant.pending {
+                true => Taken::Pending,
+                false => Taken::Extent(grant.client),
+            };
+            (offset, grant.len, taken)
+        });
+        let kept = self.kept.values().map(|block| (block.offset, block.len, Taken::Kept));
+        let mut all: Vec<_> = grants.chain(kept).collect();
+        all.sort_unstable_by_key(|(offset, ..)| *offset);
+        all
+    }
+
+    /// The free ranges, in order.
+    pub fn free_ranges(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.free.0.iter().map(|(start, end)| (*start, end - start))
+    }
+
+    /// The client that holds the extent around `offset`.
+    pub fn holder_of(&self, offset: u64) -> Option<u32> {
+        let (start, grant) = self.grants.range(..=offset).next_back()?;
+        (offset < start + grant.len).then_some(grant.client)
     }
 
     /// The free window of `len` bytes with most pages already there; among equals the one in the shortest free range.
@@ -376,10 +435,7 @@ impl ExtentTable {
 
     /// Whether `offset` lies in an extent that some client holds.
     pub fn is_granted(&self, offset: u64) -> bool {
-        self.grants
-            .range(..=offset)
-            .next_back()
-            .is_some_and(|(start, grant)| offset < start + grant.len)
+        self.holder_of(offset).is_some()
     }
 
     /// The next free range, up to `bytes` long, to fill in ahead of need. `None` when as much is ready as was ever in

@@ -8,18 +8,21 @@
 //!   tiled by blocks, so that the raylet can take over the extents of a client that died.
 //! * **STO-2** A reader announces its pin, then looks at the header; the holder says FREEING, then looks at the pins. So
 //!   one of them sees the other, and nothing is reused under a reader.
+//! * **STO-4** A sealed block that nobody pins may be set aside by the raylet (SPILLING): from then on its bytes are the
+//!   raylet's, until it says SEALED again, or SPILLED, which returns the block to its holder as empty.
 //! * **STO-3** Whatever is read from the arena is checked against its bounds.
 //!
-//! Deliberately absent: who owns an object and when it may go (`ray-rs-ownership`), spilling, messages.
+//! Deliberately absent: who owns an object and when it may go (`ray-rs-ownership`), reading and writing files, messages.
 
 pub mod allocator;
 pub mod extents;
 pub mod layout;
 mod segment;
+pub mod spill;
 
 pub use allocator::NeedExtent;
 pub use extents::{Extent, FullReason, NotGranted, StoreFull};
 pub use segment::{
-    ArenaClient, ArenaHost, Block, BlockWriter, ClientStats, DeathSummary, FreeOutcome, HostStats, MAX_CLIENTS,
-    PendingGrant, Pin, copy_bytes,
+    ArenaClient, ArenaHost, Block, BlockWriter, Class, ClientStats, DeathSummary, FreeOutcome, HostStats, MAX_CLIENTS,
+    PendingGrant, Pin, Restore, SetAside, SetAsideBlocks, StoredObject, copy_bytes,
 };

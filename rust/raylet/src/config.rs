@@ -18,6 +18,9 @@ pub struct RayletConfig {
     pub resources: BTreeMap<String, f64>,
     /// Size of the arena.
     pub object_store_bytes: u64,
+    /// Where objects go when the arena is full: a directory, or a URL; empty: the session's directory.
+    #[serde(default)]
+    pub spill_directory: String,
     /// The driver whose end ends the session; none for a session that stands alone.
     #[serde(default)]
     pub driver_pid: Option<u32>,

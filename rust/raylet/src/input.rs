@@ -3,7 +3,8 @@
 use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
-use ray_rs_object_store::PendingGrant;
+use ray_rs_object_store::spill::{FileId, Key, Part};
+use ray_rs_object_store::{PendingGrant, Restore};
 use ray_rs_proto::v1;
 use ray_rs_scheduler::PoolKey;
 use ray_rs_types::ActorId;
@@ -11,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use crate::clients::Outbox;
+use crate::spill_io::{NotRead, NotWritten};
 
 /// A connection on the raylet's socket. The scheduler knows the client by the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -87,6 +89,18 @@ pub(crate) enum Input {
         request_id: u64,
         row: u32,
         grant: PendingGrant,
+    },
+    /// Objects were set aside and written to one file, or could not be.
+    FileWritten {
+        file: FileId,
+        parts: Vec<Part>,
+        outcome: Result<Vec<u32>, NotWritten>,
+    },
+    /// An object was read from disk, or could not be.
+    ObjectRead {
+        key: Key,
+        restore: Restore,
+        outcome: Result<(), NotRead>,
     },
     LogsWritten(Vec<String>),
     /// The driver that the session belongs to has ended, or somebody asked the session to end.

@@ -17,7 +17,8 @@
 //! | [`reaper`] | exit statuses, and orphans that dead workers left |
 //! | [`actors`] | actors placed here, and who follows which actor |
 //! | [`gcs_link`] | the stream to the control store, and clients' calls to it |
-//! | [`object_service`] | extents of the arena, and pages made ready ahead of demand |
+//! | [`object_service`], [`room`] | extents of the arena, pages made ready ahead of demand; who waits for room, and how some is made |
+//! | [`spill_io`], [`store_report`] | files of spilled objects; what the store holds, for people |
 //! | [`logs`] | what workers print, cut into lines and sent to their driver |
 //! | [`memory`] | what the node and its workers use of its memory, and the ends that follow when it runs short |
 //!
@@ -27,7 +28,7 @@
 //! * `RAY-3` what a worker has printed before its task's reply reaches the driver before the flush that the driver asks
 //!   for is answered.
 //!
-//! Deliberately absent: other nodes, spilling.
+//! Deliberately absent: other nodes.
 
 mod actors;
 mod clients;
@@ -45,6 +46,9 @@ mod raylet;
 mod reaper;
 mod registration;
 mod requests;
+mod room;
+mod spill_io;
+mod store_report;
 mod timers;
 mod workers;
 mod zygote;

@@ -1,30 +1,32 @@
-//! The node's arena: extents for clients, and pages made ready ahead of demand.
+//! The node's arena: extents for clients, pages made ready ahead of demand, and what clients say of objects.
 //!
 //! Reserving pages that were never touched takes half a millisecond a megabyte, so it happens on a thread of its own.
 //! Another thread, of the lowest priority, keeps a small reserve; it sleeps for good when there is enough, and is woken
-//! by grants. A request that finds no room waits a moment for other clients to give back what they do not use.
+//! by grants. What finds no room waits in [`crate::room`], which clears some.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use ray_rs_object_store::{ArenaHost, Extent, PendingGrant, StoreFull};
+use ray_rs_object_store::spill::{Key, SpillTable};
+use ray_rs_object_store::{ArenaHost, Extent, FullReason, PendingGrant, StoreFull};
 use ray_rs_proto::v1;
 use ray_rs_proto::v1::from_raylet::Body;
 use ray_rs_types::address::arena_owner;
-use rustc_hash::FxBuildHasher;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::clients::Client;
 use crate::input::{ConnKey, Input, Inputs};
+use crate::room::{FRESH_PAUSE, Round, Waiting, Want};
+use crate::spill_io::SpillIo;
 
-type Clients = HashMap<ConnKey, Client, FxBuildHasher>;
+pub(crate) type Clients = HashMap<ConnKey, Client, FxBuildHasher>;
 
-/// Others get so long to give back unused extents.
-const ROOM_LIMIT: Duration = Duration::from_secs(1);
 /// The reserve grows in steps, so that the loop never waits long for the arena.
 const RESERVE_STEP_BYTES: u64 = 128 << 10;
 const RESERVE_PAUSE: Duration = Duration::from_millis(1);
@@ -32,19 +34,32 @@ const RESERVE_PAUSE: Duration = Duration::from_millis(1);
 const LOWEST_PRIORITY: i32 = 19;
 
 pub(crate) struct ObjectService {
-    arena: Arc<Mutex<ArenaHost>>,
-    capacity: u64,
-    inputs: Inputs,
-    waiting: VecDeque<WaitsForRoom>,
+    pub(crate) arena: Arc<Mutex<ArenaHost>>,
+    pub(crate) capacity: u64,
+    pub(crate) inputs: Inputs,
     reserve: Option<Reserve>,
-}
-
-struct WaitsForRoom {
-    conn: ConnKey,
-    row: u32,
-    request_id: u64,
-    min_bytes: u64,
-    since: Instant,
+    /// What left memory.
+    pub(crate) table: SpillTable,
+    pub(crate) io: Arc<SpillIo>,
+    /// Why objects are lost whose files could not be read.
+    pub(crate) lost: FxHashMap<Key, String>,
+    /// In order of arrival; served in that order, unless the first can only wait.
+    pub(crate) waiting: VecDeque<Waiting>,
+    /// Room that is being made.
+    pub(crate) round: Option<Round>,
+    /// By data offset: how many of those who asked for the object have not taken it yet.
+    pub(crate) held: FxHashMap<u64, u32>,
+    /// By who asked and in which request: the objects held for it, and their offsets.
+    pub(crate) answered: FxHashMap<(ConnKey, u64), Vec<(Key, u64)>>,
+    /// Objects that are being read.
+    pub(crate) reading: usize,
+    /// When something last found no room.
+    pub(crate) last_shortage: Option<Instant>,
+    /// When the disk last refused to take objects.
+    pub(crate) last_refusal: Option<Instant>,
+    /// Extents that are empty and yet not to be had, because they were granted just now, or because their clients did not
+    /// give them back in time; and until when they are left alone.
+    pub(crate) slow: FxHashMap<u64, Instant>,
 }
 
 struct Reserve {
@@ -53,7 +68,7 @@ struct Reserve {
 }
 
 impl ObjectService {
-    pub fn create(capacity: u64, inputs: Inputs) -> io::Result<Self> {
+    pub fn create(capacity: u64, session_dir: &Path, spill_directory: &str, inputs: Inputs) -> io::Result<Self> {
         let (host, descriptor) = ArenaHost::create(capacity)?;
         // Each client gets its own copy; this one has no further use.
         drop(descriptor);
@@ -62,17 +77,32 @@ impl ObjectService {
             arena: Arc::new(Mutex::new(host)),
             capacity,
             inputs,
-            waiting: VecDeque::new(),
             reserve: None,
+            table: SpillTable::default(),
+            io: Arc::new(SpillIo::new(session_dir, spill_directory)),
+            lost: FxHashMap::default(),
+            waiting: VecDeque::new(),
+            round: None,
+            held: FxHashMap::default(),
+            answered: FxHashMap::default(),
+            reading: 0,
+            last_shortage: None,
+            last_refusal: None,
+            slow: FxHashMap::default(),
         })
     }
 
-    fn arena(&self) -> MutexGuard<'_, ArenaHost> {
+    pub(crate) fn arena(&self) -> MutexGuard<'_, ArenaHost> {
         lock(&self.arena)
     }
 
     pub fn capacity(&self) -> u64 {
         self.capacity
+    }
+
+    /// `/dev/shm` was too small for it.
+    pub fn is_memfd(&self) -> bool {
+        self.arena().is_memfd()
     }
 
     pub fn share(&self) -> io::Result<OwnedFd> {
@@ -101,66 +131,53 @@ impl ObjectService {
     }
 
     pub fn stop(&mut self) {
+        self.io.stop();
         if let Some(reserve) = self.reserve.take() {
             reserve.stop.store(true, Ordering::Relaxed);
             reserve.thread.thread().unpark();
         }
     }
 
-    fn wake_reserve(&self) {
+    pub(crate) fn wake_reserve(&self) {
         if let Some(reserve) = &self.reserve {
             reserve.thread.thread().unpark();
         }
     }
 
-    /// When the result is set, [`Self::give_up_overdue`] is due then.
-    pub fn request_extent(&mut self, conn: ConnKey, request: &v1::RequestExtent, clients: &Clients) -> Option<Instant> {
-        let client = clients.get(&conn)?;
-        let (request_id, min_bytes) = (request.request_id, request.min_bytes);
-        let Err(full) = self.try_grant(conn, client, request_id, min_bytes) else {
-            return None;
-        };
-        if min_bytes > self.capacity || client.arena_row == 0 {
-            client.outbox.send(refused(request_id, &full));
-            return None;
+    // ---- extents -----------------------------------------------------------------------------------------------
+
+    pub fn request_extent(&mut self, conn: ConnKey, request: &v1::RequestExtent, clients: &Clients) {
+        let Some(client) = clients.get(&conn) else { return };
+        let (row, min_bytes) = (client.arena_row, request.min_bytes);
+        if min_bytes > self.capacity || row == 0 {
+            let reason = if row == 0 {
+                FullReason::NoRow
+            } else {
+                FullReason::NoRoom
+            };
+            let full = self.arena().full(reason, min_bytes);
+            let text = self.explain(&full, clients);
+            client.outbox.send(refused(request.request_id, text, false));
+            return;
         }
-        let others = clients
-            .iter()
-            .filter(|(other, client)| **other != conn && client.registered);
-        for (_, other) in others {
-            other
-                .outbox
-                .send(Body::ExtentsWanted(v1::ExtentsWanted { bytes: min_bytes }));
-        }
-        // The asker as well: what it keeps may be in pieces that are too small one by one.
-        client
-            .outbox
-            .send(Body::ExtentsWanted(v1::ExtentsWanted { bytes: min_bytes }));
-        let since = Instant::now();
-        self.waiting.push_back(WaitsForRoom {
-            conn,
-            row: client.arena_row,
-            request_id,
-            min_bytes,
-            since,
-        });
-        Some(since + ROOM_LIMIT)
+        let want = Want::Extent { row, min_bytes };
+        self.waiting.push_back(Waiting::new(conn, request.request_id, want));
+        self.pump(clients);
     }
 
-    fn try_grant(&self, conn: ConnKey, client: &Client, request_id: u64, min_bytes: u64) -> Result<(), StoreFull> {
+    pub(crate) fn try_grant(
+        &mut self,
+        conn: ConnKey,
+        client: &Client,
+        request_id: u64,
+        min_bytes: u64,
+    ) -> Result<(), StoreFull> {
         let mut arena = self.arena();
-        let begun = arena.begin_grant(client.arena_row, min_bytes).or_else(|full| {
-            // Blocks that were pinned when they were freed may be free by now.
-            if arena.reap() > 0 {
-                arena.begin_grant(client.arena_row, min_bytes)
-            } else {
-                Err(full)
-            }
-        })?;
+        let begun = arena.begin_grant(client.arena_row, min_bytes)?;
         if !begun.needs_pages() {
             let extent = arena.finish_grant(begun)?;
-            client.outbox.send(granted(request_id, extent));
             drop(arena);
+            client.outbox.send(self.granted(request_id, extent));
             self.wake_reserve();
             return Ok(());
         }
@@ -179,12 +196,28 @@ impl ObjectService {
         Ok(())
     }
 
+    fn granted(&mut self, request_id: u64, extent: Extent) -> Body {
+        let Extent { offset, len } = extent;
+        if self.last_shortage.is_some() {
+            self.slow.insert(offset, Instant::now() + FRESH_PAUSE);
+        }
+        Body::ExtentGranted(v1::ExtentGranted {
+            request_id,
+            offset,
+            length: len,
+            ..v1::ExtentGranted::default()
+        })
+    }
+
     /// `client`: the one that asked, if it is still there.
-    pub fn pages_reserved(&mut self, client: Option<&Client>, request_id: u64, row: u32, grant: PendingGrant) {
+    pub fn pages_reserved(&mut self, conn: ConnKey, request_id: u64, row: u32, grant: PendingGrant, clients: &Clients) {
+        let client = clients.get(&conn).filter(|client| client.arena_row == row);
         let finished = self.arena().finish_grant(grant);
         match (finished, client) {
-            (Ok(extent), Some(client)) => client.outbox.send(granted(request_id, extent)),
-            (Err(full), Some(client)) => client.outbox.send(refused(request_id, &full)),
+            (Ok(extent), Some(client)) => client.outbox.send(self.granted(request_id, extent)),
+            (Err(full), Some(client)) => client
+                .outbox
+                .send(refused(request_id, self.explain(&full, clients), false)),
             (Ok(extent), None) => {
                 if self.arena().give_back(row, extent.offset, extent.len).is_err() {
                     tracing::debug!(row, "an extent of a dead client was taken over already");
@@ -204,72 +237,75 @@ impl ObjectService {
         {
             tracing::warn!(pid = client.pid, "a client gave back an extent that it did not have");
         }
-        self.serve_waiting(clients);
+        self.extent_is_back(request.offset);
+        self.pump(clients);
     }
 
+    // ---- objects -----------------------------------------------------------------------------------------------
+
     pub fn free_object(&mut self, request: &v1::FreeObject, clients: &Clients) {
-        let mut arena = self.arena();
-        arena.free(request.offset, request.generation);
-        if arena.has_zombies() {
-            arena.reap();
+        let key = Key {
+            offset: request.offset,
+            generation: request.generation,
+        };
+        let mut orders = Vec::new();
+        if self.table.freed(key, &mut orders) {
+            self.lost.remove(&key);
+            self.carry_out(&orders, clients);
+        } else {
+            self.arena().free(request.offset, request.generation);
         }
-        drop(arena);
-        self.serve_waiting(clients);
+        self.pump(clients);
+    }
+
+    pub fn handed_over(&mut self, request: &v1::ObjectHandedOver) {
+        if let Some(name) = request.object {
+            let (offset, generation) = (name.offset, name.generation);
+            self.table.owner_changed(Key { offset, generation }, request.owner);
+        }
     }
 
     pub fn client_died(&mut self, conn: ConnKey, dead: &Client, clients: &Clients) {
         self.waiting.retain(|waiting| waiting.conn != conn);
+        let requests: Vec<_> = self
+            .answered
+            .keys()
+            .filter(|(asker, _)| *asker == conn)
+            .copied()
+            .collect();
+        for (conn, request_id) in requests {
+            self.objects_taken(conn, request_id);
+        }
         if dead.arena_row != 0 {
+            let owner = arena_owner(&dead.worker_id);
             let mut arena = self.arena();
-            let summary = arena.client_died(dead.arena_row, arena_owner(&dead.worker_id));
+            let summary = arena.client_died(dead.arena_row, owner);
             // Its pins are gone, which may free blocks that only they held.
             arena.reap();
             drop(arena);
             tracing::debug!(?summary, "a client's memory was taken over");
+            let mut orders = Vec::new();
+            self.table.owner_died(owner, &mut orders);
+            self.carry_out(&orders, clients);
+            self.forget_extents_of_the_dead();
         }
-        self.serve_waiting(clients);
-    }
-
-    fn serve_waiting(&mut self, clients: &Clients) {
-        for waiting in std::mem::take(&mut self.waiting) {
-            let Some(client) = clients
-                .get(&waiting.conn)
-                .filter(|client| client.arena_row == waiting.row)
-            else {
-                continue;
-            };
-            if self
-                .try_grant(waiting.conn, client, waiting.request_id, waiting.min_bytes)
-                .is_err()
-            {
-                self.waiting.push_back(waiting);
-            }
-        }
-    }
-
-    /// Answers those who have waited in vain, and says when to call again.
-    pub fn give_up_overdue(&mut self, now: Instant, clients: &Clients) -> Option<Instant> {
-        for waiting in std::mem::take(&mut self.waiting) {
-            let Some(client) = clients.get(&waiting.conn) else {
-                continue;
-            };
-            let overdue = waiting.since + ROOM_LIMIT <= now;
-            match self.try_grant(waiting.conn, client, waiting.request_id, waiting.min_bytes) {
-                Ok(()) => {}
-                Err(full) if overdue => client.outbox.send(refused(waiting.request_id, &full)),
-                Err(_) => self.waiting.push_back(waiting),
-            }
-        }
-        self.waiting.front().map(|waiting| waiting.since + ROOM_LIMIT)
+        self.pump(clients);
     }
 
     pub fn stats(&self, request_id: u64) -> v1::StoreStatsReply {
         let stats = self.arena().stats();
+        let spilled = self.table.stats();
         v1::StoreStatsReply {
             request_id,
             capacity_bytes: stats.capacity_bytes,
             granted_bytes: stats.granted_bytes + stats.kept_bytes,
             reserved_bytes: stats.populated_bytes,
+            spilled_objects: spilled.objects,
+            spilled_bytes: spilled.disk_bytes,
+            total_spilled_objects: spilled.spilled_objects,
+            total_spilled_bytes: spilled.spilled_bytes,
+            total_restored_objects: spilled.restored_objects,
+            total_restored_bytes: spilled.restored_bytes,
         }
     }
 }
@@ -280,23 +316,12 @@ impl Drop for ObjectService {
     }
 }
 
-fn granted(request_id: u64, extent: Extent) -> Body {
-    let Extent { offset, len } = extent;
+pub(crate) fn refused(request_id: u64, error: String, out_of_disk: bool) -> Body {
     Body::ExtentGranted(v1::ExtentGranted {
         request_id,
-        offset,
-        length: len,
-        error: String::new(),
-    })
-}
-
-fn refused(request_id: u64, full: &StoreFull) -> Body {
-    let error = full.to_string();
-    Body::ExtentGranted(v1::ExtentGranted {
-        request_id,
-        offset: 0,
-        length: 0,
         error,
+        out_of_disk,
+        ..v1::ExtentGranted::default()
     })
 }
 

@@ -175,8 +175,13 @@ impl Raylet {
         let node_id = NodeId(node_id);
         let node = node_info(&config, node_id, 0, &total, &total);
         let gcs = GcsLink::start(&config.session_dir, node, inputs.clone());
-        let store = ObjectService::create(config.object_store_bytes, inputs.clone())
-            .context("cannot make the object store's memory")?;
+        let store = ObjectService::create(
+            config.object_store_bytes,
+            &config.session_dir,
+            &config.spill_directory,
+            inputs.clone(),
+        )
+        .context("cannot make the object store's memory")?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let (spin, spin_fd) = SpinTable::create(SpinTable::slots_for(cores)).context("cannot make the spin table")?;
         let session = config
@@ -234,7 +239,10 @@ impl Raylet {
     fn next_due(&self) -> Option<Instant> {
         let decision = self.scheduler.next_deadline().map(|deadline| self.started + deadline);
         let memory = self.memory.next_deadline().map(|deadline| self.started + deadline);
-        [decision, memory, self.timers.next_due()].into_iter().flatten().min()
+        [decision, memory, self.timers.next_due(), self.store.next_due()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn take(&mut self, input: Input) {
@@ -263,8 +271,13 @@ impl Raylet {
                 row,
                 grant,
             } => {
-                let there = self.clients.get(&conn).filter(|client| client.arena_row == row);
-                self.store.pages_reserved(there, request_id, row, grant);
+                self.store.pages_reserved(conn, request_id, row, grant, &self.clients);
+            }
+            Input::FileWritten { file, parts, outcome } => {
+                self.store.file_written(file, &parts, outcome, &self.clients);
+            }
+            Input::ObjectRead { key, restore, outcome } => {
+                self.store.object_read(key, restore, outcome, &self.clients);
             }
             Input::LogsWritten(names) => self.logs_written(&names),
             Input::EndSession(why) => self.ended = Some(why),
@@ -281,16 +294,14 @@ impl Raylet {
                 Timer::StatusOverdue(token) => self.status_overdue(token),
                 Timer::RegistrationOverdue(conn) => self.registration_overdue(conn),
                 Timer::ReasonOverdue(worker) => self.reason_overdue(worker),
-                Timer::ExtentsOverdue => {
-                    if let Some(due) = self.store.give_up_overdue(now, &self.clients) {
-                        self.timers.set(due, Timer::ExtentsOverdue);
-                    }
-                }
                 Timer::EnvironmentUnused(pool, uses) => self.environment_unused(pool, uses),
                 Timer::LookAtOrphans => self.end_orphans(),
                 Timer::AnswersOverdue => self.look_at_workers_is_over(),
                 Timer::Heartbeat => self.heartbeat(),
             }
+        }
+        if self.store.next_due().is_some_and(|due| due <= now) {
+            self.store.tick(now, &self.clients);
         }
         if self
             .scheduler
@@ -318,12 +329,6 @@ impl Raylet {
             };
             self.gcs.report(v1::node_report::Body::Heartbeat(heartbeat));
             self.told_available = available;
-        }
-    }
-
-    pub fn set_extents_timer(&mut self, due: Option<Instant>) {
-        if let Some(due) = due {
-            self.timers.set(due, Timer::ExtentsOverdue);
         }
     }
 

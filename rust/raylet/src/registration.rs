@@ -242,6 +242,13 @@ impl Raylet {
             };
             client.outbox.send(Body::Notice(v1::Notice { level: 2, text }));
         }
+        if role == Role::Driver && self.store.is_memfd() {
+            let text = format!(
+                "/dev/shm has no room for an object store of {} MiB, so it lies in anonymous shared memory.",
+                self.store.capacity() >> 20
+            );
+            client.outbox.send(Body::Notice(v1::Notice { level: 0, text }));
+        }
         self.decide(Event::ClientJoined {
             client: ClientKey(conn.0),
             job: key,

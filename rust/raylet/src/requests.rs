@@ -65,13 +65,22 @@ impl Raylet {
                 }
             }
             To::RequestExtent(request) => {
-                let due = self.store.request_extent(conn, &request, &self.clients);
-                self.set_extents_timer(due);
+                self.store.request_extent(conn, &request, &self.clients);
             }
             To::ReturnExtent(request) => {
                 self.store.return_extent(conn, &request, &self.clients);
             }
             To::FreeObject(request) => self.store.free_object(&request, &self.clients),
+            To::RestoreObjects(request) => self.store.restore_objects(conn, request, &self.clients),
+            To::RestoredTaken(request) => {
+                self.store.objects_taken(conn, request.request_id);
+                self.store.pump(&self.clients);
+            }
+            To::ObjectHandedOver(request) => self.store.handed_over(&request),
+            To::ListObjects(request) => {
+                let reply = self.store.objects(request.request_id, &self.clients);
+                outbox.send(From::ListObjectsReply(reply));
+            }
             To::GcsCall(call) => {
                 let gcs = self.gcs.clone();
                 tokio::spawn(async move {

@@ -22,8 +22,6 @@ pub(crate) enum Timer {
     RegistrationOverdue(ConnKey),
     /// Who asked why a process died has waited long enough.
     ReasonOverdue(WorkerId),
-    /// Requests for extents that wait for room are looked at.
-    ExtentsOverdue,
     /// An environment had no worker left, when it had been used so often.
     EnvironmentUnused(PoolKey, u64),
     /// An orphan that may belong to a job that has ended did not show where it comes from.

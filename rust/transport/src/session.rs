@@ -29,6 +29,17 @@ pub const RAYLET_SOCKET: &str = "sockets/raylet";
 /// `<session_dir>/<number of the zygote>`.
 pub const PROCESS_MARK: &str = "RAY_RS_ZYGOTE";
 
+/// Where spilled objects are: a directory, or a link to one that the user has named. That is called
+/// [`spill_directory_name`], and ends with the session as well.
+pub const SPILL_LINK: &str = "spilled";
+
+/// What a session's directory for spilled objects is called where the user has named a place for them; what follows is
+/// the raylet's.
+pub fn spill_directory_name(session_dir: &Path) -> String {
+    let session = session_dir.file_name().unwrap_or_default().to_string_lossy();
+    format!("ray_spilled_{session}_")
+}
+
 /// Removes an ended session: everything but a log that says something, and the link that points to it. Of kept logs
 /// only those of the [`KEPT_SESSIONS`] newest ended sessions stay. What a killed raylet could not end any more (programs
 /// that tasks have sent into sessions of their own) is ended.
@@ -45,6 +56,7 @@ pub fn clean_up(session_dir: &Path) -> io::Result<()> {
     if session_dir.join(RAYLET_SOCKET).exists() {
         end_marked_processes(session_dir);
     }
+    remove_spilled_elsewhere(session_dir)?;
     let keep_logs = has_content(&session_dir.join("logs"));
     let outcome = if keep_logs {
         remove_all_but_logs(session_dir)
@@ -81,6 +93,17 @@ fn end_marked_processes(session_dir: &Path) {
             return;
         }
     }
+}
+
+fn remove_spilled_elsewhere(session_dir: &Path) -> io::Result<()> {
+    let Ok(target) = fs::read_link(session_dir.join(SPILL_LINK)) else {
+        return Ok(());
+    };
+    let name = target.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if !name.starts_with(&spill_directory_name(session_dir)) {
+        return Ok(());
+    }
+    gone_is_fine(fs::remove_dir_all(&target))
 }
 
 /// Writes `text` to `path` so that a reader sees all of it or no file.
@@ -235,6 +258,23 @@ mod tests {
         let left = names(root.path());
         assert_eq!(left.len(), KEPT_SESSIONS + 1);
         assert!(left.contains(&"session_live".to_owned()));
+    }
+
+    #[test]
+    fn what_was_spilled_elsewhere_goes_with_the_session_and_nothing_else_does() {
+        let root = tempfile::tempdir().expect("a directory");
+        let disk = tempfile::tempdir().expect("a directory");
+        let spilled = disk.path().join("ray_spilled_session_1_2_77");
+        let others = disk.path().join("ray_spilled_session_1_22_78");
+        for (name, target) in [("session_1_2", &spilled), ("session_1_3", &others)] {
+            let dir = session(root.path(), name, "");
+            fs::create_dir(target).expect("made");
+            fs::write(target.join("objects-1"), "x").expect("written");
+            std::os::unix::fs::symlink(target, dir.join(SPILL_LINK)).expect("linked");
+            clean_up(&dir).expect("cleaned");
+        }
+        assert_eq!(names(disk.path()), ["ray_spilled_session_1_22_78"]);
+        assert!(names(root.path()).is_empty());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
 use super::FreeOutcome;
-use super::map::{DATA_START, FREE, FREEING, Map, PINS_PER_ROW, SEALED, WRITING};
+use super::map::{DATA_START, FREE, FREEING, Map, PINS_PER_ROW, SEALED, SPILLED, WRITING};
 use crate::allocator::{Allocator, HEADER_BYTES, NeedExtent, Placement, block_len};
 
 /// A block that was allocated: its data is at `offset` from the start of the arena.
@@ -35,6 +35,8 @@ struct Inside {
     next_generation: u64,
     /// Freed while somebody looked: data offset and generation.
     zombies: Vec<(u64, u64)>,
+    /// Closed extents that are empty: the raylet's again, which is still to be told.
+    drained: Vec<(u64, u64)>,
 }
 
 #[derive(Default)]
@@ -54,6 +56,7 @@ pub struct ArenaClient {
     inside: Mutex<Inside>,
     pins: Mutex<Pins>,
     has_zombies: AtomicBool,
+    has_drained: AtomicBool,
     /// Some block of ours has another owner.
     has_handed_over: AtomicBool,
     /// This process is a forked child of the client: the row of pins is its parent's.
@@ -84,6 +87,7 @@ impl ArenaClient {
             }),
             pins: Mutex::new(Pins::default()),
             has_zombies: AtomicBool::new(false),
+            has_drained: AtomicBool::new(false),
             has_handed_over: AtomicBool::new(false),
             forked: AtomicBool::new(false),
         })
@@ -135,6 +139,7 @@ impl ArenaClient {
             .write_header(placed.offset, placed.len, WRITING, generation, len);
         if let Some(header) = self.map.header(placed.offset + HEADER_BYTES) {
             header.owner.store(self.owner, Ordering::Relaxed);
+            header.epoch.store(self.map.epoch(), Ordering::Relaxed);
         }
         Ok(Block {
             offset: placed.offset + HEADER_BYTES,
@@ -191,9 +196,16 @@ impl ArenaClient {
         self.free_sealed(&mut inside, offset, generation)
     }
 
+    /// A block that is SEALED, or FREEING by the word of its owner.
     fn free_sealed(&self, inside: &mut Inside, offset: u64, generation: u64) -> FreeOutcome {
         let header = self.map.header(offset).expect("the caller looked at it");
-        header.state.store(FREEING, Ordering::SeqCst);
+        let taken = header
+            .state
+            .compare_exchange(SEALED, FREEING, Ordering::SeqCst, Ordering::SeqCst);
+        if taken.is_err_and(|state| state != FREEING) {
+            // The raylet was faster: it is on its way to disk.
+            return FreeOutcome::Stale;
+        }
         if self.map.is_pinned(offset) {
             inside.zombies.push((offset, generation));
             self.has_zombies.store(true, Ordering::Release);
@@ -203,20 +215,64 @@ impl ArenaClient {
         FreeOutcome::Freed
     }
 
-    /// From here on `owner` counts the references to a sealed block of ours (0: it stays whoever ends).
-    pub fn hand_over(&self, offset: u64, generation: u64, owner: u64) {
-        if self.is(offset, generation, SEALED)
-            && let Some(header) = self.map.header(offset)
-        {
-            header.owner.store(owner, Ordering::Release);
-            self.has_handed_over.store(true, Ordering::Release);
+    /// From here on `owner` counts the references to a sealed block of ours (0: it stays whoever ends). False when the
+    /// raylet must hear of it as well: the block is on its way to disk, or there.
+    #[must_use]
+    pub fn hand_over(&self, offset: u64, generation: u64, owner: u64) -> bool {
+        let Some(header) = self.map.header(offset) else {
+            return false;
+        };
+        if header.generation.load(Ordering::Relaxed) != generation {
+            return false;
+        }
+        header.owner.store(owner, Ordering::SeqCst);
+        self.has_handed_over.store(true, Ordering::Release);
+        header.state.load(Ordering::SeqCst) == SEALED
+    }
+
+    /// Nothing more is placed in the extent at `offset`, which goes back to the raylet once it is empty.
+    pub fn close_extent(&self, offset: u64) {
+        let mut inside = self.inside.lock();
+        if inside.allocator.close(offset) {
+            self.note_drained(&mut inside, offset);
         }
     }
 
+    /// The raylet has the block on disk: its room is ours again.
+    pub fn spilled(&self, offset: u64, generation: u64) {
+        let mut inside = self.inside.lock();
+        if inside.allocator.contains(offset) && self.is(offset, generation, SPILLED) {
+            self.release(&mut inside, offset);
+        }
+    }
+
+    fn note_drained(&self, inside: &mut Inside, offset: u64) {
+        if let Some(extent) = inside.allocator.remove_drained(offset) {
+            inside.drained.push(extent);
+            self.has_drained.store(true, Ordering::Release);
+        }
+    }
+
+    /// Closed extents that became empty since the last call; they are the raylet's again.
+    pub fn drained_extents(&self) -> Vec<(u64, u64)> {
+        if !self.has_drained.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        self.has_drained.store(false, Ordering::Release);
+        std::mem::take(&mut self.inside.lock().drained)
+    }
+
+    /// Whether the block is where it was made.
+    pub fn is_there(&self, offset: u64, generation: u64) -> bool {
+        self.is(offset, generation, SEALED)
+    }
+
     /// For the owner of a block in another process's extent, before it tells that process to free it: should that end
-    /// before it hears, whoever takes its extent over knows.
-    pub fn mark_unwanted(&self, offset: u64, generation: u64) {
-        self.map.mark_unwanted(offset, generation);
+    /// before it hears, whoever takes its extent over knows. False when the raylet must hear of it as well: the block is
+    /// on its way to disk, or there.
+    #[must_use]
+    pub fn mark_unwanted(&self, offset: u64, generation: u64) -> bool {
+        self.map.mark_unwanted(offset, generation)
     }
 
     /// Frees what was handed over to a process that has ended; how many blocks.
@@ -257,6 +313,7 @@ impl ArenaClient {
         header.state.store(FREE, Ordering::Release);
         let (start, len) = inside.allocator.release(data_offset - HEADER_BYTES, len);
         self.map.write_header(start, len, FREE, 0, 0);
+        self.note_drained(inside, start);
     }
 
     /// Frees what was looked at when it was freed and is not any more; how many.
@@ -292,7 +349,7 @@ impl ArenaClient {
         } else {
             let slot = match pins.free.pop() {
                 Some(slot) => slot,
-                None if pins.next < PINS_PER_ROW => {
+                None if pins.next < PINS_PER_ROW && self.map.reserve_pins(self.client, pins.next) => {
                     pins.next += 1;
                     pins.next - 1
                 }
@@ -307,9 +364,23 @@ impl ArenaClient {
             data,
             len: len as usize,
             offset,
+            generation,
         };
         let there = self.is(offset, generation, SEALED) && header.data_len.load(Ordering::Relaxed) >= len;
         there.then_some(pin)
+    }
+
+    /// The bytes of a sealed block that cannot be pinned, because this process has pinned as much as it can. The caller
+    /// has the raylet's word that it is not moved meanwhile.
+    pub fn copy_out(&self, offset: u64, len: u64, generation: u64) -> Option<Vec<u8>> {
+        let data = self.map.data(offset, len)?;
+        if !self.is(offset, generation, SEALED) {
+            return None;
+        }
+        let mut bytes = vec![0; len as usize];
+        // SAFETY: in bounds. Should the owner give it up meanwhile, what was copied is thrown away below.
+        unsafe { std::ptr::copy_nonoverlapping(data, bytes.as_mut_ptr(), bytes.len()) };
+        self.is(offset, generation, SEALED).then_some(bytes)
     }
 
     fn unpin(&self, offset: u64) {
@@ -370,6 +441,14 @@ pub struct Pin {
     data: *const u8,
     len: usize,
     offset: u64,
+    generation: u64,
+}
+
+impl Pin {
+    /// Data offset, length and generation of what is pinned.
+    pub fn place(&self) -> (u64, u64, u64) {
+        (self.offset, self.len as u64, self.generation)
+    }
 }
 
 // SAFETY: the data behind it does not change while it is pinned, and the mapping lives as long as the client.

@@ -3,13 +3,14 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::{FallocateFlags, MemfdFlags};
 use shared_memory::ShmemConf;
 
 use super::FreeOutcome;
-use super::map::{DATA_START, FREEING, MAX_CLIENTS, Map, SEALED};
+use super::map::{DATA_START, FREEING, MAX_CLIENTS, Map, SEALED, SPILLING};
 use crate::allocator::HEADER_BYTES;
 use crate::extents::{Extent, ExtentTable, FullReason, KeptBlock, NotGranted, PAGE, StoreFull};
 
@@ -40,7 +41,7 @@ pub struct HostStats {
 #[derive(Debug)]
 pub struct PendingGrant {
     client: u32,
-    extent: Extent,
+    pub(super) extent: Extent,
     /// Set as long as pages are missing.
     file: Option<OwnedFd>,
     failed: bool,
@@ -49,6 +50,10 @@ pub struct PendingGrant {
 impl PendingGrant {
     pub fn needs_pages(&self) -> bool {
         self.file.is_some()
+    }
+
+    pub(super) fn has_pages(&self) -> bool {
+        self.file.is_none() && !self.failed
     }
 
     /// Makes the pages. Out of memory is an error of the grant, and never a SIGBUS in whoever writes later.
@@ -63,14 +68,17 @@ impl PendingGrant {
 /// The arena, with the truth about who may allocate where.
 pub struct ArenaHost {
     file: OwnedFd,
-    map: Map,
-    table: ExtentTable,
+    pub(super) map: Arc<Map>,
+    pub(super) table: ExtentTable,
     capacity: u64,
     free_rows: Vec<u32>,
     next_row: u32,
     live_rows: u64,
     /// Kept blocks that were freed while somebody looked: data offset and generation.
-    zombies: Vec<(u64, u64)>,
+    pub(super) zombies: Vec<(u64, u64)>,
+    /// Of the blocks that the raylet writes itself.
+    pub(super) next_generation: u64,
+    is_memfd: bool,
 }
 
 impl ArenaHost {
@@ -81,8 +89,13 @@ impl ArenaHost {
     pub fn create(capacity: u64) -> io::Result<(Self, OwnedFd)> {
         let capacity = capacity.max(PAGE).next_multiple_of(PAGE);
         let size = DATA_START + capacity;
-        let file = posix_segment(size).or_else(|_| anonymous_file(size))?;
-        let map = Map::new(&file)?;
+        let (file, is_memfd) = match posix_segment(size) {
+            Ok(file) => (file, false),
+            Err(_) => (anonymous_file(size)?, true),
+        };
+        // The first pages are written before anything is granted.
+        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, 2 * PAGE)?;
+        let map = Arc::new(Map::new(&file)?);
         map.initialise();
         let share = file.try_clone()?;
         let host = Self {
@@ -94,6 +107,8 @@ impl ArenaHost {
             next_row: 1,
             live_rows: 0,
             zombies: Vec::new(),
+            next_generation: 0,
+            is_memfd,
         };
         Ok((host, share))
     }
@@ -113,6 +128,10 @@ impl ArenaHost {
             }
             None => return 0,
         };
+        if !self.map.reserve_pins(row, 0) {
+            self.free_rows.push(row);
+            return 0;
+        }
         self.live_rows += 1;
         row
     }
@@ -138,17 +157,22 @@ impl ArenaHost {
         }
         self.reap();
         let extent = self.table.grant(client, min_bytes)?;
+        Ok(self.pending(client, extent))
+    }
+
+    pub(super) fn pending(&self, client: u32, extent: Extent) -> PendingGrant {
+        self.map.next_epoch();
         let file = if self.table.is_populated(extent) {
             None
         } else {
             self.file.try_clone().ok()
         };
-        Ok(PendingGrant {
+        PendingGrant {
             client,
             extent,
             file,
             failed: false,
-        })
+        }
     }
 
     /// # Errors
@@ -216,7 +240,8 @@ impl ArenaHost {
             };
             let generation = header.generation.load(Ordering::Relaxed);
             let state = header.state.load(Ordering::Acquire);
-            let is_owned = state == SEALED && header.owner.load(Ordering::Acquire) != dead;
+            // What is on its way to disk is the spill table's affair.
+            let is_owned = state == SPILLING || (state == SEALED && header.owner.load(Ordering::Acquire) != dead);
             if !is_owned {
                 if state != SEALED && state != FREEING {
                     continue;
@@ -327,6 +352,21 @@ impl ArenaHost {
 
     pub fn capacity(&self) -> u64 {
         self.capacity
+    }
+
+    /// Whether a client holds an extent that begins at `offset`.
+    pub fn is_extent(&self, offset: u64) -> bool {
+        self.table.is_granted(offset)
+    }
+
+    /// The text of a refusal, for what was not even tried.
+    pub fn full(&self, reason: FullReason, requested_bytes: u64) -> StoreFull {
+        self.table.full(reason, requested_bytes)
+    }
+
+    /// `/dev/shm` had no room, so the arena is an anonymous file.
+    pub fn is_memfd(&self) -> bool {
+        self.is_memfd
     }
 
     pub fn stats(&self) -> HostStats {

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
+use rustc_hash::FxHashSet;
 use rustix::mm::{MapFlags, ProtFlags};
 
 use crate::allocator::HEADER_BYTES;
@@ -23,12 +24,19 @@ pub(super) const FREE: u32 = 0x00f2_ee01;
 pub(super) const WRITING: u32 = 0x00f2_ee02;
 pub(super) const SEALED: u32 = 0x00f2_ee03;
 pub(super) const FREEING: u32 = 0x00f2_ee04;
+/// Set aside by the raylet, which writes it to disk. Only the raylet ends this state.
+pub(super) const SPILLING: u32 = 0x00f2_ee05;
+/// It is on disk; the holder may use the room again as soon as it hears of it.
+pub(super) const SPILLED: u32 = 0x00f2_ee06;
+/// Counts what the raylet grants: the age of blocks is measured by it.
+const EPOCH: u64 = 8;
 
 /// In front of each block's data.
 #[repr(C, align(64))]
 pub(super) struct Header {
     pub state: AtomicU32,
-    _pad: AtomicU32,
+    /// [`Map::epoch`] when it was allocated.
+    pub epoch: AtomicU32,
     pub generation: AtomicU64,
     pub data_len: AtomicU64,
     pub block_len: AtomicU64,
@@ -93,6 +101,15 @@ impl Map {
         unsafe { &*self.start.add(offset as usize).cast::<AtomicU64>() }
     }
 
+    pub fn epoch(&self) -> u32 {
+        self.word(EPOCH).load(Ordering::Relaxed) as u32
+    }
+
+    /// Only the raylet counts on.
+    pub fn next_epoch(&self) {
+        self.word(EPOCH).fetch_add(1, Ordering::Relaxed);
+    }
+
     fn mark(&self, row: u32) -> &AtomicU32 {
         assert!(row < MAX_CLIENTS, "STO-3");
         // SAFETY: the page of marks is in bounds for all rows; it is only ever touched as atomics.
@@ -125,15 +142,27 @@ impl Map {
         header.state.store(state, Ordering::Release);
     }
 
-    /// Says in the header of a sealed block that nobody needs it, for whoever is to free it.
-    pub fn mark_unwanted(&self, data_offset: u64, generation: u64) {
-        if let Some(header) = self.header(data_offset)
-            && header.generation.load(Ordering::Relaxed) == generation
-        {
-            let _ = header
+    /// Says in the header of a sealed block that nobody needs it, for whoever is to free it. False when there is no such
+    /// block.
+    pub fn mark_unwanted(&self, data_offset: u64, generation: u64) -> bool {
+        let Some(header) = self.header(data_offset) else {
+            return false;
+        };
+        let is_it = || header.generation.load(Ordering::Relaxed) == generation;
+        let change = |from, to| {
+            header
                 .state
-                .compare_exchange(SEALED, FREEING, Ordering::SeqCst, Ordering::Relaxed);
+                .compare_exchange(from, to, Ordering::SeqCst, Ordering::Relaxed)
+        };
+        if !is_it() || change(SEALED, FREEING).is_err() {
+            return false;
         }
+        if !is_it() {
+            // It went to disk in between, and this is another block.
+            let _ = change(FREEING, SEALED);
+            return false;
+        }
+        true
     }
 
     /// The blocks of an extent from header to header, as header offset and length; ends at the first header that makes
@@ -163,6 +192,24 @@ impl Map {
         Some(unsafe { self.start.add(offset as usize) })
     }
 
+    /// Makes the page of the table that `slot` is the first of. Out of memory is an error here, and never a SIGBUS.
+    pub fn reserve_pins(&self, row: u32, slot: u32) -> bool {
+        if !u64::from(slot).is_multiple_of(PAGE / 8) {
+            return true;
+        }
+        let word: *const AtomicU64 = self.pin_word(row, slot);
+        // SAFETY: a whole page of the mapping (rows begin at pages); its content is not changed.
+        let populated = unsafe {
+            rustix::mm::madvise(
+                word.cast_mut().cast(),
+                PAGE as usize,
+                rustix::mm::Advice::LinuxPopulateWrite,
+            )
+        };
+        // Kernels before 5.14 do not know the word: there the page comes with the first write.
+        matches!(populated, Ok(()) | Err(rustix::io::Errno::INVAL))
+    }
+
     pub fn set_pin(&self, row: u32, slot: u32, data_offset: u64) {
         self.mark(row).fetch_max(slot + 1, Ordering::Relaxed);
         self.pin_word(row, slot).store(data_offset, Ordering::Release);
@@ -180,6 +227,28 @@ impl Map {
             let used = self.mark(row).load(Ordering::Relaxed).min(PINS_PER_ROW);
             (0..used).any(|slot| self.pin_word(row, slot).load(Ordering::Acquire) == data_offset)
         })
+    }
+
+    /// Data offsets of everything that any process has pinned. The caller has changed the states that it asks for.
+    pub fn pinned(&self) -> FxHashSet<u64> {
+        fence(Ordering::SeqCst);
+        let mut pinned = FxHashSet::default();
+        self.each_pin(|offset| {
+            pinned.insert(offset);
+        });
+        pinned
+    }
+
+    pub fn each_pin(&self, mut see: impl FnMut(u64)) {
+        for row in 1..MAX_CLIENTS {
+            let used = self.mark(row).load(Ordering::Relaxed).min(PINS_PER_ROW);
+            for slot in 0..used {
+                match self.pin_word(row, slot).load(Ordering::Acquire) {
+                    0 => {}
+                    offset => see(offset),
+                }
+            }
+        }
     }
 
     /// Forgets all pins of a row; how many there were.

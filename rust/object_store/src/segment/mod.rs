@@ -8,11 +8,13 @@ mod client;
 mod copy;
 mod host;
 mod map;
+mod spill;
 
 pub use client::{ArenaClient, Block, BlockWriter, ClientStats, Pin};
 pub use copy::copy_bytes;
 pub use host::{ArenaHost, DeathSummary, HostStats, PendingGrant};
 pub use map::MAX_CLIENTS;
+pub use spill::{Class, Restore, SetAside, SetAsideBlocks, StoredObject};
 
 /// What became of a request to free a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,211 @@
+//! Objects that are not where they were made: on disk, or brought back from there by somebody.
+//!
+//! The raylet knows. It keeps in memory what it answers until it hears that this process has pinned it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use ray_rs_object_store::Pin;
+use ray_rs_ownership::RefSlot;
+use ray_rs_proto::v1;
+
+use crate::control::ROOM_TIMEOUT;
+use crate::core::{CoreWorker, Interrupt};
+use crate::model::{CoreError, Failure, Location, ReadData, ReadValue, ValueData};
+use crate::state::{Answer, State};
+
+/// Objects are asked for ahead of the one that is waited for up to so many bytes.
+const AHEAD_BYTES: u64 = 64 << 20;
+/// Places of objects that were brought back are forgotten when there are so many: the raylet still knows.
+const MAX_MOVED: usize = 1 << 16;
+
+impl State {
+    /// Where the object is now, as far as this process knows.
+    pub fn pin(&mut self, location: Location) -> Option<Pin> {
+        let Location {
+            offset,
+            length,
+            generation,
+            ..
+        } = location;
+        if let Some(pin) = self.arena.pin(offset, length, generation) {
+            return Some(pin);
+        }
+        let moved = *self.moved.get(&(offset, generation))?;
+        let pin = self.arena.pin(moved.offset, moved.length, moved.generation);
+        if pin.is_none() {
+            self.moved.remove(&(offset, generation));
+        }
+        pin
+    }
+
+    pub fn is_here(&self, location: &Location) -> bool {
+        let moved = self.moved.get(&(location.offset, location.generation));
+        self.arena.is_there(location.offset, location.generation)
+            || moved.is_some_and(|moved| self.arena.is_there(moved.offset, moved.generation))
+    }
+
+    /// Tells the raylet that these will soon be wanted, and are not in memory.
+    pub fn bring_ahead(&mut self, away: &[Location]) {
+        let objects: Vec<v1::BlockName> = away.iter().map(name).collect();
+        if !objects.is_empty() {
+            let request_id = self.fresh_request();
+            self.tell_raylet(v1::to_raylet::Body::RestoreObjects(v1::RestoreObjects {
+                request_id,
+                objects,
+                ahead: true,
+            }));
+        }
+    }
+}
+
+fn name(location: &Location) -> v1::BlockName {
+    v1::BlockName {
+        offset: location.offset,
+        generation: location.generation,
+    }
+}
+
+impl CoreWorker {
+    /// Brings objects back, all of them at once; what became of each, in order.
+    ///
+    /// # Errors
+    /// [`CoreError::StoreFull`] when there is no room for all of them, [`CoreError::TimedOut`], and as for any question.
+    pub fn bring(
+        &self,
+        locations: &[Location],
+        timeout: Option<Duration>,
+        interrupt: Interrupt<'_>,
+    ) -> Result<Vec<Result<ReadData, Box<Failure>>>, CoreError> {
+        let mut request = 0;
+        let send = |state: &mut State, request_id: u64| {
+            request = request_id;
+            let objects = locations.iter().map(name).collect();
+            state.tell_raylet(v1::to_raylet::Body::RestoreObjects(v1::RestoreObjects {
+                request_id,
+                objects,
+                ahead: false,
+            }));
+        };
+        let timeout = timeout.unwrap_or(ROOM_TIMEOUT).min(ROOM_TIMEOUT);
+        let answer = self.ask_with(send, "an object that is on disk", timeout, interrupt)?;
+        let Answer::Restored(restored) = answer else {
+            return Err(CoreError::Gcs("the raylet answered something else".to_owned()));
+        };
+        if !restored.error.is_empty() {
+            return Err(match restored.out_of_disk {
+                true => CoreError::OutOfDisk(restored.error),
+                false => CoreError::StoreFull(restored.error),
+            });
+        }
+        Ok(self.with(|state| {
+            let found = locations.iter().zip(&restored.objects);
+            let values = found
+                .map(|(location, object)| state.take_restored(*location, object))
+                .collect();
+            let request_id = request;
+            state.tell_raylet(v1::to_raylet::Body::RestoredTaken(v1::RestoredTaken { request_id }));
+            values
+        }))
+    }
+
+    /// Brings back whatever of a task's arguments is away: all at once, so that of two tasks that need more than the store
+    /// holds one gets what it needs. What cannot be had stays away.
+    ///
+    /// # Errors
+    /// As [`Self::bring`].
+    pub fn bring_arguments(&self, values: &mut [&mut ReadValue], interrupt: Interrupt<'_>) -> Result<(), CoreError> {
+        if !values.iter().any(|value| matches!(value.data, ReadData::Away(_))) {
+            return Ok(());
+        }
+        let mut wanted = Vec::new();
+        let mut locations = Vec::new();
+        for value in values {
+            let location = match &value.data {
+                ReadData::Empty | ReadData::Inline(_) => continue,
+                ReadData::Away(location) => *location,
+                ReadData::Arena(pin) => {
+                    let (offset, length, generation) = pin.place();
+                    Location {
+                        offset,
+                        length,
+                        generation,
+                        holder: None,
+                    }
+                }
+            };
+            locations.push(location);
+            wanted.push(value);
+        }
+        // Nothing is held while this waits.
+        for (value, location) in wanted.iter_mut().zip(&locations) {
+            value.data = ReadData::Away(*location);
+        }
+        let brought = self.bring(&locations, None, interrupt)?;
+        for (value, outcome) in wanted.into_iter().zip(brought) {
+            if let Ok(data) = outcome {
+                value.data = data;
+            }
+        }
+        Ok(())
+    }
+
+    /// These will be read one after the other, the first of them now: those that come next are on their way meanwhile.
+    /// How many of them were looked at.
+    pub fn bring_next(&self, slots: &[RefSlot]) -> usize {
+        self.with(|state| {
+            let mut bytes = 0;
+            let mut locations = Vec::new();
+            let mut seen = 0;
+            for slot in slots {
+                if let Some(ValueData::Arena(location)) = state.owner.value(*slot).map(|(value, _)| &value.data) {
+                    bytes += location.length;
+                    if bytes > AHEAD_BYTES && seen > 0 {
+                        break;
+                    }
+                    if !state.is_here(location) {
+                        locations.push(*location);
+                    }
+                }
+                seen += 1;
+            }
+            state.bring_ahead(&locations);
+            seen
+        })
+    }
+}
+
+impl State {
+    fn take_restored(&mut self, location: Location, object: &v1::RestoredObject) -> Result<ReadData, Box<Failure>> {
+        let lost = |message: &str| {
+            Box::new(Failure::ObjectLost {
+                owner_died: false,
+                message: message.to_owned(),
+            })
+        };
+        if object.length == 0 && object.generation == 0 {
+            return Err(lost(match object.lost.as_str() {
+                "" => "its memory was freed: its owner no longer held it",
+                why => why,
+            }));
+        }
+        let Some(pin) = self.arena.pin(object.offset, location.length, object.generation) else {
+            let copied = self.arena.copy_out(object.offset, location.length, object.generation);
+            let bytes = copied.ok_or_else(|| lost("its memory was freed: its owner no longer held it"))?;
+            return Ok(ReadData::Inline(Bytes::from(bytes)));
+        };
+        if object.offset != location.offset || object.generation != location.generation {
+            if self.moved.len() >= MAX_MOVED {
+                self.moved.clear();
+            }
+            let moved = Location {
+                offset: object.offset,
+                length: location.length,
+                generation: object.generation,
+                holder: None,
+            };
+            self.moved.insert((location.offset, location.generation), moved);
+        }
+        Ok(ReadData::Arena(pin))
+    }
+}

@@ -1,0 +1,603 @@
+//! Who waits for room in the arena or for an object that is on disk, and how room is made.
+//!
+//! Requests are served as they came. When the first of them finds no room, a *round* clears some: clients close the
+//! extents that [`plan`] chose, objects in them are written to disk, and extents that are empty come back. One round runs
+//! at a time; it clears more than was asked for, so that files are large. While objects keep going to disk, the next
+//! round begins before anybody has to wait for it.
+//!
+//! Objects somebody looks at are never moved, and when nothing else is left the request waits for them, for a while.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use ray_rs_object_store::extents::PAGE;
+use ray_rs_object_store::spill::{FileId, Found, Key, Order, Part, Place, Region, RegionKind, fuse, plan};
+use ray_rs_object_store::{Class, Restore, SetAside, StoreFull};
+use ray_rs_proto::v1;
+use ray_rs_proto::v1::from_raylet::Body;
+use rustc_hash::FxHashSet;
+
+use crate::input::{ConnKey, Input};
+use crate::object_service::{Clients, ObjectService, refused};
+use crate::spill_io::{NotRead, NotWritten};
+
+/// Objects are fused into files of about this size.
+const FILE_BYTES: u64 = 100 << 20;
+/// A round writes at least this share of the arena (one in so many parts), or a file.
+const BATCH_SHARE: u64 = 8;
+/// With less than this share free, the next round begins ahead of need.
+const AHEAD_SHARE: u64 = 5;
+/// As long as the last request that found no room is so fresh.
+const SHORTAGE_MEMORY: Duration = Duration::from_secs(5);
+/// After the disk refused, nothing is written ahead of need for so long.
+const REFUSAL_MEMORY: Duration = Duration::from_secs(10);
+/// Clients have so long to give back extents that are empty; then the round ends without them.
+const RETURN_LIMIT: Duration = Duration::from_millis(200);
+/// And what is empty and did not come back is left alone for so long.
+const SLOW_PAUSE: Duration = Duration::from_secs(2);
+/// What was granted just now is not empty for long.
+pub(crate) const FRESH_PAUSE: Duration = Duration::from_millis(200);
+/// When nothing can be moved, pins are looked at again so often,
+const STALL_PAUSE: Duration = Duration::from_millis(20);
+/// and who waits gives up after this.
+const STALL_LIMIT: Duration = Duration::from_secs(10);
+/// Objects that are read at once.
+const MAX_READS: usize = 4;
+
+/// A request that is not answered yet.
+pub(crate) struct Waiting {
+    pub conn: ConnKey,
+    request_id: u64,
+    want: Want,
+    /// It found no room, and nothing that could be moved.
+    stalled_since: Option<Instant>,
+    /// It found no room when it was last looked at.
+    short: bool,
+}
+
+pub(crate) enum Want {
+    Extent {
+        row: u32,
+        min_bytes: u64,
+    },
+    /// All of them in memory at once.
+    Objects {
+        objects: Vec<Wanted>,
+        /// Nobody waits for them yet: they come if there is room.
+        ahead: bool,
+    },
+}
+
+pub(crate) struct Wanted {
+    key: Key,
+    outcome: Option<Result<Place, String>>,
+}
+
+/// Room that is being made.
+pub(crate) struct Round {
+    /// Files that are being written.
+    jobs: usize,
+    /// Extents that are to come back.
+    expected: FxHashSet<u64>,
+    /// When the round ends without those that are missing; set once the files are written.
+    ends_at: Option<Instant>,
+}
+
+enum Served {
+    Done,
+    /// What it wants is on its way.
+    Moving,
+    NoRoom(StoreFull),
+}
+
+impl Waiting {
+    pub fn new(conn: ConnKey, request_id: u64, want: Want) -> Self {
+        Self {
+            conn,
+            request_id,
+            want,
+            stalled_since: None,
+            short: false,
+        }
+    }
+}
+
+impl ObjectService {
+    /// Objects are wanted that are not where they were made.
+    pub fn restore_objects(&mut self, conn: ConnKey, request: v1::RestoreObjects, clients: &Clients) {
+        let ahead = request.ahead;
+        let objects = request.objects.into_iter().map(|name| Wanted {
+            key: Key {
+                offset: name.offset,
+                generation: name.generation,
+            },
+            outcome: None,
+        });
+        let mut wait_for = |objects| {
+            let want = Want::Objects { objects, ahead };
+            self.waiting.push_back(Waiting::new(conn, request.request_id, want));
+        };
+        if ahead {
+            objects.for_each(|wanted| wait_for(vec![wanted]));
+        } else {
+            wait_for(objects.collect());
+        }
+        self.pump(clients);
+    }
+
+    /// Who asked has pinned them, or is gone.
+    pub fn objects_taken(&mut self, conn: ConnKey, request_id: u64) {
+        for (key, offset) in self.answered.remove(&(conn, request_id)).unwrap_or_default() {
+            self.let_go(offset);
+            self.table.used(key);
+        }
+    }
+
+    fn let_go(&mut self, offset: u64) {
+        if let Some(count) = self.held.get_mut(&offset) {
+            *count -= 1;
+            if *count == 0 {
+                self.held.remove(&offset);
+            }
+        }
+    }
+
+    /// Serves whom it can, and makes room for the others.
+    pub fn pump(&mut self, clients: &Clients) {
+        let now = Instant::now();
+        // A round that only dropped copies has made room already, so it is looked at again.
+        while self.serve_all(now, clients) {}
+        self.work_ahead(now, clients);
+    }
+
+    /// True when room has been made meanwhile.
+    fn serve_all(&mut self, now: Instant, clients: &Clients) -> bool {
+        let mut queue = std::mem::take(&mut self.waiting);
+        let mut left = VecDeque::with_capacity(queue.len());
+        let mut made_room = false;
+        while let Some(mut waiting) = queue.pop_front() {
+            let full = match self.serve(&mut waiting, clients) {
+                Served::Done => continue,
+                Served::Moving => {
+                    waiting.short = false;
+                    left.push_back(waiting);
+                    continue;
+                }
+                // Nothing is moved for what nobody waits for yet.
+                Served::NoRoom(_) if matches!(waiting.want, Want::Objects { ahead: true, .. }) => continue,
+                Served::NoRoom(full) => full,
+            };
+            if !std::mem::replace(&mut waiting.short, true) {
+                want_extents(clients, full.requested_bytes);
+            }
+            self.last_shortage = Some(now);
+            let need = full.requested_bytes.next_multiple_of(PAGE);
+            if self.round.is_some() || self.begin_round(need, now, clients) {
+                waiting.stalled_since = None;
+                left.push_back(waiting);
+                made_room = self.round.is_none();
+                // The room that is being made is for the first who needs it.
+                break;
+            }
+            let since = *waiting.stalled_since.get_or_insert(now);
+            if now.duration_since(since) < STALL_LIMIT {
+                left.push_back(waiting);
+            } else {
+                let text = self.explain(&full, clients);
+                self.refuse(waiting, &text, false, clients);
+            }
+        }
+        left.append(&mut queue);
+        self.waiting = left;
+        made_room
+    }
+
+    fn serve(&mut self, waiting: &mut Waiting, clients: &Clients) -> Served {
+        let Some(client) = clients.get(&waiting.conn) else {
+            return Served::Done;
+        };
+        match &mut waiting.want {
+            Want::Extent { row, min_bytes } if client.arena_row == *row => {
+                match self.try_grant(waiting.conn, client, waiting.request_id, *min_bytes) {
+                    Ok(()) => Served::Done,
+                    Err(full) => Served::NoRoom(full),
+                }
+            }
+            Want::Extent { .. } => Served::Done,
+            Want::Objects { objects, ahead } => {
+                let ahead = *ahead;
+                let mut moving = false;
+                for wanted in objects.iter_mut().filter(|wanted| wanted.outcome.is_none()) {
+                    match self.look_for(wanted) {
+                        Served::Done => {}
+                        Served::Moving => moving = true,
+                        Served::NoRoom(full) => return Served::NoRoom(full),
+                    }
+                }
+                if moving {
+                    return Served::Moving;
+                }
+                let objects = std::mem::take(objects);
+                if ahead {
+                    for place in objects
+                        .iter()
+                        .filter_map(|wanted| wanted.outcome.as_ref()?.as_ref().ok())
+                    {
+                        self.let_go(place.offset);
+                    }
+                } else {
+                    client.outbox.send(self.answer(waiting, objects));
+                }
+                Served::Done
+            }
+        }
+    }
+
+    /// Holds the object in memory, or brings it there.
+    fn look_for(&mut self, wanted: &mut Wanted) -> Served {
+        let key = wanted.key;
+        let outcome = match self.table.find(key) {
+            Found::Moving => return Served::Moving,
+            Found::OnDisk { .. } if self.reading >= MAX_READS => return Served::Moving,
+            Found::OnDisk { len } => return self.begin_restore(key, len),
+            Found::Back(place) => Ok(place),
+            Found::Lost => Err(self.lost.get(&key).cloned().unwrap_or_default()),
+            Found::Unknown => match self.arena().sealed_len(key) {
+                Some(len) => Ok(Place {
+                    offset: key.offset,
+                    len,
+                    generation: key.generation,
+                }),
+                None => Err(String::new()),
+            },
+        };
+        if let Ok(place) = outcome {
+            *self.held.entry(place.offset).or_default() += 1;
+        }
+        wanted.outcome = Some(outcome);
+        Served::Done
+    }
+
+    fn begin_restore(&mut self, key: Key, len: u64) -> Served {
+        let begun = {
+            let mut arena = self.arena();
+            arena.reap();
+            arena.begin_restore(len)
+        };
+        let mut restore = match begun {
+            Ok(restore) => restore,
+            Err(full) => return Served::NoRoom(full),
+        };
+        let reading = self.table.begin_reading(key).expect("it was found on disk");
+        self.reading += 1;
+        let inputs = self.inputs.clone();
+        self.io.queue_read(Box::new(move |io| {
+            let outcome = if restore.reserve_pages() {
+                io.read(&reading, &mut restore)
+            } else {
+                let why = "the machine has no memory left to bring it back from disk".to_owned();
+                Err(NotRead { lost: false, why })
+            };
+            let _ = inputs.blocking_send(Input::ObjectRead { key, restore, outcome });
+        }));
+        Served::Moving
+    }
+
+    pub fn object_read(&mut self, key: Key, restore: Restore, outcome: Result<(), NotRead>, clients: &Clients) {
+        self.reading -= 1;
+        let mut orders = Vec::new();
+        match outcome {
+            Ok(()) => {
+                let finished = self.arena().finish_restore(restore);
+                match finished {
+                    Ok(place) => self.table.read(key, place, &mut orders),
+                    Err(_) => self.table.not_read(key, false, &mut orders),
+                }
+            }
+            Err(NotRead { lost, why }) => {
+                self.arena().cancel_restore(restore);
+                self.table.not_read(key, lost, &mut orders);
+                if lost {
+                    tracing::error!(why, "an object is lost");
+                    self.lost.insert(key, why);
+                } else {
+                    // Whoever waits for it would wait for ever.
+                    for waiting in &mut self.waiting {
+                        if let Want::Objects { objects, .. } = &mut waiting.want {
+                            let its = objects.iter_mut().filter(|wanted| wanted.key == key);
+                            its.for_each(|wanted| wanted.outcome = Some(Err(why.clone())));
+                        }
+                    }
+                }
+            }
+        }
+        self.carry_out(&orders, clients);
+        self.pump(clients);
+    }
+
+    fn answer(&mut self, waiting: &Waiting, objects: Vec<Wanted>) -> Body {
+        let mut held = Vec::new();
+        let answered = objects.into_iter().map(|wanted| match wanted.outcome {
+            Some(Ok(place)) => {
+                held.push((wanted.key, place.offset));
+                v1::RestoredObject {
+                    offset: place.offset,
+                    length: place.len,
+                    generation: place.generation,
+                    lost: String::new(),
+                }
+            }
+            Some(Err(lost)) => v1::RestoredObject {
+                lost,
+                ..v1::RestoredObject::default()
+            },
+            None => v1::RestoredObject::default(),
+        });
+        let objects = answered.collect();
+        self.answered.insert((waiting.conn, waiting.request_id), held);
+        Body::ObjectsRestored(v1::ObjectsRestored {
+            request_id: waiting.request_id,
+            objects,
+            ..v1::ObjectsRestored::default()
+        })
+    }
+
+    fn refuse(&mut self, waiting: Waiting, text: &str, out_of_disk: bool, clients: &Clients) {
+        let client = clients.get(&waiting.conn);
+        let body = match waiting.want {
+            Want::Extent { .. } => refused(waiting.request_id, text.to_owned(), out_of_disk),
+            Want::Objects { objects, ahead } => {
+                for place in objects
+                    .iter()
+                    .filter_map(|wanted| wanted.outcome.as_ref()?.as_ref().ok())
+                {
+                    self.let_go(place.offset);
+                }
+                if ahead {
+                    return;
+                }
+                Body::ObjectsRestored(v1::ObjectsRestored {
+                    request_id: waiting.request_id,
+                    error: text.to_owned(),
+                    out_of_disk,
+                    ..v1::ObjectsRestored::default()
+                })
+            }
+        };
+        if let Some(client) = client {
+            client.outbox.send(body);
+        }
+    }
+
+    // ---- rounds ------------------------------------------------------------------------------------------------
+
+    /// Whatever is worth doing before somebody must wait for it.
+    fn work_ahead(&mut self, now: Instant, clients: &Clients) {
+        let is_fresh = |at: Option<Instant>, limit| at.is_some_and(|at| now.duration_since(at) < limit);
+        if self.round.is_some()
+            || !is_fresh(self.last_shortage, SHORTAGE_MEMORY)
+            || is_fresh(self.last_refusal, REFUSAL_MEMORY)
+            || self.waiting.iter().any(|waiting| waiting.short)
+        {
+            return;
+        }
+        if self.arena().stats().free_bytes < self.capacity / AHEAD_SHARE {
+            self.begin_round(0, now, clients);
+        }
+    }
+
+    /// Begins to make room for `need_bytes` in one piece. False when nothing can be moved.
+    fn begin_round(&mut self, need_bytes: u64, now: Instant, clients: &Clients) -> bool {
+        self.slow.retain(|_, until| *until > now);
+        let (held, table) = (&self.held, &self.table);
+        let class = |offset: u64| {
+            if held.contains_key(&offset) {
+                return Class::Held;
+            }
+            match table.at_place(offset) {
+                Some((_, true)) => Class::Copy,
+                Some((_, false)) => Class::AwaitedCopy,
+                None => Class::Ordinary,
+            }
+        };
+        let mut arena = self.arena.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        arena.reap();
+        let mut regions = arena.survey(class);
+        for region in regions.iter_mut().filter(|region| region.spill_bytes == 0) {
+            region.stuck |= self.slow.contains_key(&region.offset);
+        }
+        let batch = FILE_BYTES.min(self.capacity / BATCH_SHARE);
+        let Some(plan) = plan(&regions, need_bytes, batch) else {
+            return false;
+        };
+        let chosen: Vec<&Region> = plan.regions().map(|index| &regions[index]).collect();
+        // Before anything of them is set aside: what is placed in them from here on would keep them.
+        let expected = close_extents(&chosen, clients);
+        let aside = arena.set_aside(chosen, class);
+        let sources: Vec<(Part, SetAside)> = aside
+            .parts
+            .iter()
+            .filter_map(|part| Some((*part, arena.bytes_of(part)?)))
+            .collect();
+        drop(arena);
+        for offset in &aside.evicted {
+            if let Some((key, _)) = self.table.at_place(*offset) {
+                self.table.evicted(key);
+            }
+        }
+        let jobs = self.write(sources);
+        if jobs > 0 || !expected.is_empty() {
+            self.round = Some(Round {
+                jobs,
+                expected,
+                ends_at: (jobs == 0).then(|| now + RETURN_LIMIT),
+            });
+            return true;
+        }
+        !aside.evicted.is_empty()
+    }
+
+    /// How many files are on their way.
+    fn write(&mut self, mut sources: Vec<(Part, SetAside)>) -> usize {
+        let lens: Vec<u64> = sources.iter().map(|(part, _)| part.len).collect();
+        let files = fuse(&lens, FILE_BYTES);
+        for range in &files {
+            let (parts, bytes): (Vec<Part>, Vec<SetAside>) = sources.drain(..range.len()).unzip();
+            let file = self.table.begin(&parts);
+            let inputs = self.inputs.clone();
+            self.io.queue_write(Box::new(move |io| {
+                let outcome = io.write(file, bytes);
+                let _ = inputs.blocking_send(Input::FileWritten { file, parts, outcome });
+            }));
+        }
+        files.len()
+    }
+
+    pub fn file_written(
+        &mut self,
+        file: FileId,
+        parts: &[Part],
+        outcome: Result<Vec<u32>, NotWritten>,
+        clients: &Clients,
+    ) {
+        let mut orders = Vec::new();
+        let refusal = match outcome {
+            Ok(checksums) => {
+                self.table.written(file, parts, &checksums, &mut orders);
+                None
+            }
+            Err(error) => {
+                self.table.not_written(parts, &mut orders);
+                Some(error.to_string())
+            }
+        };
+        self.carry_out(&orders, clients);
+        if let Some(round) = &mut self.round {
+            round.jobs -= 1;
+            if round.jobs == 0 {
+                round.ends_at = Some(Instant::now() + RETURN_LIMIT);
+            }
+        }
+        self.end_round_if_done();
+        if let Some(text) = refusal {
+            tracing::error!(text, "objects could not be spilled");
+            self.last_refusal = Some(Instant::now());
+            let all = std::mem::take(&mut self.waiting).into_iter();
+            let (short, others): (VecDeque<Waiting>, _) = all.partition(|waiting| waiting.short);
+            self.waiting = others;
+            for waiting in short {
+                self.refuse(waiting, &text, true, clients);
+            }
+        }
+        self.pump(clients);
+    }
+
+    /// An extent is the raylet's again.
+    pub fn extent_is_back(&mut self, offset: u64) {
+        self.slow.remove(&offset);
+        if let Some(round) = &mut self.round {
+            round.expected.remove(&offset);
+        }
+        self.end_round_if_done();
+    }
+
+    pub fn forget_extents_of_the_dead(&mut self) {
+        let Some(round) = &mut self.round else { return };
+        let arena = self.arena.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        round.expected.retain(|offset| arena.is_extent(*offset));
+        drop(arena);
+        self.end_round_if_done();
+    }
+
+    fn end_round_if_done(&mut self) {
+        if self
+            .round
+            .as_ref()
+            .is_some_and(|round| round.jobs == 0 && round.expected.is_empty())
+        {
+            self.round = None;
+        }
+    }
+
+    /// When [`Self::tick`] is due.
+    pub fn next_due(&self) -> Option<Instant> {
+        let round = self.round.as_ref().and_then(|round| round.ends_at);
+        let is_stalled = self.waiting.iter().any(|waiting| waiting.stalled_since.is_some());
+        let stall = is_stalled.then(|| self.last_shortage.unwrap_or_else(Instant::now) + STALL_PAUSE);
+        [round, stall].into_iter().flatten().min()
+    }
+
+    pub fn tick(&mut self, now: Instant, clients: &Clients) {
+        if let Some(round) = self.round.take_if(|round| round.ends_at.is_some_and(|at| at <= now)) {
+            let until = now + SLOW_PAUSE;
+            self.slow
+                .extend(round.expected.into_iter().map(|offset| (offset, until)));
+        }
+        if let Some(stalled) = self.waiting.iter().find(|waiting| waiting.stalled_since.is_some()) {
+            // What was freed while somebody looked at it is given back only by who is reminded of it.
+            let bytes = match &stalled.want {
+                Want::Extent { min_bytes, .. } => *min_bytes,
+                Want::Objects { .. } => self.capacity,
+            };
+            want_extents(clients, bytes);
+        }
+        self.pump(clients);
+    }
+
+    // ---- orders ------------------------------------------------------------------------------------------------
+
+    pub fn carry_out(&mut self, orders: &[Order], clients: &Clients) {
+        let mut released: Vec<(u32, Vec<v1::BlockName>)> = Vec::new();
+        for order in orders {
+            match order {
+                Order::ReleaseBlock(key) => {
+                    let Some(row) = self.arena().release_block(*key) else {
+                        continue;
+                    };
+                    let (offset, generation) = (key.offset, key.generation);
+                    let name = v1::BlockName { offset, generation };
+                    match released.iter_mut().find(|(known, _)| *known == row) {
+                        Some((_, names)) => names.push(name),
+                        None => released.push((row, vec![name])),
+                    }
+                }
+                Order::KeepBlock(key) => self.arena().keep_block(*key),
+                Order::FreePlace(place) => {
+                    self.arena().free(place.offset, place.generation);
+                }
+                Order::RemoveFile(file) => {
+                    let file = *file;
+                    self.io.queue_write(Box::new(move |io| io.remove(file)));
+                }
+            }
+        }
+        for (row, blocks) in released {
+            if let Some(client) = clients.values().find(|client| client.arena_row == row) {
+                client.outbox.send(Body::BlocksSpilled(v1::BlocksSpilled { blocks }));
+            }
+        }
+    }
+}
+
+/// Tells each client which of its extents are to be emptied; all their offsets.
+fn close_extents(chosen: &[&Region], clients: &Clients) -> FxHashSet<u64> {
+    let mut expected = FxHashSet::default();
+    for client in clients.values().filter(|client| client.arena_row != 0) {
+        let its = chosen
+            .iter()
+            .filter(|region| region.kind == RegionKind::Extent(client.arena_row));
+        let offsets: Vec<u64> = its.map(|region| region.offset).collect();
+        if !offsets.is_empty() {
+            expected.extend(offsets.iter().copied());
+            client.outbox.send(Body::CloseExtents(v1::CloseExtents { offsets }));
+        }
+    }
+    expected
+}
+
+/// Asks all clients for extents in which nothing lies.
+fn want_extents(clients: &Clients, bytes: u64) {
+    for client in clients.values().filter(|client| client.registered) {
+        client.outbox.send(Body::ExtentsWanted(v1::ExtentsWanted { bytes }));
+    }
+}

@@ -1,0 +1,290 @@
+"""More data than memory: objects leave for the disk and come back, and nothing is lost or left behind."""
+
+import glob
+import os
+import resource
+import signal
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+import traces
+from under_test import IS_RAY, exceptions, ray, ray_rs_only, start_driver, wait_until
+
+MIB = 2**20
+
+
+@pytest.fixture
+def small_store():
+    ray.shutdown()
+    ray.init(num_cpus=2, object_store_memory=100 * MIB, include_dashboard=False)
+    yield
+    ray.shutdown()
+
+
+@ray.remote
+def make(size, seed):
+    return np.full(size, seed % 251, dtype=np.uint8)
+
+
+@ray.remote
+def total(*arrays):
+    return sum(int(array[0]) + int(array[-1]) for array in arrays)
+
+
+@ray.remote
+class Holder:
+    def __init__(self):
+        self.views = []
+
+    def look_at(self, *arrays):
+        self.views.extend(arrays)
+        return len(self.views)
+
+    def first_and_last(self):
+        return [(int(view[0]), int(view[-1])) for view in self.views]
+
+    def let_go(self):
+        self.views.clear()
+
+
+def spill_files():
+    return [
+        path
+        for path in glob.glob(f"{traces.session_root()}/session_2*/spilled/**", recursive=True)
+        if os.path.isfile(path) and "#" not in path
+    ]
+
+
+@pytest.mark.usefixtures("small_store")
+def test_three_times_the_store_in_puts_all_come_back():
+    refs = [ray.put(np.full(5 * MIB, i, dtype=np.uint8)) for i in range(60)]
+    for _ in range(2):
+        for i, ref in enumerate(refs):
+            array = ray.get(ref)
+            assert array.nbytes == 5 * MIB and (array == i).all()
+
+
+@pytest.mark.usefixtures("small_store")
+def test_three_times_the_store_in_results_and_arguments():
+    refs = [make.remote(3 * MIB, i) for i in range(100)]
+    sums = ray.get([total.remote(*refs[i : i + 5]) for i in range(0, 100, 5)])
+    assert sums == [sum(2 * (j % 251) for j in range(i, i + 5)) for i in range(0, 100, 5)]
+    assert ray.get(total.remote(refs[0])) == 0 and ray.get(total.remote(refs[99])) == 198
+
+
+@pytest.mark.usefixtures("small_store")
+def test_objects_larger_than_half_the_store():
+    refs = [ray.put(np.full(60 * MIB, i, dtype=np.uint8)) for i in range(4)]
+    refs += [make.remote(60 * MIB, i) for i in range(4, 8)]
+    for i, ref in reversed(list(enumerate(refs))):
+        array = ray.get(ref)
+        assert array[0] == array[-1] == i
+        del array
+
+
+@pytest.mark.usefixtures("small_store")
+def test_small_objects_by_the_thousand():
+    refs = [ray.put(np.full(150_000, i % 251, dtype=np.uint8)) for i in range(2000)]
+    for start in range(0, 2000, 100):
+        arrays = ray.get(refs[start : start + 100])
+        assert all(array[7] == (start + k) % 251 for k, array in enumerate(arrays))
+        del arrays
+
+
+@pytest.mark.usefixtures("small_store")
+def test_what_is_looked_at_stays_in_place():
+    holder = Holder.remote()
+    looked_at = [ray.put(np.full(5 * MIB, 100 + i, dtype=np.uint8)) for i in range(6)]
+    views = ray.get(looked_at[:3])
+    assert ray.get(holder.look_at.remote(*looked_at[3:])) == 3
+    refs = [ray.put(np.full(4 * MIB, i, dtype=np.uint8)) for i in range(50)]
+    assert all((view == 100 + i).all() for i, view in enumerate(views))
+    assert ray.get(holder.first_and_last.remote()) == [(100 + i, 100 + i) for i in range(3, 6)]
+    for i, ref in enumerate(refs):
+        assert (ray.get(ref) == i).all()
+
+
+@ray_rs_only("Ray falls back to files that are mapped")
+@pytest.mark.usefixtures("small_store")
+def test_room_comes_when_views_go():
+    views = [ray.get(ray.put(np.full(10 * MIB, i, dtype=np.uint8))) for i in range(9)]
+    holder = Holder.remote()
+    waiting = make.remote(40 * MIB, 3)
+    ready, _ = ray.wait([waiting], timeout=0.5)
+    assert ready == []
+    assert [int(view[-1]) for view in views] == list(range(9))
+    views.clear()
+    assert ray.get(waiting, timeout=30)[0] == 3
+    del holder
+
+
+@ray_rs_only("Ray falls back to files that are mapped")
+@pytest.mark.usefixtures("small_store")
+def test_only_what_can_never_fit_is_refused():
+    """Or what finds everything looked at for a long time. The error says what is in the way."""
+    with pytest.raises(exceptions.ObjectStoreFullError, match="can never fit"):
+        ray.put(np.zeros(150 * MIB, dtype=np.uint8))
+    views = [ray.get(ray.put(np.full(20 * MIB, i, dtype=np.uint8))) for i in range(4)]
+    with pytest.raises(exceptions.ObjectStoreFullError) as raised:
+        ray.put(np.zeros(40 * MIB, dtype=np.uint8))
+    text = str(raised.value)
+    assert "looked at" in text and "20.0 MiB" in text and f"process {os.getpid()}" in text, text
+    assert [int(view[5]) for view in views] == [0, 1, 2, 3]
+
+
+@ray_rs_only("of ray_rs's own files")
+@pytest.mark.usefixtures("small_store")
+def test_files_are_private_and_go_with_their_objects():
+    refs = [ray.put(np.full(5 * MIB, i, dtype=np.uint8)) for i in range(60)]
+    files = spill_files()
+    assert files
+    for path in files:
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+        assert stat.S_IMODE(os.stat(Path(path).parent).st_mode) == 0o700
+    del refs
+    wait_until(lambda: not spill_files(), "the files to go")
+
+
+@ray_rs_only("Ray keeps no checksums")
+@pytest.mark.usefixtures("small_store")
+def test_a_file_that_was_tampered_with_is_an_error_and_never_wrong_data():
+    refs = [ray.put(np.full(5 * MIB, i, dtype=np.uint8)) for i in range(60)]
+    for path in spill_files():
+        with open(path, "r+b") as file:
+            size = os.fstat(file.fileno()).st_size
+            for at in range(1000, size, 2 * MIB):
+                file.seek(at)
+                file.write(b"\xff\xfe")
+    lost = 0
+    for i, ref in enumerate(refs):
+        try:
+            assert (ray.get(ref) == i).all()
+        except exceptions.ObjectLostError:
+            lost += 1
+            with pytest.raises(exceptions.ObjectLostError, match=r"corrupt.*checksum"):
+                ray.get(ref)
+            with pytest.raises(exceptions.ObjectLostError, match="corrupt"):
+                ray.get(total.remote(ref))
+    assert lost >= 20
+
+
+@ray_rs_only("of ray_rs's own files")
+@pytest.mark.usefixtures("small_store")
+def test_a_file_that_is_gone_is_an_error():
+    refs = [ray.put(np.full(5 * MIB, i, dtype=np.uint8)) for i in range(60)]
+    for path in spill_files():
+        os.unlink(path)
+    with pytest.raises(exceptions.ObjectLostError, match="spill file"):
+        for ref in refs:
+            ray.get(ref)
+    # The store itself goes on.
+    del refs
+    refs = [ray.put(np.full(5 * MIB, i, dtype=np.uint8)) for i in range(60)]
+    assert all(ray.get(ref)[9] == i for i, ref in enumerate(refs))
+
+
+@ray_rs_only("Ray retries for long")
+@pytest.mark.usefixtures("small_store")
+def test_a_full_disk_is_an_error_that_says_where_and_loses_nothing():
+    [raylet] = traces.daemons("raylet")
+    # Files of this process may not grow beyond a megabyte: what a full disk does, without filling one.
+    resource.prlimit(raylet, resource.RLIMIT_FSIZE, (MIB, resource.RLIM_INFINITY))
+    refs = []
+    with pytest.raises(exceptions.OutOfDiskError) as raised:
+        for i in range(60):
+            refs.append(ray.put(np.full(5 * MIB, i, dtype=np.uint8)))
+    assert "spilled to" in str(raised.value) and "bytes" in str(raised.value)
+    assert str(traces.session_root()) in str(raised.value)
+    assert len(refs) >= 15
+    assert all((ray.get(ref) == i).all() for i, ref in enumerate(refs))
+    assert not spill_files()
+    resource.prlimit(raylet, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    more = [ray.put(np.full(5 * MIB, 100 + i, dtype=np.uint8)) for i in range(40)]
+    assert all((ray.get(ref) == i).all() for i, ref in enumerate(refs))
+    assert all((ray.get(ref) == 100 + i).all() for i, ref in enumerate(more))
+
+
+@ray_rs_only("Ray's directory is made before")
+def test_spilling_to_a_directory_of_the_users_choice(no_cluster, tmp_path):
+    ray.init(num_cpus=1, object_store_memory=100 * MIB, object_spilling_directory=str(tmp_path))
+    refs = [ray.put(np.full(5 * MIB, i, dtype=np.uint8)) for i in range(40)]
+    [directory] = tmp_path.iterdir()
+    assert directory.name.startswith("ray_spilled_session_") and list(directory.iterdir())
+    assert all(ray.get(ref)[9] == i for i, ref in enumerate(refs))
+    ray.shutdown()
+    wait_until(lambda: not list(tmp_path.iterdir()), "the directory to go")
+    with pytest.raises(ValueError, match="object_spilling_directory"):
+        ray.init(object_spilling_directory=str(tmp_path / "absent"))
+
+
+DRIVER = """
+import sys, time
+import numpy as np
+ray.init(num_cpus=1, object_store_memory=100 * 2**20, object_spilling_directory=sys.argv[1])
+refs = [ray.put(np.full(5 * 2**20, i, dtype=np.uint8)) for i in range(60)]
+print("full", flush=True)
+time.sleep(1000)
+"""
+
+
+@ray_rs_only("Ray leaves its processes behind")
+@pytest.mark.parametrize("victim", ["driver", "raylet", "everything"])
+def test_no_file_outlives_its_session(no_cluster, tmp_path, victim):
+    driver = start_driver(DRIVER, str(tmp_path))
+    assert driver.stdout.readline().strip() == "full"
+    assert list(tmp_path.glob("ray_spilled_*/objects-*"))
+    raylets = traces.daemons("raylet")
+    victims = {"driver": [driver.pid], "raylet": raylets, "everything": [*raylets, driver.pid]}[victim]
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
+    driver.kill()
+    wait_until(lambda: not list(tmp_path.iterdir()), "the files to go")
+
+
+@pytest.mark.usefixtures("small_store")
+def test_a_worker_that_dies_takes_its_spilled_objects_along():
+    @ray.remote(max_retries=0)
+    def fill():
+        mine = [ray.put(np.full(5 * MIB, i, dtype=np.uint8)) for i in range(40)]
+        os.kill(os.getpid(), signal.SIGKILL)
+        return mine
+
+    for _ in range(2):
+        with pytest.raises(exceptions.WorkerCrashedError):
+            ray.get(fill.remote())
+    if not IS_RAY:
+        wait_until(lambda: not spill_files(), "the files to go")
+    refs = [ray.put(np.full(5 * MIB, i, dtype=np.uint8)) for i in range(40)]
+    assert all(ray.get(ref)[9] == i for i, ref in enumerate(refs))
+
+
+@pytest.mark.usefixtures("small_store")
+def test_results_outlive_the_worker_that_made_them_on_disk_too():
+    @ray.remote
+    def pid_and(size, seed):
+        return os.getpid(), np.full(size, seed, dtype=np.uint8)
+
+    refs = [pid_and.remote(4 * MIB, i) for i in range(60)]
+    ray.wait(refs, num_returns=len(refs), timeout=60)
+    for pid in {ray.get(ref)[0] for ref in refs}:
+        os.kill(pid, signal.SIGKILL)
+    assert all((ray.get(ref)[1] == i).all() for i, ref in enumerate(refs))
+
+
+@pytest.mark.usefixtures("small_store")
+def test_get_with_a_timeout_of_what_is_on_disk():
+    refs = [ray.put(np.full(5 * MIB, i, dtype=np.uint8)) for i in range(60)]
+    assert ray.get(refs[0], timeout=30)[5] == 0
+    assert [array[5] for array in ray.get(refs[1:5], timeout=30)] == [1, 2, 3, 4]
+    ready, rest = ray.wait(refs, num_returns=60, timeout=30)
+    assert len(ready) == 60 and not rest
+
+
+@pytest.mark.usefixtures("small_store")
+def test_many_tasks_need_more_than_the_store_at_once():
+    """Each gets all its arguments; none waits for what another holds."""
+    refs = [ray.put(np.full(10 * MIB, i, dtype=np.uint8)) for i in range(24)]
+    calls = [total.remote(*(refs[(i + 3 * j) % 24] for j in range(5))) for i in range(24)]
+    assert ray.get(calls, timeout=120) == [sum(2 * ((i + 3 * j) % 24) for j in range(5)) for i in range(24)]
