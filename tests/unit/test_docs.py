@@ -98,6 +98,7 @@ def test_every_kind_of_state_has_its_table():
         ("Connection", "rust/actors/src/call_order.rs"),
         ("CallPlace", "rust/actors/src/call_order.rs"),
         ("State", "rust/ownership/src/entry.rs"),
+        ("State", "rust/object_store/src/spill/table.rs"),
     }
 
 
