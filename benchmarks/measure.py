@@ -14,9 +14,11 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import machine
+import sizes
 import ticks
 
 CORES = os.cpu_count() or 1
@@ -393,6 +395,10 @@ def memory(ray):
         record("memory of one idle actor", (everything() - before) / count / 1024)
 
 
+def init(ray, **options):
+    ray.init(num_cpus=CORES, include_dashboard=False, **options)
+
+
 BODIES = {
     "objects": objects,
     "gigabytes": gigabytes,
@@ -403,6 +409,9 @@ BODIES = {
     "churn": churn,
     "idle": idle,
     "memory": memory,
+    "many": lambda ray: sizes.many(ray, record, wanted, options.quick),
+    "first puts": lambda ray: sizes.first_puts(ray, partial(init, ray), record, wanted, options.quick),
+    "spilling": lambda ray: sizes.spilling(ray, partial(init, ray), record, wanted, options.quick),
 }
 
 
@@ -436,7 +445,7 @@ def main():
         lifecycle(options.engine)
     else:
         ray = importlib.import_module(options.engine)
-        ray.init(num_cpus=CORES, include_dashboard=False)
+        init(ray)
         BODIES[options.family](ray)
         with contextlib.suppress(Exception):
             extra["counters"] = importlib.import_module(f"{options.engine}._core").counters()

@@ -68,5 +68,13 @@ ROWS = [
     Row("step: f.remote() in a burst", "tasks", "us", lower_is_better=True),
     Row("step: get of a result that is there", "tasks", "us", lower_is_better=True),
     Row("step: whole task, many in flight", "tasks", "us", lower_is_better=True),
+    Row("get of 10k objects", "many", "ms", goal=17, lower_is_better=True),
+    Row("10k object args to one task", "many", "ms", goal=19, lower_is_better=True),
+    Row("3k returns", "many", "ms", goal=9, lower_is_better=True),
+    Row("first put after init, 64 MiB", "first puts", "GB/s"),
+    Row("first put after init, 1 GiB", "first puts", "GB/s", goal=2),
+    Row("disk, dd conv=fdatasync", "spilling", "GB/s"),
+    Row("spill: put beyond the store", "spilling", "GB/s"),
+    Row("restore: get from disk", "spilling", "GB/s"),
 ]
 FAMILIES = list(dict.fromkeys(row.family for row in ROWS))
