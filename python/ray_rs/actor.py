@@ -86,14 +86,18 @@ class ActorClass(_Creates[T], Generic[T]):
     _ray_options: dict[str, Any]
     _ray_state: _ClassState
 
-    def __init__(self, name: str, bases: tuple[Any, ...], namespace: dict[str, Any]) -> None:
-        # Python calls this for `class B(A)` when A is an actor class.
-        parents = [base._ray_class.__name__ for base in bases if isinstance(base, ActorClass)]
-        raise ActorClassInheritanceException(
-            f"Attempted to define subclass '{name}' of actor class '{', '.join(parents)}'. Inheriting from actor "
-            "classes is not supported. Inherit from a plain class instead, and make the derived class an actor class "
-            "(with @ray.remote)."
-        )
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        # Python calls this for `class B(A)` when A is an actor class; and a class method of the decorated class, reached
+        # through the actor class, for `cls(...)`, which makes an instance here.
+        if len(args) == 3 and isinstance(args[1], tuple):
+            parents = [base._ray_class.__name__ for base in args[1] if isinstance(base, ActorClass)]
+            if parents:
+                raise ActorClassInheritanceException(
+                    f"Attempted to define subclass '{args[0]}' of actor class '{', '.join(parents)}'. Inheriting from "
+                    "actor classes is not supported. Inherit from a plain class instead, and make the derived class an "
+                    "actor class (with @ray.remote)."
+                )
+        return cls._ray_class(*args, **kwargs)
 
     def options(self, **options: Unpack[ActorOptions]) -> _ActorClassWithOptions[T]:
         """Gives the same class with other options; this one stays as it is.
