@@ -155,12 +155,16 @@ class ObjectRef(Awaitable[_T_co], Generic[_T_co]):
         """Node id, worker id, pid (little-endian u32)."""
     def call_site(self) -> str:
         """Always ""."""
+    def _glance(self) -> tuple[bool, int] | None:
+        """(is an error, bytes) of a value that is there, None of one that is not. Waits for nothing, and counts as no
+        look at an error."""
     def future(self) -> ConcurrentFuture[_T_co]: ...
     def as_future(self) -> asyncio.Future[_T_co]:
         """A future of the running loop."""
     def _on_completed(self, callback: Callable[[Any], None]) -> None:
         """`callback(value_or_exception)` on a thread of the engine."""
-    # These three are put here by `ray_rs.api`.
+    # These four are put here by `ray_rs.api`.
+    def _repr_html_(self) -> str: ...
     def _on_ready(self, callback: Callable[[Any], None]) -> Callable[[], None]: ...
     async def _ready(self) -> None: ...
     def tensor_transport(self) -> None: ...
@@ -262,6 +266,8 @@ class ActorHandle(Generic[_T]):
     def _ray_descriptor(self) -> ActorDescriptor: ...
     @property
     def _ray_is_weak(self) -> bool: ...
+    def _repr_html_(self) -> str:
+        """Put here by `ray_rs.api`."""
     def __getattribute__(self, name: str, /) -> ActorMethod: ...
     @classmethod
     def __class_getitem__(cls, item: Any) -> Any: ...
@@ -415,6 +421,9 @@ def connect(
     on_event("log", name, pid, is_stderr, lines), on_event("notice", level, text) with level 0 info 1 warning 2 error,
     on_event("retried", task_name, retries_left, error_text), on_event("worker_crashed", text),
     on_event("unseen_error", text), on_event("raylet_died"). Installs the fork guard on first use."""
+
+def redefine() -> None:
+    """Functions are pickled once more before their next call: a module was loaded anew."""
 
 def disconnect() -> None:
     """Ends the connection; refs and handles of the session become invalid. Safe to call at any time."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
+from ray_rs import _reloads
 from ray_rs._serialization import dumps_in_band, explain_failure
 
 __all__ = ["pickle_classes", "pickle_definition"]
@@ -32,10 +33,13 @@ class _Definition:
         self.inner = inner
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _load, (self.inner,)
+        reloaded = _reloads.reloaded
+        return (_load, (self.inner, dict(reloaded))) if reloaded else (_load, (self.inner,))
 
 
-def _load(inner: bytes) -> Any:
+def _load(inner: bytes, reloaded: dict[str, int] | None = None) -> Any:
+    if reloaded:
+        _reloads.follow(reloaded)
     definition = pickle.loads(inner)
     _loaded[id(definition)] = (definition, inner)
     return definition

@@ -10,7 +10,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
-from ray_rs import _core, _environments
+from ray_rs import _core, _environments, _reloads
 from ray_rs import options as _table
 from ray_rs._core import ActorHandle, ActorMethod
 from ray_rs._signature import Signature, is_async, is_generator, signature_of
@@ -87,8 +87,8 @@ class ActorClass(_Creates[T], Generic[T]):
     _ray_state: _ClassState
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        # Python calls this for `class B(A)` when A is an actor class; and a class method of the decorated class, reached
-        # through the actor class, for `cls(...)`, which makes an instance here.
+        # Python calls this for `class B(A)` when A is an actor class; and a class method of the decorated class,
+        # reached through the actor class, for `cls(...)`, which makes an instance here.
         if len(args) == 3 and isinstance(args[1], tuple):
             parents = [base._ray_class.__name__ for base in args[1] if isinstance(base, ActorClass)]
             if parents:
@@ -219,11 +219,12 @@ class _ClassState:
         runtime_env = options.get("runtime_env")
         process = _core.process_info()
         namespace = plan.namespace or process["namespace"]
-        if self._session != process["worker_id"]:
+        session = process["worker_id"], _reloads.newest()
+        if self._session != session:
             from ray_rs import _function_table
 
             self._blob = _function_table.pickle_definition(self._cls, f"the actor class {self.class_name}")
-            self._session = process["worker_id"]
+            self._session = session
             self._environment = (None, _environments.own_text())
         if plan.detached and plan.name and not plan.namespace:
             _notice_if_anonymous(plan.name, namespace)

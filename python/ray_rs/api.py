@@ -114,14 +114,12 @@ class RayContext(Mapping[str, Any]):
         return f"RayContext({', '.join(f'{name}={value!r}' for name, value in self._rows().items())})"
 
     def _repr_html_(self) -> str:
-        import html
-
         rows = {"Python": self.python_version, "ray_rs": self.ray_version, "Session": self.address_info["session_dir"]}
-        cells = "".join(
-            f"<tr><th style='text-align:left'>{name}</th><td>{html.escape(value)}</td></tr>"
-            for name, value in rows.items()
-        )
-        return f"<table>{cells}</table>"
+        if _core.is_initialized():
+            resources = cluster_resources()
+            rows["CPUs"], rows["GPUs"] = (f"{resources.get(name, 0):g}" for name in ("CPU", "GPU"))
+            rows["Object store"] = f"{resources.get('object_store_memory', 0) / 1e9:.1f} GB"
+        return html_table(rows)
 
 
 def init(
@@ -476,6 +474,9 @@ def _connect(session: dict[str, Any], config: dict[str, Any], *, started_here: b
         _environments.set_own(config.get("runtime_env", ""))
     import atexit
 
+    from ray_rs import _reloads
+
+    _reloads.watch()
     atexit.register(_at_exit)
     _processes.exit_on_sigterm()
 
@@ -634,6 +635,37 @@ def _tensor_transport(self: Any) -> None:
 
 _core.ObjectRef._on_ready, _core.ObjectRef._ready = _on_ready, _ready  # type: ignore[method-assign]
 _core.ObjectRef.tensor_transport = _tensor_transport  # type: ignore[method-assign]
+
+
+def _ref_as_html(self: Any) -> str:
+    """What a notebook shows: what is known without waiting. Holds nothing, and an error still counts as unseen."""
+    known = self._glance()
+    rows = {"Reference": self.hex(), "State": "pending" if known is None else "failed" if known[0] else "ready"}
+    if known is not None:
+        rows["Size"] = f"{known[1]:,} bytes"
+    return html_table(rows)
+
+
+def _handle_as_html(self: Any) -> str:
+    """What a notebook shows of an actor's handle."""
+    descriptor = self._ray_descriptor
+    methods = [name for name in descriptor.method_names if not name.startswith("__")]
+    return html_table({"Actor": descriptor.class_name, "Id": self._actor_id.hex(), "Methods": ", ".join(methods)})
+
+
+def html_table(rows: dict[str, str]) -> str:
+    """Rows with a heading each, for a notebook."""
+    import html
+
+    cells = "".join(
+        f"<tr><th style='text-align:left'>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
+        for name, value in rows.items()
+    )
+    return f"<table>{cells}</table>"
+
+
+_core.ObjectRef._repr_html_ = _ref_as_html  # type: ignore[method-assign]
+_core.ActorHandle._repr_html_ = _handle_as_html  # type: ignore[method-assign]
 # These classes are native; graphs of calls are not, nor is what few programs ask for.
 _core.RemoteFunction.bind = _core.ActorMethod.bind = _bind  # type: ignore[method-assign]
 _core.RemoteFunction.__signature__ = property(_signature)  # type: ignore[method-assign, assignment]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ray_rs import _core
+from ray_rs import _core, _reloads
 from ray_rs import options as _table
 from ray_rs._signature import Signature, is_async, is_generator, signature_of
 
@@ -76,7 +76,7 @@ def _prepare(function: RemoteFunction[Any, Any]) -> dict[str, Any]:
     """Settles, at the first call in a session, what the engine must know of a function with its options."""
     from ray_rs import _environments, _function_table
 
-    session = _core.process_info()["worker_id"]
+    session = _core.process_info()["worker_id"], _reloads.newest()
     shared = function._shared
     if shared.get("session") != session:
         shared["blob"] = _function_table.pickle_definition(

@@ -20,6 +20,20 @@ static FORKED: AtomicBool = AtomicBool::new(false);
 static IS_DRIVER: AtomicBool = AtomicBool::new(false);
 static FORK_GUARD: AtomicBool = AtomicBool::new(false);
 
+/// Counts connections, and times at which what was pickled of functions became out of date.
+static DEFINITIONS: AtomicU64 = AtomicU64::new(0);
+
+/// Marks what is registered of functions now: it changes with the connection, and by [`redefine`].
+pub fn definitions() -> u64 {
+    DEFINITIONS.load(Ordering::Relaxed)
+}
+
+/// A module was loaded anew: functions that refer to it are pickled once more before they are called.
+#[pyfunction]
+pub fn redefine() {
+    DEFINITIONS.fetch_add(1, Ordering::Relaxed);
+}
+
 /// Marks the connection there is now, see [`EPOCH`].
 pub fn epoch() -> u64 {
     EPOCH.load(Ordering::Relaxed)
@@ -66,6 +80,7 @@ pub fn is_current(core: &Arc<CoreWorker>) -> bool {
 
 fn replace(core: Option<Arc<CoreWorker>>) -> Option<Arc<CoreWorker>> {
     EPOCH.fetch_add(1, Ordering::Relaxed);
+    DEFINITIONS.fetch_add(1, Ordering::Relaxed);
     std::mem::replace(&mut *CURRENT.write(), core)
 }
 

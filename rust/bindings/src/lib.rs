@@ -72,6 +72,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         cancel::is_current_task_cancelled,
         create_actor::create_actor,
         create_actor::get_actor_handle,
+        core::redefine,
         core::connect,
         core::disconnect,
         core::worker_ready,

@@ -167,6 +167,12 @@ impl ObjectRef {
         ""
     }
 
+    /// What is known here without asking anybody: (is an error, bytes) of a value that is there; else `None`.
+    fn _glance(&self) -> Option<(bool, u64)> {
+        let counted = self.counted().filter(|counted| core::is_current(&counted.core))?;
+        counted.core.at_a_glance(counted.slot)
+    }
+
     fn future<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         futures::concurrent(py, self.live(py)?)
     }

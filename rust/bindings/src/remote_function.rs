@@ -37,7 +37,7 @@ struct Held {
 const MADE: &str = "only the collector sees an object that is not made yet";
 
 struct Registered {
-    epoch: u64,
+    definitions: u64,
     core: Arc<CoreWorker>,
     index: FunctionIndex,
     name: Arc<str>,
@@ -48,7 +48,7 @@ impl RemoteFunction {
     fn registered(slf: &Bound<'_, Self>) -> PyResult<Arc<Registered>> {
         let known = slf.get().bound.lock().clone();
         match known {
-            Some(known) if known.epoch == core::epoch() => Ok(known),
+            Some(known) if known.definitions == core::definitions() => Ok(known),
             older => {
                 drop(older);
                 Self::register(slf)
@@ -60,7 +60,7 @@ impl RemoteFunction {
     fn register(slf: &Bound<'_, Self>) -> PyResult<Arc<Registered>> {
         let py = slf.py();
         let core = core::require(py)?;
-        let epoch = core::epoch();
+        let definitions = core::definitions();
         let plan = imports::PREPARE.get(py)?.call1((slf,))?;
         let blob = plan.get_item("blob")?.cast_into::<PyBytes>()?.as_bytes().to_vec();
         let id = content_id(&blob);
@@ -81,7 +81,7 @@ impl RemoteFunction {
         let num_returns = stream::num_returns(plan.get_item("num_returns")?.extract()?);
         let index = core.register_function(spec);
         let registered = Arc::new(Registered {
-            epoch,
+            definitions,
             core,
             index,
             name,

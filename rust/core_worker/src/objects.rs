@@ -144,6 +144,18 @@ impl CoreWorker {
             .is_some_and(|(_, is_error)| is_error)
     }
 
+    /// Whether it is ready, an error, and of how many bytes. Waits for nothing, holds nothing and counts as no look.
+    pub fn at_a_glance(&self, slot: RefSlot) -> Option<(bool, u64)> {
+        self.state.lock().owner.value(slot).map(|(value, is_error)| {
+            let bytes = match &value.data {
+                ValueData::Inline(data) => data.len() as u64,
+                ValueData::Arena(location) => location.length,
+                ValueData::Empty | ValueData::Failed(_) => 0,
+            };
+            (is_error, bytes)
+        })
+    }
+
     /// Of these, whatever they become, only one is raised: the errors of the others count as looked at.
     pub fn errors_seen(&self, slots: &[RefSlot]) {
         let mut state = self.state.lock();

@@ -160,11 +160,21 @@ class Developer:
     """For developers."""
 
 
-print(public._annotated, public._annotated_type.value if hasattr(public._annotated_type, "value") else "", Developer._annotated)
+print(
+    public._annotated,
+    public._annotated_type.value if hasattr(public._annotated_type, "value") else "",
+    Developer._annotated,
+)
 
 # Ids.
 ref = ray.put(1)
-print(len(ref.binary()), len(ref.hex()), ref.is_nil(), ObjectRef(ref.binary()) == ref, ref.task_id().job_id() == ref.job_id())
+print(
+    len(ref.binary()),
+    len(ref.hex()),
+    ref.is_nil(),
+    ObjectRef(ref.binary()) == ref,
+    ref.task_id().job_id() == ref.job_id(),
+)
 print(ray.ObjectRef is ray.ObjectID, ray.JobID.from_int(1).int(), ray.ActorID.nil().is_nil(), ray.NodeID.size())
 try:
     ray.TaskID(b"short")

@@ -71,23 +71,67 @@ for _ in range(3):
 with ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False) as context:
     print(ray.is_initialized(), context.address_info["node_id"] == ray.get_runtime_context().get_node_id())
     values = [
-        None, True, 2**80, -1.5, float("inf"), 1j, "é\x00", b"b", (1, (2,)), [[]], {"a": {1: None}}, {1, 2}, frozenset("a"),
-        range(3), slice(1, 2), Ellipsis, int, len, re.compile("a+"), Colour.RED, Point(1, [2]), Named(1, 2),
-        datetime.date(2020, 1, 2), datetime.timedelta(1), decimal.Decimal("1.10"), fractions.Fraction(1, 3),
-        uuid.UUID(int=5), pathlib.PurePosixPath("/a"), collections.OrderedDict(a=1), collections.Counter("aab"),
-        collections.deque([1], 3), np.int8(3), np.float32(1.5), np.bool_(True), np.str_("s"), np.datetime64("2020-01-02"),
+        None,
+        True,
+        2**80,
+        -1.5,
+        float("inf"),
+        1j,
+        "é\x00",
+        b"b",
+        (1, (2,)),
+        [[]],
+        {"a": {1: None}},
+        {1, 2},
+        frozenset("a"),
+        range(3),
+        slice(1, 2),
+        Ellipsis,
+        int,
+        len,
+        re.compile("a+"),
+        Colour.RED,
+        Point(1, [2]),
+        Named(1, 2),
+        datetime.date(2020, 1, 2),
+        datetime.timedelta(1),
+        decimal.Decimal("1.10"),
+        fractions.Fraction(1, 3),
+        uuid.UUID(int=5),
+        pathlib.PurePosixPath("/a"),
+        collections.OrderedDict(a=1),
+        collections.Counter("aab"),
+        collections.deque([1], 3),
+        np.int8(3),
+        np.float32(1.5),
+        np.bool_(True),
+        np.str_("s"),
+        np.datetime64("2020-01-02"),
     ]
     for value in values:
         got = ray.get(same.remote(value))
         if not (type(got) is type(value) and (got == value or repr(got) == repr(value))):
             print("differs", repr(value), repr(got))
     for array in [
-        np.zeros((0, 3)), np.arange(10)[::2], np.asfortranarray(np.ones((2, 3))), np.array([[1, 2], [3, 4]], dtype=object),
-        np.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f8")]), np.array(5), np.ma.masked_array([1, 2], [0, 1]),
-        np.arange(200_000).reshape(400, 500)[3:9, ::7], np.array(["a", "bc"]), np.matrix([[1, 2]]),
+        np.zeros((0, 3)),
+        np.arange(10)[::2],
+        np.asfortranarray(np.ones((2, 3))),
+        np.array([[1, 2], [3, 4]], dtype=object),
+        np.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f8")]),
+        np.array(5),
+        np.ma.masked_array([1, 2], [0, 1]),
+        np.arange(200_000).reshape(400, 500)[3:9, ::7],
+        np.array(["a", "bc"]),
+        np.matrix([[1, 2]]),
     ]:
         got = ray.get(ray.put(array))
-        print(type(got).__name__, got.dtype, got.shape, np.array_equal(np.asarray(got), np.asarray(array)), got.flags.writeable)
+        print(
+            type(got).__name__,
+            got.dtype,
+            got.shape,
+            np.array_equal(np.asarray(got), np.asarray(array)),
+            got.flags.writeable,
+        )
     custom = ray.get(same.remote(Custom(3)))
     print(custom.v, custom.log, ray.get(ray.put(Slots(4))).a)
 
@@ -104,7 +148,10 @@ with ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False) as conte
     print(two, ray.get(keeper_ref))
 
     # Classes and functions as values.
-    print(ray.get(same.remote(Point)) is Point or ray.get(same.remote(Point))(1).x, ray.get(same.remote(lambda x: x + 1))(1))
+    print(
+        ray.get(same.remote(Point)) is Point or ray.get(same.remote(Point))(1).x,
+        ray.get(same.remote(lambda x: x + 1))(1),
+    )
 
     # Arguments of every kind.
     @ray.remote
@@ -137,5 +184,8 @@ with ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False) as conte
     got = ray.get(same.remote(nested))
     del nested
     print(ray.get(got["refs"]), ray.get(got["deep"][0]["x"]))
-    print(ray.get(ray.get(ray.put([ray.put([ray.put(9)])]))[0])[0] in {1}, ray.get(ray.get(ray.get(ray.put([ray.put([ray.put(9)])]))[0])[0]))
+    print(
+        ray.get(ray.get(ray.put([ray.put([ray.put(9)])]))[0])[0] in {1},
+        ray.get(ray.get(ray.get(ray.put([ray.put([ray.put(9)])]))[0])[0]),
+    )
 print(ray.is_initialized())
