@@ -125,3 +125,11 @@ def test_pieces_of_every_size():
         ref, size, value = held[int(rng.integers(0, len(held)))]
         array = ray.get(ref)
         assert array.nbytes == size and array[0] == array[-1] == value
+
+
+@ray_rs_only("Ray fails later, or not at all")
+@pytest.mark.parametrize("size", [-1, 0, 1, float("nan"), 10**18, "100", True])
+def test_absurd_sizes_are_refused_at_once(no_cluster, size):
+    with pytest.raises((ValueError, TypeError), match=r"object_store_memory|object store memory"):
+        ray.init(object_store_memory=size)
+    assert not ray.is_initialized()
