@@ -215,7 +215,7 @@ fn install_fork_guard(py: Python<'_>) -> PyResult<()> {
     // Not os.register_at_fork: the core worker's lock is held from `before_fork` on, and hooks that Python runs after it
     // may let another thread have the GIL, which then waits for that lock.
     CoreWorker::at_fork(before_fork, after_fork_in_parent, after_fork_in_child)
-        .map_err(|error| errors::system(py, &format!("cannot guard against forks: {error}")))
+        .map_err(|error| errors::system(py, format!("cannot guard against forks: {error}")))
 }
 
 extern "C" fn before_fork() {

@@ -67,10 +67,11 @@ pub fn create_actor<'py>(
         extra,
         groups: concurrency_groups,
         runtime_env: runtime_env.to_owned(),
+        definition: bytes::Bytes::new(),
     };
     let created = gil::wait_for(py, |interrupt| {
-        core.export_blob(class_id, class_blob, interrupt)?;
-        core.create_actor(request, interrupt)
+        let definition = core.export_function(class_id, class_blob, interrupt)?;
+        core.create_actor(ActorRequest { definition, ..request }, interrupt)
     })?;
     match created {
         ActorCreated::New {

@@ -39,10 +39,16 @@ impl State {
             return ActorIndex(*index);
         }
         let index = self.new_actor(id, max_pending);
+        self.follow_actor(id, false);
+        index
+    }
+
+    /// Has the raylet tell what becomes of an actor; `is_new`: of one that this process is about to register.
+    pub fn follow_actor(&mut self, id: ActorId, is_new: bool) {
         self.tell_raylet(v1::to_raylet::Body::SubscribeActor(v1::SubscribeActor {
             actor_id: id.0.to_vec(),
+            is_new,
         }));
-        index
     }
 
     pub fn new_actor(&mut self, id: ActorId, max_pending: Option<usize>) -> ActorIndex {

@@ -28,8 +28,11 @@ pub(crate) enum Registration {
     Over,
     /// Nothing: it is just being made.
     Due { get_if_exists: bool },
-    /// Nothing before the answer; `then` is told after it.
-    Asked { then: Vec<v1::to_raylet::Body> },
+    /// Nothing before the answer; `then` is told after it. `follows`: its updates come already.
+    Asked {
+        then: Vec<v1::to_raylet::Body>,
+        follows: bool,
+    },
 }
 
 /// The thread that waits for the answer to a registration.
@@ -220,6 +223,7 @@ impl State {
             handle_id: handle_id.0.to_vec(),
             extra: request.extra,
             runtime_env: request.runtime_env,
+            definition: request.definition.to_vec(),
             concurrency_groups: request
                 .groups
                 .into_iter()
@@ -271,6 +275,8 @@ impl State {
             Registration::Due { get_if_exists } => Some(get_if_exists),
             Registration::Asked { .. } | Registration::Over => None,
         };
+        // One with a name may turn out to be another actor.
+        let follows = spec.name.is_empty();
         let message = v1::RegisterActorRequest {
             spec: Some(spec),
             get_if_exists: first.unwrap_or(false),
@@ -279,8 +285,14 @@ impl State {
         self.questions.insert(request_id, Question::RegisterActor(id));
         let body = gcs_call(request_id, "RegisterActor", &message);
         if first.is_some() {
+            if follows {
+                self.follow_actor(id, true);
+            }
             self.tell_raylet(body);
-            self.actor(index).registration = Registration::Asked { then: Vec::new() };
+            self.actor(index).registration = Registration::Asked {
+                then: Vec::new(),
+                follows,
+            };
         } else {
             self.tell_once_registered(id, body);
         }
@@ -290,7 +302,7 @@ impl State {
     fn tell_once_registered(&mut self, id: ActorId, body: v1::to_raylet::Body) {
         let known = self.actor_by_id.get(&id).map(|index| &mut self.actors[*index as usize]);
         match known.map(|target| &mut target.registration) {
-            Some(Registration::Asked { then }) => then.push(body),
+            Some(Registration::Asked { then, .. }) => then.push(body),
             Some(Registration::Over | Registration::Due { .. }) | None => self.tell_raylet(body),
         }
     }
@@ -320,16 +332,14 @@ impl State {
             ),
             Err(text) => Some(text.clone()),
         };
-        let then = match before {
-            Registration::Asked { then } => then,
-            Registration::Over | Registration::Due { .. } => Vec::new(),
+        let (then, follows) = match before {
+            Registration::Asked { then, follows } => (then, follows),
+            Registration::Over | Registration::Due { .. } => (Vec::new(), false),
         };
         match refusal {
             None => {
-                if self.actor(index).death.is_none() {
-                    self.tell_raylet(v1::to_raylet::Body::SubscribeActor(v1::SubscribeActor {
-                        actor_id: id.0.to_vec(),
-                    }));
+                if !follows && self.actor(index).death.is_none() {
+                    self.follow_actor(id, false);
                 }
                 for body in then {
                     self.tell_raylet(body);

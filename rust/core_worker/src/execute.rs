@@ -156,6 +156,7 @@ impl State {
         let order = ActorStart {
             actor_id,
             class_id: FunctionId::from_bytes(&spec.class_id).unwrap_or(FunctionId::NIL),
+            definition: spec.definition,
             class_name: spec.class_name,
             args,
             layout: spec.layout,

@@ -172,6 +172,8 @@ pub struct ActorRequest {
     pub groups: Vec<(String, u32)>,
     /// JSON of its runtime environment; empty: the job's.
     pub runtime_env: String,
+    /// The class, as [`crate::CoreWorker::export_function`] gave it.
+    pub definition: Bytes,
 }
 
 /// What `create_actor` gives.
@@ -334,6 +336,8 @@ pub struct ExecTask {
 pub struct ActorStart {
     pub actor_id: ActorId,
     pub class_id: FunctionId,
+    /// The pickled class, if it came along.
+    pub definition: Vec<u8>,
     pub class_name: String,
     pub args: ReadValue,
     pub layout: Vec<u8>,

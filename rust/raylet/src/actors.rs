@@ -22,6 +22,8 @@ const REGISTRATION_PATIENCE: Duration = Duration::from_secs(5);
 const PLACED: u32 = 1;
 const ALIVE: u32 = 2;
 const DEAD: u32 = 4;
+/// After all that one life of an actor can come to, see [`progress`].
+const ENDLESS: u32 = 3;
 
 #[derive(Debug)]
 struct Hosted {
@@ -31,6 +33,8 @@ struct Hosted {
     spec: Option<v1::ActorSpec>,
     /// Set from then on.
     worker: Option<Token>,
+    /// The control store has said that this life of it is over, or coming to its end.
+    is_over: bool,
 }
 
 #[derive(Debug, Default)]
@@ -167,6 +171,7 @@ impl Raylet {
             detached: spec.detached,
             spec: Some(spec),
             worker: None,
+            is_over: false,
         };
         self.actors.hosted.insert(actor, hosted);
         self.decide(Event::ActorRequested(demand));
@@ -201,8 +206,16 @@ impl Raylet {
             client.outbox.send(Body::StartActor(start));
         }
         // Before the constructor has run, so that callers open their lanes meanwhile. If the worker has just died, the
-        // report of its death follows.
+        // report of its death follows. Callers of this node need not wait for the control store to write it down.
         self.gcs.report(assigned(actor, incarnation, &address));
+        self.publish_actor(placed(actor, incarnation, &address));
+    }
+
+    /// What this node knows better than anybody else: which worker an actor has.
+    fn placed_here(&self, actor: ActorId) -> Option<v1::ActorUpdate> {
+        let hosted = self.actors.hosted.get(&actor).filter(|hosted| !hosted.is_over)?;
+        let address = self.worker_address(hosted.worker?)?;
+        Some(placed(actor, hosted.incarnation, &address))
     }
 
     pub fn actor_rejected(&mut self, actor: ActorId, environment_failed: bool, reason: String) {
@@ -259,16 +272,21 @@ impl Raylet {
     }
 
     /// A client wants to know all that happens to an actor from now on, and what it is now.
-    pub fn follow_actor(&mut self, conn: ConnKey, actor: ActorId) {
+    pub fn follow_actor(&mut self, conn: ConnKey, actor: ActorId, will_be_registered: bool) {
+        let known_here = self.placed_here(actor);
         let Some(client) = self.clients.get(&conn) else { return };
         let is_new = !self.actors.followed.contains_key(&actor);
         let followed = self.actors.followed.entry(actor).or_default();
+        if followed.last.is_none() {
+            // What happens to it from here on is published; nothing has to be asked for.
+            followed.last = known_here;
+        }
         if !followed.clients.contains(&conn) {
             followed.clients.push(conn);
         }
         if let Some(last) = &followed.last {
             client.outbox.send(Body::ActorUpdate(last.clone()));
-        } else if is_new {
+        } else if is_new && !will_be_registered {
             let (gcs, inputs) = (self.gcs.clone(), self.inputs.clone());
             tokio::spawn(async move {
                 // The control store holds the question until it knows the actor.
@@ -310,6 +328,10 @@ impl Raylet {
         if update.state == DEAD {
             self.detached_actor_ended(actor);
         }
+        if let Some(hosted) = self.actors.hosted.get_mut(&actor) {
+            let this_life = (hosted.incarnation, ENDLESS);
+            hosted.is_over |= progress(&update) > this_life;
+        }
         let Some(followed) = self.actors.followed.get_mut(&actor) else {
             return;
         };
@@ -328,6 +350,16 @@ impl Raylet {
         } else {
             followed.last = Some(update);
         }
+    }
+}
+
+fn placed(actor: ActorId, incarnation: u32, address: &ray_rs_types::WorkerAddress) -> v1::ActorUpdate {
+    v1::ActorUpdate {
+        actor_id: actor.0.to_vec(),
+        state: PLACED,
+        worker: Some(address.into()),
+        incarnation,
+        death: None,
     }
 }
 

@@ -97,7 +97,7 @@ impl Raylet {
             }
             To::SubscribeActor(request) => {
                 if let Ok(actor) = ActorId::from_bytes(&request.actor_id) {
-                    self.follow_actor(conn, actor);
+                    self.follow_actor(conn, actor, request.is_new);
                 }
             }
             To::WhyDied(request) => self.why_died(conn, &request),

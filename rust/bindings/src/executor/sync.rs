@@ -168,8 +168,12 @@ impl Executor {
         let (args, kwargs) = call?;
         let kwargs = kwargs.unwrap_or_else(|| PyDict::new(py));
         let instance = || -> PyResult<Py<PyAny>> {
-            let blob = gil::wait_for(py, |interrupt| self.core.fetch_blob(start.class_id, interrupt))?;
-            let class = pickle::loads(py, &blob)?;
+            let class = if start.definition.is_empty() {
+                let blob = gil::wait_for(py, |interrupt| self.core.fetch_blob(start.class_id, interrupt))?;
+                pickle::loads(py, &blob)?
+            } else {
+                pickle::loads(py, &start.definition)?
+            };
             if !start.gpu_ids.is_empty() {
                 self.callbacks.set_gpus.call1(py, (start.gpu_ids,))?;
             }

@@ -273,6 +273,7 @@ async fn create_actor(driver: &mut Client, job_id: &[u8], class: &str, unique: u
     driver
         .send(To::SubscribeActor(v1::SubscribeActor {
             actor_id: actor_id.clone(),
+            is_new: false,
         }))
         .await;
     actor_id

@@ -132,6 +132,7 @@ impl Actors {
 /// What only the constructor needs, which may be large.
 fn forget_construction(spec: &mut v1::ActorSpec) {
     spec.args = None;
+    spec.definition = Vec::new();
     spec.deps = Vec::new();
     spec.layout = Vec::new();
     spec.kwarg_names = Vec::new();
