@@ -1,14 +1,27 @@
 //! Group commit: one thread applies every batch that waits, flushes once, and says up to which batch all is durable.
 //!
 //! The caller numbers the batches by handing them in; answers come as a single growing number. So a burst of a hundred
-//! registrations costs one or two flushes, and a lone one is not held back for company.
+//! registrations costs one or two flushes, and a lone one is not held back for company. What nobody waits for (nodes would
+//! report it again) is, for a moment: it goes with the next flush, or after [`COMPANY`].
 
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::storage::{Storage, StorageError, Write};
+
+/// How long a batch that nobody waits for is held back.
+const COMPANY: Duration = Duration::from_millis(10);
+
+/// A numbered batch.
+struct Batch {
+    number: u64,
+    writes: Vec<Write>,
+    /// Somebody waits for it.
+    is_awaited: bool,
+}
 
 /// One flush, told in order.
 #[derive(Debug, Clone)]
@@ -22,7 +35,7 @@ pub struct Flushed {
 /// Hands batches to the commit thread. Dropping it finishes, too.
 #[derive(Debug)]
 pub struct Committer {
-    batches: Option<mpsc::Sender<(u64, Vec<Write>)>>,
+    batches: Option<mpsc::Sender<Batch>>,
     last: u64,
     thread: Option<JoinHandle<()>>,
 }
@@ -46,12 +59,25 @@ impl Committer {
     }
 
     /// Queues a batch and returns its number. An empty batch is as durable as the one before it.
-    pub fn submit(&mut self, batch: Vec<Write>) -> u64 {
-        if !batch.is_empty() {
+    pub fn submit(&mut self, writes: Vec<Write>) -> u64 {
+        self.hand_over(writes, true)
+    }
+
+    /// The same for what nobody waits for.
+    pub fn submit_unawaited(&mut self, writes: Vec<Write>) -> u64 {
+        self.hand_over(writes, false)
+    }
+
+    fn hand_over(&mut self, writes: Vec<Write>, is_awaited: bool) -> u64 {
+        if !writes.is_empty() {
             self.last += 1;
             if let Some(batches) = &self.batches {
                 // When the thread is gone (it panicked), whoever waits sees the other channel closed.
-                let _ = batches.send((self.last, batch));
+                let _ = batches.send(Batch {
+                    number: self.last,
+                    writes,
+                    is_awaited,
+                });
             }
         }
         self.last
@@ -77,13 +103,22 @@ impl Drop for Committer {
     }
 }
 
-fn commit_all(storage: &dyn Storage, batches: &mpsc::Receiver<(u64, Vec<Write>)>, flushed: &UnboundedSender<Flushed>) {
-    while let Ok((first, batch)) = batches.recv() {
+fn commit_all(storage: &dyn Storage, batches: &mpsc::Receiver<Batch>, flushed: &UnboundedSender<Flushed>) {
+    while let Ok(batch) = batches.recv() {
+        let first = batch.number;
         let mut upto = first;
-        let mut outcome = storage.apply(&batch);
-        while let Ok((number, batch)) = batches.try_recv() {
-            upto = number;
-            outcome = outcome.and(storage.apply(&batch));
+        let mut is_awaited = batch.is_awaited;
+        let mut outcome = storage.apply(&batch.writes);
+        let due = Instant::now() + COMPANY;
+        loop {
+            let next = match is_awaited {
+                true => batches.try_recv().ok(),
+                false => batches.recv_timeout(due.saturating_duration_since(Instant::now())).ok(),
+            };
+            let Some(batch) = next else { break };
+            upto = batch.number;
+            is_awaited |= batch.is_awaited;
+            outcome = outcome.and(storage.apply(&batch.writes));
         }
         outcome = outcome.and_then(|()| storage.flush());
         if let Err(error) = &outcome {
@@ -191,6 +226,32 @@ mod tests {
             let mut count = 0;
             kept.scan(Table::Jobs, &mut |_, _| count += 1).expect("scanned");
             assert_eq!(count, 50);
+        });
+    }
+
+    #[test]
+    fn what_nobody_waits_for_goes_with_what_somebody_does() {
+        run(async {
+            let (mut committer, mut told, open, flushes, kept) = gated(false);
+            for key in 0..3 {
+                committer.submit_unawaited(batch(key));
+            }
+            committer.submit(batch(3));
+            open.send(()).expect("waiting");
+            open.send(()).expect("waiting");
+            let mut upto = 0;
+            while upto < 4 {
+                upto = told.recv().await.expect("alive").upto;
+            }
+            // Two where this thread was held up for longer than company is waited for.
+            assert!(flushes.load(Ordering::Relaxed) <= 2);
+            committer.submit_unawaited(batch(4));
+            open.send(()).expect("waiting");
+            assert_eq!(told.recv().await.expect("alive").upto, 5, "alone after a while");
+            kept.crash();
+            let mut count = 0;
+            kept.scan(Table::Jobs, &mut |_, _| count += 1).expect("scanned");
+            assert_eq!(count, 5);
         });
     }
 

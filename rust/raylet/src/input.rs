@@ -75,6 +75,11 @@ pub(crate) enum Input {
     /// An order or a publication of the control store.
     Gcs(v1::node_command::Body),
     GcsLost,
+    /// The control store has answered a client's call.
+    CallAnswered {
+        conn: ConnKey,
+        reply: v1::GcsReply,
+    },
     JobRegistered {
         conn: ConnKey,
         reply: Result<v1::RegisterJobReply, String>,

@@ -263,6 +263,11 @@ impl Raylet {
             Input::ChildEnded => self.reap(),
             Input::Gcs(body) => self.take_command(body),
             Input::GcsLost => self.gcs_is_gone(),
+            Input::CallAnswered { conn, reply } => {
+                if let Some(client) = self.clients.get(&conn) {
+                    client.outbox.send(v1::from_raylet::Body::GcsReply(reply));
+                }
+            }
             Input::JobRegistered { conn, reply } => self.job_registered(conn, reply),
             Input::ActorLookedUp { actor, reply } => self.actor_looked_up(actor, reply),
             Input::PagesReserved {

@@ -7,7 +7,7 @@ use ray_rs_scheduler::{ClientKey, Event, LeaseKey, LeaseRequest, RequestKey, Wor
 use ray_rs_types::ActorId;
 
 use crate::clients::Role;
-use crate::input::ConnKey;
+use crate::input::{ConnKey, Input};
 use crate::raylet::Raylet;
 
 impl Raylet {
@@ -82,17 +82,19 @@ impl Raylet {
                 outbox.send(From::ListObjectsReply(reply));
             }
             To::GcsCall(call) => {
-                let gcs = self.gcs.clone();
+                let (gcs, inputs) = (self.gcs.clone(), self.inputs.clone());
                 tokio::spawn(async move {
                     let (payload, error) = match gcs.call(&call.method, call.payload.into()).await {
                         Ok(payload) => (payload.into(), String::new()),
                         Err(error) => (Vec::new(), error),
                     };
-                    outbox.send(From::GcsReply(v1::GcsReply {
+                    let reply = v1::GcsReply {
                         request_id: call.request_id,
                         payload,
                         error,
-                    }));
+                    };
+                    // Behind what the control store has ordered before it answered.
+                    let _ = inputs.send(Input::CallAnswered { conn, reply }).await;
                 });
             }
             To::SubscribeActor(request) => {

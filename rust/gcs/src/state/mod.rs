@@ -61,17 +61,40 @@ impl State {
 
     /// Feeds actors' facts to the lifecycle and performs what follows. `writes` go into the same batch.
     fn actor_events(&mut self, events: impl IntoIterator<Item = Event>, mut writes: Vec<Write>) -> Durable {
-        let mut effects = Vec::new();
-        for event in events {
-            self.lifecycle.on_event(event, &mut effects);
-        }
-        self.choose_nodes(&mut effects);
-        self.collect_writes(&effects, &mut writes);
+        let effects = self.follow(events, &mut writes);
         let number = self.committer.submit(writes);
         for effect in &effects {
             self.perform(effect, number);
         }
         self.durable(number)
+    }
+
+    /// What a node says of an actor, and says again to a control store that has restarted: nobody waits until it is
+    /// stored. What follows from it and has to wait does so.
+    fn actor_fact(&mut self, event: Event) {
+        let mut writes = Vec::new();
+        let effects = self.follow([event], &mut writes);
+        let number = match effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::StartOnNode { .. }))
+        {
+            true => self.committer.submit(writes),
+            false => self.committer.submit_unawaited(writes),
+        };
+        for effect in &effects {
+            self.perform(effect, number);
+        }
+    }
+
+    /// What the lifecycle orders, and what of it is to be stored.
+    fn follow(&mut self, events: impl IntoIterator<Item = Event>, writes: &mut Vec<Write>) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for event in events {
+            self.lifecycle.on_event(event, &mut effects);
+        }
+        self.choose_nodes(&mut effects);
+        self.collect_writes(&effects, writes);
+        effects
     }
 
     /// Performs what a recovery, or a node's coming, set in motion.

@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tonic::Status;
 
 use super::actors::actor_id;
-use super::{Durable, State, Target};
+use super::{State, Target};
 use crate::convert;
 use crate::storage::{Table, Write};
 
@@ -255,12 +255,6 @@ impl State {
             None => {}
         }
         Ok(())
-    }
-
-    /// A fact whose reporter waits for nothing.
-    fn actor_fact(&mut self, event: Event) {
-        let unawaited: Durable = self.actor_events([event], Vec::new());
-        drop(unawaited);
     }
 
     /// The node's connection ended; false when it has a newer one already.
