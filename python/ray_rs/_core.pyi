@@ -58,7 +58,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future as ConcurrentFuture
-from typing import Any, Generic, NoReturn, Protocol, TypeAlias, TypeVar, final, overload
+from typing import Any, Generic, Literal, NoReturn, Protocol, TypeAlias, TypeVar, final, overload
 
 from typing_extensions import Self, disjoint_base
 
@@ -372,11 +372,36 @@ def kill(actor: ActorHandle[Any] | type[Any], *, no_restart: bool = True) -> Non
 
 @overload
 def get(
-    object_refs: Sequence[ObjectRef[_T]], *, timeout: float | None = None, _use_object_store: bool = False
+    object_refs: Sequence[ObjectRef[_T]],
+    *,
+    timeout: float | None = None,
+    copy: bool | Literal["on_write"] | None = None,
+    _use_object_store: bool = False,
 ) -> list[_T]: ...
 @overload
-def get(object_refs: ObjectRef[_T], *, timeout: float | None = None, _use_object_store: bool = False) -> _T:
-    """Ray's `get`."""
+def get(
+    object_refs: ObjectRef[_T],
+    *,
+    timeout: float | None = None,
+    copy: bool | Literal["on_write"] | None = None,
+    _use_object_store: bool = False,
+) -> _T:
+    """Ray's `get`, and a version of one's own of what it gives.
+
+    Args:
+        object_refs: A reference, or a list of them.
+        timeout: Seconds to wait; None: for ever.
+        copy: Arrays lie in shared memory and are read-only. With True they are copied, and may be written to; with
+            "on_write" they may be written to as well, and only pages that are written to are copied, when they are. The
+            object stays in the store while such an array lives.
+
+    Raises:
+        GetTimeoutError: It took longer.
+
+    Example:
+        >>> values = ray.get(ref, copy="on_write")
+        >>> values[0] = 1  # nobody else sees it
+    """
 
 def put(value: _T, *, _owner: Any = None, _tensor_transport: Any = None) -> ObjectRef[_T]:
     """Ray's `put`."""
@@ -385,6 +410,49 @@ def wait(
     ray_waitables: list[_Waitable], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
 ) -> tuple[list[_Waitable], list[_Waitable]]:
     """Ray's `wait`."""
+
+@overload
+def empty(shape: int, dtype: None = None) -> WritableBuffer: ...
+@overload
+def empty(shape: int | Sequence[int], dtype: Any) -> Any:
+    """An array in the object store, to be filled and then `put` without a copy.
+
+    Args:
+        shape: Lengths of the array; without a dtype, a number of bytes.
+        dtype: Anything that `numpy.dtype` takes, except what holds Python objects.
+
+    Returns:
+        A `numpy.ndarray` with any content; without a dtype, a `WritableBuffer`. `put` of it, or of a value that holds
+        it and no other array, seals it where it lies: from then on it is read-only. (Slices of an array that were made
+        before that keep their flag, and must not be written to.) Dropped without `put`, its memory is free again.
+
+    Raises:
+        ValueError: The dtype holds Python objects.
+        ObjectStoreFullError: There is no room.
+
+    Example:
+        >>> array = ray.empty((1000, 1000), "f4")
+        >>> array[:] = 0
+        >>> ref = ray.put(array)
+    """
+
+@final
+class WritableBuffer:
+    """Writable memory of the object store, until it is `put`; then it is read-only. Made by `empty`.
+
+    Goes through the buffer protocol: `memoryview(buffer)`, `file.readinto(buffer)`, `numpy.frombuffer(buffer)`. `get`
+    of what was put gives a read-only `memoryview`.
+    """
+
+    if sys.version_info >= (3, 12):
+        def __buffer__(self, flags: int, /) -> memoryview: ...
+        def __release_buffer__(self, buffer: memoryview, /) -> None: ...
+
+    def __len__(self) -> int: ...
+    def __reduce_ex__(self, protocol: Any, /) -> Any: ...
+    @property
+    def readonly(self) -> bool:
+        """Whether it was `put`, and so cannot be written to any more."""
 
 @final
 class SharedBuffer:

@@ -27,6 +27,8 @@ impl Name {
 // Python's own.
 pub static PICKLE_DUMPS: Name = Name::new("_pickle", "dumps");
 pub static PICKLE_LOADS: Name = Name::new("_pickle", "loads");
+pub static PICKLE_BUFFER: Name = Name::new("_pickle", "PickleBuffer");
+pub static MEMORYVIEW: Name = Name::new("builtins", "memoryview");
 pub static RUNNING_LOOP: Name = Name::new("asyncio", "get_running_loop");
 pub static CONCURRENT_FUTURE: Name = Name::new("concurrent.futures", "Future");
 pub static GENERIC_ALIAS: Name = Name::new("types", "GenericAlias");

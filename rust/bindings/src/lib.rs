@@ -15,6 +15,7 @@
 mod actor;
 mod args;
 mod buffers;
+mod building;
 mod cancel;
 mod control;
 mod core;
@@ -56,6 +57,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<actor::ActorHandle>()?;
     module.add_class::<actor::ActorMethod>()?;
     module.add_class::<buffers::SharedBuffer>()?;
+    module.add_class::<building::WritableBuffer>()?;
     module.add_class::<stream::Stream>()?;
     module.add_class::<executor::context::TaskContext>()?;
 
@@ -65,6 +67,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     functions!(
         objects::get,
         objects::put,
+        building::empty,
         objects::wait,
         actor::kill,
         cancel::cancel,

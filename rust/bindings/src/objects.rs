@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyKeyboardInterrupt, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyFloat, PyList, PyTuple};
+use pyo3::types::{PyBool, PyFloat, PyList, PyTuple};
 use ray_rs_core_worker::{CoreWorker, Read, ReadData, RefSlot, WaitOutcome};
 use smallvec::SmallVec;
 
+use crate::buffers::Copy;
 use crate::executor::context;
 use crate::object_ref::ObjectRef;
 use crate::{core, errors, gil, pickle, stream};
@@ -20,8 +21,18 @@ pub fn decode_read<'py>(
     slot: RefSlot,
     read: Read,
 ) -> PyResult<Bound<'py, PyAny>> {
+    decode_for(py, core, slot, read, Copy::No)
+}
+
+fn decode_for<'py>(
+    py: Python<'py>,
+    core: &Arc<CoreWorker>,
+    slot: RefSlot,
+    read: Read,
+    copy: Copy,
+) -> PyResult<Bound<'py, PyAny>> {
     match read {
-        Read::Value(value) => pickle::decode(py, core, value),
+        Read::Value(value) => pickle::decode_for(py, core, value, copy),
         Read::Failed(failure) => Err(errors::from_failure(py, failure, Some(core.object_id(slot)))),
     }
 }
@@ -44,6 +55,7 @@ fn decode_until<'py>(
     slot: RefSlot,
     mut read: Read,
     deadline: Option<Instant>,
+    copy: Copy,
 ) -> PyResult<Bound<'py, PyAny>> {
     if let Read::Value(value) = &mut read
         && let ReadData::Away(location) = value.data
@@ -57,7 +69,24 @@ fn decode_until<'py>(
             }
         }
     }
-    decode_read(py, core, slot, read)
+    decode_for(py, core, slot, read, copy)
+}
+
+/// What `get(copy=...)` may be.
+fn which_copy(copy: Option<&Bound<'_, PyAny>>) -> PyResult<Copy> {
+    match copy {
+        None => Ok(Copy::No),
+        Some(copy) if copy.is_none() => Ok(Copy::No),
+        Some(copy) if copy.is_exact_instance_of::<PyBool>() => Ok(match copy.is_truthy()? {
+            true => Copy::Full,
+            false => Copy::No,
+        }),
+        Some(copy) if copy.extract::<&str>().is_ok_and(|word| word == "on_write") => Ok(Copy::OnWrite),
+        Some(other) => Err(PyValueError::new_err(format!(
+            "'copy' must be True, False or \"on_write\", not {}",
+            other.repr()?
+        ))),
+    }
 }
 
 /// What an error says that nobody `get`s; nothing once the session has ended.
@@ -75,16 +104,21 @@ pub fn text_of_error(py: Python<'_>, error: Read) -> PyResult<Option<String>> {
 
 /// Ray's `get`.
 #[pyfunction]
-#[pyo3(signature = (object_refs, *, timeout=None, _use_object_store=false))]
+#[pyo3(
+    signature = (object_refs, *, timeout=None, copy=None, _use_object_store=false),
+    text_signature = "(object_refs, *, timeout=None, copy=None, _use_object_store=False)"
+)]
 pub fn get<'py>(
     py: Python<'py>,
     object_refs: &Bound<'py, PyAny>,
     timeout: Option<f64>,
+    copy: Option<&Bound<'py, PyAny>>,
     _use_object_store: bool,
 ) -> PyResult<Bound<'py, PyAny>> {
     let timeout = get_timeout(timeout)?;
+    let copy = which_copy(copy)?;
     if let Ok(reference) = object_refs.cast_exact::<ObjectRef>() {
-        return get_one(py, reference, timeout);
+        return get_one(py, reference, timeout, copy);
     }
     let Ok(list) = object_refs.cast::<PyList>() else {
         if stream::is_generator(object_refs)? {
@@ -105,7 +139,7 @@ pub fn get<'py>(
     })?;
     // Holds the references while the list may change under us.
     let held = list.as_sequence().to_tuple()?;
-    let values = get_all(py, &core, &slots, timeout)?;
+    let values = get_all(py, &core, &slots, timeout, copy)?;
     drop(held);
     Ok(values.into_any())
 }
@@ -114,6 +148,7 @@ fn get_one<'py>(
     py: Python<'py>,
     reference: &Bound<'py, ObjectRef>,
     timeout: Option<Duration>,
+    copy: Copy,
 ) -> PyResult<Bound<'py, PyAny>> {
     let Some(counted) = reference.get().counted() else {
         return Err(errors::old_reference(py));
@@ -124,12 +159,12 @@ fn get_one<'py>(
     }
     if let Some(read) = core.glance(slot) {
         let deadline = deadline_of(&read, timeout);
-        return decode_until(py, core, slot, read, deadline);
+        return decode_until(py, core, slot, read, deadline, copy);
     }
     context::warn_if_blocking_a_loop(py)?;
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     match gil::wait(py, |interrupt| core.wait(&[slot], 1, timeout, false, interrupt))? {
-        WaitOutcome::Satisfied => decode_until(py, core, slot, core.read(slot), deadline),
+        WaitOutcome::Satisfied => decode_until(py, core, slot, core.read(slot), deadline, copy),
         WaitOutcome::TimedOut => Err(errors::get_timeout(py)),
         WaitOutcome::Interrupted => Err(PyKeyboardInterrupt::new_err(())),
         WaitOutcome::Disconnected => Err(errors::disconnected(py, core)),
@@ -142,6 +177,7 @@ fn get_all<'py>(
     core: &Arc<CoreWorker>,
     slots: &[RefSlot],
     timeout: Option<Duration>,
+    copy: Copy,
 ) -> PyResult<Bound<'py, PyList>> {
     let mut mask = Vec::with_capacity(slots.len());
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
@@ -177,7 +213,7 @@ fn get_all<'py>(
             // Others are brought back while this one is waited for.
             asked = index + core.bring_next(&slots[index..]);
         }
-        let value = decode_until(py, core, *slot, read, deadline);
+        let value = decode_until(py, core, *slot, read, deadline, copy);
         values.append(value.inspect_err(|_| core.errors_seen(slots))?)?;
     }
     Ok(values)
@@ -241,7 +277,7 @@ pub fn put(
         ));
     }
     let core = core::require(py)?;
-    let stored = pickle::encode(&core, value, || "the put value".to_owned())?;
+    let stored = pickle::encode_put(&core, value)?;
     let slot = core.put(stored);
     ObjectRef::wrap(py, &core, slot)
 }

@@ -24,9 +24,9 @@ use ray_rs_types::config::MAX_INLINE_BYTES;
 use smallvec::SmallVec;
 
 use crate::actor::ActorHandle;
-use crate::buffers::{Exported, Memory, SharedBuffer};
+use crate::buffers::{Copy, Exported, Memory, SharedBuffer};
 use crate::object_ref::ObjectRef;
-use crate::{errors, gil, imports, reftable, scalars};
+use crate::{building, errors, gil, imports, reftable, scalars};
 
 /// Streams up to here are copied into a `bytes` for the unpickler; longer ones are lent as they lie.
 const COPIED_STREAM: usize = 4096;
@@ -246,6 +246,35 @@ pub fn encode(
     )
 }
 
+/// [`encode`], except that what `ray.empty` made is sealed where it lies.
+pub fn encode_put(core: &Arc<CoreWorker>, value: &Bound<'_, PyAny>) -> PyResult<StoredValue> {
+    let what = || "the put value".to_owned();
+    if !building::is_any_open() || value.is_exact_instance_of::<PyBytes>() {
+        return encode(core, value, what);
+    }
+    let pickled = dumps(core, value).map_err(|error| explain(value, error, &what(), ""))?;
+    if let [buffer] = &pickled.buffers[..] {
+        let sealed = building::seal(
+            value.py(),
+            core,
+            pickled.stream.as_bytes(),
+            buffer.bytes(),
+            &pickled.refs,
+        );
+        match sealed {
+            Ok(Some(stored)) => return Ok(stored),
+            Ok(None) => {}
+            Err(error) => {
+                reftable::drop_all(core, pickled.refs);
+                return Err(error);
+            }
+        }
+    }
+    drop(pickled.buffers);
+    reftable::drop_all(core, pickled.refs);
+    encode(core, value, what)
+}
+
 /// Lets the engine copy the parts to where they stay.
 pub fn store(
     py: Python<'_>,
@@ -351,6 +380,16 @@ pub fn loads<'py>(py: Python<'py>, stream: &[u8]) -> PyResult<Bound<'py, PyAny>>
 
 /// The Python object of a value that was read. An error is raised.
 pub fn decode<'py>(py: Python<'py>, core: &Arc<CoreWorker>, value: ReadValue) -> PyResult<Bound<'py, PyAny>> {
+    decode_for(py, core, value, Copy::No)
+}
+
+/// The same, with arrays that are the reader's own if `copy` says so.
+pub fn decode_for<'py>(
+    py: Python<'py>,
+    core: &Arc<CoreWorker>,
+    value: ReadValue,
+    copy: Copy,
+) -> PyResult<Bound<'py, PyAny>> {
     let ReadValue { kind, mut data, refs } = value;
     if let ReadData::Away(location) = data {
         data = brought(py, core, location, None, None)
@@ -359,10 +398,10 @@ pub fn decode<'py>(py: Python<'py>, core: &Arc<CoreWorker>, value: ReadValue) ->
     match kind {
         ValueKind::None => Ok(py.None().into_bound(py)),
         ValueKind::Raw => Ok(PyBytes::new(py, Memory::new(data).bytes()).into_any()),
-        ValueKind::Pickle | ValueKind::Laid => reftable::reading(core, refs, || unpickle(py, kind, data))
+        ValueKind::Pickle | ValueKind::Laid => reftable::reading(core, refs, || unpickle(py, kind, data, copy))
             .map_err(|error| errors::deserialization_failed(py, error)),
         ValueKind::Error => {
-            let error = reftable::reading(core, refs, || unpickle(py, kind, data))
+            let error = reftable::reading(core, refs, || unpickle(py, kind, data, Copy::No))
                 .map_err(|error| errors::deserialization_failed(py, error))?;
             Err(raised(error))
         }
@@ -402,7 +441,7 @@ fn raised(error: Bound<'_, PyAny>) -> PyErr {
     }
 }
 
-fn unpickle<'py>(py: Python<'py>, kind: ValueKind, data: ReadData) -> PyResult<Bound<'py, PyAny>> {
+fn unpickle<'py>(py: Python<'py>, kind: ValueKind, data: ReadData, copy: Copy) -> PyResult<Bound<'py, PyAny>> {
     let load = imports::PICKLE_LOADS.get(py)?;
     if kind != ValueKind::Laid {
         let memory = Memory::new(data);
@@ -415,7 +454,7 @@ fn unpickle<'py>(py: Python<'py>, kind: ValueKind, data: ReadData) -> PyResult<B
         }
         return load.call1((SharedBuffer::new(memory, 0..length),));
     }
-    let memory = Memory::new(data).aligned();
+    let memory = Memory::for_reader(data, copy)?.aligned();
     let parsed =
         ray_rs_object_store::layout::parse(memory.bytes()).map_err(|error| errors::system(py, error.to_string()))?;
     let buffers = PyList::empty(py);

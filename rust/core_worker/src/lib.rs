@@ -15,6 +15,7 @@
 mod actors;
 mod argument_error;
 mod bring;
+mod building;
 mod cancel;
 mod control;
 mod core;
@@ -38,6 +39,7 @@ mod tests;
 mod wire;
 
 pub use crate::core::{CoreWorker, Counters};
+pub use building::Building;
 pub use execute::{Group, ReplyTo};
 pub use model::*;
 pub use ray_rs_proto::v1;

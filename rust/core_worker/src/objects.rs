@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ray_rs_lanes::{PROGRESS, Woke};
-use ray_rs_object_store::{NeedExtent, copy_bytes, layout};
+use ray_rs_object_store::{copy_bytes, layout};
 use ray_rs_ownership::Watcher;
 use ray_rs_types::config::{MAX_INLINE_BYTES, SPIN};
 use smallvec::SmallVec;
@@ -91,15 +91,7 @@ impl CoreWorker {
             });
         }
         let (arena, me) = (&self.arena, self.info().address.worker_id);
-        let block = loop {
-            match arena.allocate(total) {
-                Ok(block) => break block,
-                Err(NeedExtent { min_bytes }) => {
-                    let (offset, length) = self.request_extent(min_bytes, interrupt)?;
-                    arena.add_extent(offset, length);
-                }
-            }
-        };
+        let block = self.allocate_block(total, interrupt)?;
         let location = Location {
             offset: block.offset,
             length: block.len,

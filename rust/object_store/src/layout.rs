@@ -65,6 +65,18 @@ pub fn plan(pickle_len: u64, buffer_lens: &[u64]) -> Plan {
     }
 }
 
+/// Lays out a pickle in front of the one buffer that lies at `offset` already; `None` when there is no room for it.
+pub fn plan_in_front(pickle_len: u64, offset: u64, len: u64) -> Option<Plan> {
+    let start = FIXED_HEADER + ENTRY;
+    let fits = start.checked_add(pickle_len)? <= offset && offset.is_multiple_of(BUFFER_ALIGN);
+    fits.then(|| Plan {
+        total: offset + len,
+        pickle: start as usize..(start + pickle_len) as usize,
+        offsets: vec![offset],
+        lens: vec![len],
+    })
+}
+
 /// Writes the header to the start of `into`, which must hold the whole planned value.
 ///
 /// # Panics
@@ -134,6 +146,17 @@ mod tests {
                 buffers: vec![]
             })
         );
+    }
+
+    #[test]
+    fn a_pickle_in_front_of_its_buffer_is_parsed() {
+        let plan = plan_in_front(100, 4096, 1000).expect("there is room");
+        let mut bytes = vec![0; plan.total as usize];
+        write_header(&plan, &mut bytes);
+        let parsed = parse(&bytes).expect("a planned value parses");
+        assert_eq!((parsed.pickle, parsed.buffers), (32..132, vec![4096..5096]));
+        assert!(plan_in_front(4064, 4096, 1).is_some());
+        assert_eq!(plan_in_front(4065, 4096, 1), None);
     }
 
     #[test]

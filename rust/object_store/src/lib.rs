@@ -24,5 +24,5 @@ pub use allocator::NeedExtent;
 pub use extents::{Extent, FullReason, NotGranted, StoreFull};
 pub use segment::{
     ArenaClient, ArenaHost, Block, BlockWriter, Class, ClientStats, DeathSummary, FreeOutcome, HostStats, MAX_CLIENTS,
-    PendingGrant, Pin, Restore, SetAside, SetAsideBlocks, StoredObject, copy_bytes,
+    PendingGrant, Pin, PrivateBlock, Restore, SetAside, SetAsideBlocks, StoredObject, copy_bytes,
 };

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
 use super::FreeOutcome;
+use super::PrivateBlock;
 use super::map::{DATA_START, FREE, FREEING, Map, PINS_PER_ROW, SEALED, SPILLED, WRITING};
 use crate::allocator::{Allocator, HEADER_BYTES, NeedExtent, Placement, block_len};
 
@@ -50,6 +51,8 @@ struct Pins {
 /// A process's view of the arena: the extents it allocates in, and what it reads.
 pub struct ArenaClient {
     map: Map,
+    /// The arena's file, for mappings of a reader's own.
+    file: OwnedFd,
     client: u32,
     /// What stands in the headers of the blocks that are this process's own.
     owner: u64,
@@ -79,6 +82,7 @@ impl ArenaClient {
         let next_generation = u64::from(client) << 48 | u64::from(u32::from_le_bytes(random)) << 8;
         Ok(Self {
             map,
+            file: fd,
             client,
             owner,
             inside: Mutex::new(Inside {
@@ -171,6 +175,10 @@ impl ArenaClient {
 
     /// Gives up a block that was not sealed.
     pub fn abandon(&self, block: Block) {
+        // A forked child has its parent's blocks in its hands, and not its locks.
+        if self.forked.load(Ordering::Relaxed) {
+            return;
+        }
         let mut inside = self.inside.lock();
         if self.is(block.offset, block.generation, WRITING) {
             self.release(&mut inside, block.offset);
@@ -339,9 +347,24 @@ impl ArenaClient {
         self.has_zombies.load(Ordering::Acquire)
     }
 
+    /// [`Self::seal`], with the data kept in place from before anybody else can have it; `None`, and nothing sealed, when
+    /// this process has pinned as much as it can.
+    pub fn seal_pinned(self: &Arc<Self>, block: Block) -> Option<Pin> {
+        let pin = self.announce(block.offset, block.len, block.generation)?;
+        self.seal(block);
+        Some(pin)
+    }
+
     /// Makes a sealed block readable and keeps it in place; `None` when it is not there (any more).
     pub fn pin(self: &Arc<Self>, offset: u64, len: u64, generation: u64) -> Option<Pin> {
         let header = self.map.header(offset)?;
+        let pin = self.announce(offset, len, generation)?;
+        let there = self.is(offset, generation, SEALED) && header.data_len.load(Ordering::Relaxed) >= len;
+        there.then_some(pin)
+    }
+
+    /// A pin, of whatever is there. The caller looks at that afterwards (STO-2).
+    fn announce(self: &Arc<Self>, offset: u64, len: u64, generation: u64) -> Option<Pin> {
         let data = self.map.data(offset, len)?;
         let mut pins = self.pins.lock();
         if let Some((_, count)) = pins.held.get_mut(&offset) {
@@ -359,15 +382,13 @@ impl ArenaClient {
             pins.held.insert(offset, (slot, 1));
         }
         drop(pins);
-        let pin = Pin {
+        Some(Pin {
             client: Arc::clone(self),
             data,
             len: len as usize,
             offset,
             generation,
-        };
-        let there = self.is(offset, generation, SEALED) && header.data_len.load(Ordering::Relaxed) >= len;
-        there.then_some(pin)
+        })
     }
 
     /// The bytes of a sealed block that cannot be pinned, because this process has pinned as much as it can. The caller
@@ -455,6 +476,18 @@ impl Pin {
 unsafe impl Send for Pin {}
 // SAFETY: as above.
 unsafe impl Sync for Pin {}
+
+impl Pin {
+    /// The same data in pages of this process's own from the first write to each.
+    ///
+    /// # Errors
+    /// When there is no room for another mapping.
+    pub fn into_private(self) -> io::Result<PrivateBlock> {
+        let client = Arc::clone(&self.client);
+        let (offset, len) = (self.offset, self.len);
+        PrivateBlock::map(&client.file, offset, len, self)
+    }
+}
 
 impl Deref for Pin {
     type Target = [u8];

@@ -8,12 +8,14 @@ mod client;
 mod copy;
 mod host;
 mod map;
+mod private;
 mod spill;
 
 pub use client::{ArenaClient, Block, BlockWriter, ClientStats, Pin};
 pub use copy::copy_bytes;
 pub use host::{ArenaHost, DeathSummary, HostStats, PendingGrant};
 pub use map::MAX_CLIENTS;
+pub use private::PrivateBlock;
 pub use spill::{Class, Restore, SetAside, SetAsideBlocks, StoredObject};
 
 /// What became of a request to free a block.
