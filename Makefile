@@ -54,6 +54,13 @@ fmt: tools-present $(READY) ## put everything into the house format
 .PHONY: check
 check: lint test ## what CI runs
 
+SEEDS ?= 10000
+FROM  ?= 0
+
+.PHONY: sim
+sim: tools-present ## many simulated nodes, each from its number; SEEDS=100000 FROM=0 says which
+	cargo run --quiet --release --package ray-rs-testing --example sim -- $(SEEDS) $(FROM)
+
 .PHONY: bench
 bench: ## measure every row of the table (release build); ARGS=--vs-ray measures Ray 2.60 beside it
 	$(MAKE) build PROFILE=release

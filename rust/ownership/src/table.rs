@@ -1,7 +1,7 @@
 //! The table: events are its methods, named in the past tense or after the question they answer.
 
 use ray_rs_types::{ObjectId, TaskId};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use crate::effect::{Effect, Watcher};
@@ -22,6 +22,8 @@ pub struct OwnerTable<V, S> {
     pub(crate) by_id: FxHashMap<ObjectId, RefSlot>,
     /// How many entries are other processes' objects.
     pub(crate) borrowed: usize,
+    /// Processes that have died: what is still said of their borrows comes too late.
+    dead: FxHashSet<OwnerIndex>,
     /// Entries to look at for freeing; empty between calls.
     unreferenced: Vec<RefSlot>,
     stamp: u32,
@@ -34,6 +36,7 @@ impl<V, S> Default for OwnerTable<V, S> {
             tasks: Slab::default(),
             by_id: FxHashMap::default(),
             borrowed: 0,
+            dead: FxHashSet::default(),
             unreferenced: Vec::new(),
             stamp: 0,
         }
@@ -411,11 +414,14 @@ impl<V: Contains, S> OwnerTable<V, S> {
     /// A value with this reference goes to `receiver` (OWN-2).
     pub fn grant_given(&mut self, slot: RefSlot, receiver: OwnerIndex, effects: &mut Vec<Effect<V>>) {
         self.index(slot);
+        let is_dead = self.dead.contains(&receiver);
         let entry = self.entry_mut(slot);
         if entry.owner == receiver {
             return;
         }
-        if entry.owner == OwnerIndex::ME {
+        if entry.owner == OwnerIndex::ME && is_dead {
+            // It takes nothing any more, and nobody would give it back.
+        } else if entry.owner == OwnerIndex::ME {
             add_grants(&mut entry.borrowers, receiver, 1);
         } else {
             effects.push(Effect::GrantBorrow {
@@ -446,6 +452,9 @@ impl<V: Contains, S> OwnerTable<V, S> {
         let Some(slot) = self.by_id.get(id).copied() else {
             return false;
         };
+        if self.dead.contains(&borrower) {
+            return true;
+        }
         let entry = self.entry_mut(slot);
         add_grants(&mut entry.borrowers, borrower, by);
         self.look_if_unreferenced(slot);
@@ -467,6 +476,7 @@ impl<V: Contains, S> OwnerTable<V, S> {
 
     /// The process is gone, and with it all it borrowed.
     pub fn borrower_died(&mut self, borrower: OwnerIndex, effects: &mut Vec<Effect<V>>) {
+        self.dead.insert(borrower);
         let mut touched = Vec::new();
         for (index, entry) in self.entries.iter_mut() {
             let before = entry.borrowers.len();

@@ -289,6 +289,26 @@ fn a_dead_borrower_holds_nothing() {
 }
 
 #[test]
+fn what_is_granted_to_the_dead_is_not_held() {
+    let (mut table, mut effects) = (Table::default(), vec![]);
+    let slot = table.value_put(put_id(1), Value(1, vec![]));
+    table.index(slot);
+    table.borrower_died(OwnerIndex(7), &mut effects);
+    // A third process granted it before it knew; its word comes after the death.
+    assert!(table.borrow_granted(&put_id(1), OwnerIndex(7), &mut effects));
+    table.grant_given(slot, OwnerIndex(7), &mut effects);
+    table.check_invariants();
+    table.local_dropped(slot, &mut effects);
+    assert_eq!(
+        effects,
+        vec![Effect::Free {
+            value: Value(1, vec![])
+        }]
+    );
+    assert_eq!(table.reference_count(), 0);
+}
+
+#[test]
 fn the_last_actor_handle_is_reported() {
     let (mut table, mut effects) = (Table::default(), vec![]);
     let handle = table.actor_handle_created(put_id(4));

@@ -1,0 +1,10 @@
+//! For tests only: worlds in which the crates that decide can be run by the thousand.
+//!
+//! [`sim`] runs one node: a driver, workers and a raylet as virtual processes, with a clock that jumps from event to event
+//! and links that delay. What decides in it is the real [`ray_rs_ownership`], [`ray_rs_dispatch`] and
+//! [`ray_rs_scheduler`]; what stands around them (who sends what to whom) does here what the core worker and the raylet do.
+//! Everything follows from one number, so a run that goes wrong can be had again.
+//!
+//! Deliberately absent, so far: actors and the control store, cancellation, several nodes.
+
+pub mod sim;
