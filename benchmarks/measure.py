@@ -343,6 +343,27 @@ def churn(ray):
     timeit("actor create + first call + kill", body, no_ops=1)
 
 
+def placement_groups(ray):
+    from importlib import import_module
+
+    module = import_module(f"{ray.__name__}.util.placement_group")
+
+    def one_by_one():
+        group = module.placement_group([{"CPU": 0.001}])
+        assert group.wait(timeout_seconds=30)
+        module.remove_placement_group(group)
+
+    def hundred():
+        groups = [module.placement_group([{"CPU": 0.001}]) for _ in range(100)]
+        for group in groups:
+            assert group.wait(timeout_seconds=30)
+        for group in groups:
+            module.remove_placement_group(group)
+
+    timeit("placement group create/removal, one by one", one_by_one)
+    timeit("placement group create/removal", hundred, 100)
+
+
 def idle(ray):
     time.sleep(1 if options.quick else 3)  # what is started in the background comes to rest
     pids = machine.engine_processes()
@@ -407,6 +428,7 @@ BODIES = {
     "async actors": async_actors,
     "busy": busy,
     "churn": churn,
+    "placement groups": placement_groups,
     "idle": idle,
     "memory": memory,
     "many": lambda ray: sizes.many(ray, record, wanted, options.quick),

@@ -56,6 +56,8 @@ ROWS = [
     Row("tasks sync beside two busy loops longest", "busy", "us", lower_is_better=True),
     Row("tasks sync beside two busy loops time in stalls", "busy", "% of the time", lower_is_better=True),
     Row("actor create + first call + kill", "churn", goal=60),
+    Row("placement group create/removal", "placement groups", goal=20),
+    Row("placement group create/removal, one by one", "placement groups", goal=6),
     Row("import", "lifecycle", "ms", goal=5, lower_is_better=True),
     Row("init", "lifecycle", "ms", goal=20, lower_is_better=True),
     Row("first task after init", "lifecycle", "ms", goal=20, lower_is_better=True),

@@ -22,7 +22,9 @@ Python names that the extension looks up lazily, on first use (they must exist w
         `function._shared` so that all option variants share it), "name" (display name), "resources"
         (dict[str, float], zero-valued ones left out), "max_retries" (int, -1 for ever), "retry_exceptions" (bytes:
         b"" never, b"\\x01" always, else a pickled tuple of classes), "max_calls" (int), "num_returns" (int),
-        "backpressure" (int), "timeout_s" (float or None).
+        "backpressure" (int), "timeout_s" (float or None), "strategy" (see `create_actor`), "captures_children" (bool:
+        what it makes runs in its placement group), "follows_caller" (bool: it runs in the placement group of a caller
+        that captures; then `_prepare` is asked for each such group).
     ray_rs.remote_function._rebuild(function, name, signature, options) -> RemoteFunction
         Unpickles a RemoteFunction.
     ray_rs.remote_function._options(function: RemoteFunction, options: dict) -> object with `.remote`
@@ -71,6 +73,9 @@ _Id = TypeVar("_Id", bound="_BaseID")
 
 # (name, kind as in inspect.Parameter.kind, has a default) of each parameter but `self`. None: not known, no check.
 _Signature: TypeAlias = tuple[tuple[str, int, bool], ...] | None
+# (key, test, values), and (kind, node id, soft, spill, fail, hard rules, preferred rules, selectors).
+_Rule: TypeAlias = tuple[str, int, list[str]]
+_Strategy: TypeAlias = tuple[int, bytes, bool, bool, bool, list[_Rule], list[_Rule], list[list[_Rule]]]
 
 # --- ids -------------------------------------------------------------------------------------------------------------
 
@@ -322,9 +327,38 @@ def create_actor(
     extra: bytes = ...,
     concurrency_groups: Sequence[tuple[str, int]] = ...,
     runtime_env: str = "",
+    strategy: _Strategy | None = None,
+    captures_children: bool = False,
 ) -> ActorHandle[Any]:
     """Returns at once unless named. `namespace` "" is the job's. `class_blob` is exported once per content.
-    Raises ActorAlreadyExistsError. `extra`: pickled dict given to the hosting worker's `start_actor` callback."""
+    Raises ActorAlreadyExistsError. `extra`: pickled dict given to the hosting worker's `start_actor` callback.
+    `strategy` as in the message SchedulingStrategy; absent: any node."""
+
+def create_placement_group(
+    bundles: Sequence[Mapping[str, float]],
+    strategy: int,
+    name: str = "",
+    namespace: str = "",
+    detached: bool = False,
+    soft_target_node: bytes | None = None,
+    selectors: Sequence[Sequence[tuple[str, int, Sequence[str]]]] = ...,
+) -> PlacementGroupID:
+    """Returns at once unless named; ValueError when the name is taken. `strategy` as in PlacementGroupSpec."""
+
+def remove_placement_group(id: bytes) -> None: ...
+def wait_placement_group(id: bytes, timeout_s: float | None) -> bool | None:
+    """Whether it is created; None when it was removed. No timeout: None."""
+
+def placement_group_ready(id: bytes, value: _T) -> ObjectRef[_T]:
+    """A reference to `value`, which is there when the group is created; else TaskPlacementGroupRemoved."""
+
+def get_placement_group(id: bytes | None = None, name: str = "", namespace: str = "") -> dict[str, Any] | None:
+    """id (bytes), name, namespace, strategy (int), detached, state (int), detail, creation_ms, bundles, nodes (hex of
+    each bundle's, or "")."""
+
+def list_placement_groups() -> list[dict[str, Any]]: ...
+def current_placement_group() -> tuple[PlacementGroupID, bool] | None:
+    """Of the task or actor that asks, with whether it captures what it makes."""
 
 def get_actor_handle(name: str, namespace: str = "") -> ActorHandle[Any] | None:
     """A weak handle, or None when there is no such actor."""

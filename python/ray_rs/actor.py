@@ -215,8 +215,8 @@ class _ClassState:
             api._auto_init()
         if self._methods is None:
             self._inspect()
-        plan = _table.actor_plan(options, is_async=self._is_async)
         runtime_env = options.get("runtime_env")
+        plan = _table.actor_plan(options, is_async=self._is_async, class_name=self.class_name)
         process = _core.process_info()
         namespace = plan.namespace or process["namespace"]
         session = process["worker_id"], _reloads.newest()
@@ -259,6 +259,8 @@ class _ClassState:
             get_if_exists=plan.get_if_exists,
             concurrency_groups=list(plan.concurrency_groups.items()),
             runtime_env=self._environment[1],
+            strategy=plan.strategy,
+            captures_children=plan.captures_children,
         )
 
     def _inspect(self) -> None:

@@ -26,6 +26,7 @@ __all__ = [
     "ActorAlreadyExistsError",
     "ActorDiedError",
     "ActorHandleNotFoundError",
+    "ActorPlacementGroupRemoved",
     "ActorUnavailableError",
     "ActorUnschedulableError",
     "AsyncioActorExit",
@@ -59,6 +60,7 @@ __all__ = [
     "RuntimeEnvSetupError",
     "StreamingGeneratorReplayInconsistentError",
     "TaskCancelledError",
+    "TaskPlacementGroupRemoved",
     "TaskTimeoutError",
     "TaskUnschedulableError",
     "UnserializableException",
@@ -430,6 +432,17 @@ class ActorUnschedulableError(RayError):
         self.error_message = error_message
 
 
+class ActorPlacementGroupRemoved(RayError):
+    """The placement group that the actor was to run in was removed before the actor ran."""
+
+    def __init__(
+        self,
+        message: str = "The placement group corresponding to this Actor has been removed. Make another with "
+        "ray_rs.util.placement_group().",
+    ) -> None:
+        super().__init__(message)
+
+
 class PendingCallsLimitExceeded(RayError):
     """More calls wait on one actor handle than its `max_pending_calls` allows."""
 
@@ -519,6 +532,17 @@ class TaskUnschedulableError(RayError):
     def __init__(self, error_message: str) -> None:
         super().__init__(f"The task is not schedulable: {error_message}")
         self.error_message = error_message
+
+
+class TaskPlacementGroupRemoved(RayError):
+    """The placement group that the task was to run in was removed."""
+
+    def __init__(
+        self,
+        message: str = "The placement group corresponding to this task has been removed. Make another with "
+        "ray_rs.util.placement_group().",
+    ) -> None:
+        super().__init__(message)
 
 
 class RaySystemError(RayError):
@@ -678,6 +702,7 @@ _ACTOR_DEATHS = {
     "exited_itself": "The actor is dead because it left by exit_actor() or sys.exit(0)",
     "owner_died": "The actor is dead because its owner, the process that created it, has ended",
     "unschedulable": "The actor could not be created",
+    "group_removed": "The actor died because its placement group was removed",
 }
 
 
@@ -690,7 +715,11 @@ def _actor_died(
     cause: str,
     message: str,
     creation_error: BaseException | None,
-) -> ActorDiedError:
+) -> RayError:
+    if cause == "group_removed_before":
+        return ActorPlacementGroupRemoved()
+    if cause == "no_node":
+        return ActorUnschedulableError(message)
     if isinstance(creation_error, RayTaskError):
         return ActorDiedError(creation_error, actor_id=actor_id_hex)
     reason = f"{_ACTOR_DEATHS[cause]}: {message}" if message else f"{_ACTOR_DEATHS[cause]}."

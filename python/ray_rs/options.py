@@ -12,6 +12,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
+from ray_rs import _scheduling
+
 __all__ = [
     "OPTIONS",
     "ActorPlan",
@@ -180,6 +182,50 @@ def _runtime_env(given: dict[str, Any] | None) -> str | None:
     return None
 
 
+def _strategy(value: Any) -> str | None:
+    from ray_rs.util import scheduling_strategies as known
+
+    if value is None or isinstance(
+        value,
+        (
+            str,
+            known.PlacementGroupSchedulingStrategy,
+            known.NodeAffinitySchedulingStrategy,
+            known.NodeLabelSchedulingStrategy,
+        ),
+    ):
+        return None
+    raise TypeError(
+        f"The type of keyword 'scheduling_strategy' must be str or one of the strategies of "
+        f"ray_rs.util.scheduling_strategies, but received type {type(value)}"
+    )
+
+
+def _selector(value: dict[Any, Any] | None) -> str | None:
+    return None if value is None else _scheduling.selector_problem(value, "label_selector")
+
+
+def _fallback(value: list[Any] | None) -> str | None:
+    for each in value or []:
+        if not isinstance(each, dict) or set(each) != {"label_selector"}:
+            return (
+                "Each entry of 'fallback_strategy' must be a dictionary whose only key is 'label_selector', not "
+                f"{each!r}."
+            )
+        problem = _scheduling.selector_problem(each["label_selector"], "fallback_strategy")
+        if problem:
+            return problem
+    return None
+
+
+def _group(value: Any) -> str | None:
+    from ray_rs.util.placement_group import PlacementGroup
+
+    if value is None or value == "default" or isinstance(value, PlacementGroup):
+        return None
+    return f"The option 'placement_group' must be a PlacementGroup or None, not {value!r}."
+
+
 def _only(name: str, *allowed: Any, why: str = "it is not there yet") -> Check:
     """For what Ray has and this engine has not: nothing but the values that change nothing."""
     return lambda value: (
@@ -223,14 +269,12 @@ OPTIONS: Final[dict[str, Option]] = {
     "allow_out_of_order_execution": Option(ACTOR, _BOOL),
     "runtime_env": Option(TASK + ACTOR, _DICT, _runtime_env),
     # Known to Ray; here only with the value that asks for nothing.
-    "scheduling_strategy": Option(TASK + ACTOR, _STR),
-    "label_selector": Option(TASK + ACTOR, _DICT, _only("label_selector", None, {})),
-    "fallback_strategy": Option(TASK + ACTOR, (list, _NoneType), _only("fallback_strategy", None, [])),
-    "placement_group": Option(TASK + ACTOR, object, _only("placement_group", None, "default"), "default"),
-    "placement_group_bundle_index": Option(TASK + ACTOR, int, _only("placement_group_bundle_index", -1), -1),
-    "placement_group_capture_child_tasks": Option(
-        TASK + ACTOR, _BOOL, _only("placement_group_capture_child_tasks", None, False)
-    ),
+    "scheduling_strategy": Option(TASK + ACTOR, object, _strategy),
+    "label_selector": Option(TASK + ACTOR, _DICT, _selector),
+    "fallback_strategy": Option(TASK + ACTOR, (list, _NoneType), _fallback),
+    "placement_group": Option(TASK + ACTOR, object, _group, "default"),
+    "placement_group_bundle_index": Option(TASK + ACTOR, int, None, -1),
+    "placement_group_capture_child_tasks": Option(TASK + ACTOR, _BOOL),
     "enable_task_events": Option(TASK + ACTOR + METHOD, bool, _only("enable_task_events", True), True),
     "_labels": Option(TASK + ACTOR + METHOD, _DICT, _only("_labels", None, {})),
     "object_store_memory": Option(
@@ -353,6 +397,9 @@ class TaskPlan(NamedTuple):
     max_calls: int
     timeout_s: float | None
     backpressure: int
+    strategy: _scheduling.Strategy | None
+    captures_children: bool
+    follows_caller: bool
 
 
 class ActorPlan(NamedTuple):
@@ -369,6 +416,8 @@ class ActorPlan(NamedTuple):
     namespace: str
     get_if_exists: bool
     concurrency_groups: dict[str, int]
+    strategy: _scheduling.Strategy | None
+    captures_children: bool
 
 
 class MethodPlan(NamedTuple):
@@ -416,7 +465,8 @@ def task_plan(options: Mapping[str, Any], function_name: str, *, is_generator: b
     Raises:
         ValueError: A contradiction between options, or a resource that can't be asked for.
     """
-    _check_strategy(options)
+    name = options.get("name") or function_name
+    placed = _scheduling.place(options, [_demand(options, default_cpus=1)], name)
     max_retries = options.get("max_retries")
     if max_retries is None:
         max_retries = int(os.environ.get("RAY_TASK_MAX_RETRIES", OPTIONS["max_retries"].default))
@@ -425,23 +475,27 @@ def task_plan(options: Mapping[str, Any], function_name: str, *, is_generator: b
         # A process that has used a GPU may keep memory on it, so it is not used for other tasks.
         max_calls = 1 if options.get("num_gpus") else 0
     return TaskPlan(
-        name=options.get("name") or function_name,
-        resources=_demand(options, default_cpus=1),
+        name=name,
+        resources=placed.demands[0],
         num_returns=_planned_returns(options, is_generator=is_generator),
         max_retries=max_retries,
         retry_exceptions=retried_classes(options.get("retry_exceptions", False)),
         max_calls=max_calls,
         timeout_s=options.get("timeout_s"),
         backpressure=_planned_backpressure(options),
+        strategy=placed.strategy,
+        captures_children=placed.captures_children,
+        follows_caller=placed.follows_caller,
     )
 
 
-def actor_plan(options: Mapping[str, Any], *, is_async: bool) -> ActorPlan:
+def actor_plan(options: Mapping[str, Any], *, is_async: bool, class_name: str = "the actor") -> ActorPlan:
     """Turns the merged options of an actor class into what the engine wants to know.
 
     Args:
         options: Decorator options overlaid by those of `.options()`.
         is_async: The class has `async def` methods.
+        class_name: What to call the actor in messages.
 
     Returns:
         The plan.
@@ -450,7 +504,6 @@ def actor_plan(options: Mapping[str, Any], *, is_async: bool) -> ActorPlan:
         TypeError: A name that is not a string.
         ValueError: A contradiction between options, or a resource that can't be asked for.
     """
-    _check_strategy(options)
     name = options.get("name")
     if name == "":
         raise ValueError("Actor name cannot be an empty string.")
@@ -473,9 +526,10 @@ def actor_plan(options: Mapping[str, Any], *, is_async: bool) -> ActorPlan:
         if set(running) - {"memory"}:
             running["CPU"] = 1.0
         placement["CPU"] = 1.0
+    placed = _scheduling.place(options, [placement, running], class_name)
     return ActorPlan(
-        placement_resources=placement,
-        running_resources=running,
+        placement_resources=placed.demands[0],
+        running_resources=placed.demands[1],
         max_restarts=_clamped(options.get("max_restarts")),
         max_task_retries=_clamped(options.get("max_task_retries")),
         max_concurrency=max_concurrency,
@@ -485,6 +539,8 @@ def actor_plan(options: Mapping[str, Any], *, is_async: bool) -> ActorPlan:
         namespace=namespace or "",
         get_if_exists=options.get("get_if_exists", False),
         concurrency_groups=concurrency_groups(options.get("concurrency_groups")),
+        strategy=placed.strategy,
+        captures_children=placed.captures_children,
     )
 
 
@@ -528,15 +584,6 @@ def check_namespace(namespace: object) -> None:
         raise TypeError("namespace must be None or a string.")
     if not namespace:
         raise ValueError('"" is not a valid namespace. Pass None to not specify a namespace.')
-
-
-def _check_strategy(options: Mapping[str, Any]) -> None:
-    strategy = options.get("scheduling_strategy")
-    if strategy not in (None, "DEFAULT", "SPREAD"):
-        raise ValueError(
-            f'Invalid scheduling_strategy value {strategy}. Valid values are ["DEFAULT" | "SPREAD"]; strategy objects '
-            "are not supported yet."
-        )
 
 
 def _demand(options: Mapping[str, Any], *, default_cpus: float | None) -> dict[str, float]:

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from ray_rs import _core, _logs
+from ray_rs._scheduling import ordinary_names
 
 __all__ = ["RuntimeContext", "get_runtime_context"]
 
@@ -90,9 +91,29 @@ class RuntimeContext:
         """
         assert not self._require()["is_driver"], "This method is only available when the process is a worker."
         if _core.current_actor() is not None:
-            return dict(_actor_info["resources"])
+            return ordinary_names(_actor_info["resources"])
         task = _core.current_task()
-        return {} if task is None else dict(task.resources)
+        return {} if task is None else ordinary_names(task.resources)
+
+    def get_placement_group_id(self) -> str | None:
+        """The id of the placement group that the caller runs in, as hexadecimal digits; None outside of one."""
+        self._require()
+        current = _core.current_placement_group()
+        return None if current is None else current[0].hex()
+
+    @property
+    def should_capture_child_tasks_in_placement_group(self) -> bool:
+        """Whether the tasks and actors that the caller makes run in its placement group, unless they say otherwise."""
+        self._require()
+        current = _core.current_placement_group()
+        return current is not None and current[1]
+
+    def get_node_labels(self) -> dict[str, str]:
+        """The labels of the node that this process runs on."""
+        own = self.get_node_id()
+        from ray_rs import api
+
+        return next((dict(node["Labels"]) for node in api.nodes() if node["NodeID"] == own), {})
 
     @property
     def current_actor(self) -> _core.ActorHandle[Any]:

@@ -99,6 +99,8 @@ def test_every_kind_of_state_has_its_table():
         ("CallPlace", "rust/actors/src/call_order.rs"),
         ("State", "rust/ownership/src/entry.rs"),
         ("State", "rust/object_store/src/spill/table.rs"),
+        ("Phase", "rust/scheduler/src/placement_group/table.rs"),
+        ("GroupState", "rust/scheduler/src/placement_group/words.rs"),
     }
 
 

@@ -2,6 +2,15 @@
 
 from typing import TYPE_CHECKING, Any
 
+# At once: the function has the name of its module, which is bound in its place when that is imported later.
+from ray_rs.util.placement_group import (
+    get_current_placement_group,
+    get_placement_group,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
+
 if TYPE_CHECKING:
     from ray_rs.util import accelerators as accelerators
     from ray_rs.util import actor_pool as actor_pool
@@ -14,6 +23,7 @@ if TYPE_CHECKING:
     from ray_rs.util import joblib as joblib
     from ray_rs.util import multiprocessing as multiprocessing
     from ray_rs.util import queue as queue
+    from ray_rs.util import scheduling_strategies as scheduling_strategies
     from ray_rs.util import serialization as serialization
     from ray_rs.util.actor_pool import ActorPool
     from ray_rs.util.check_serialize import inspect_serializability
@@ -35,6 +45,7 @@ _SUBMODULES = (
     "joblib",
     "multiprocessing",
     "queue",
+    "scheduling_strategies",
     "serialization",
 )
 _LAZY = {
@@ -56,12 +67,17 @@ __all__ = [
     "deregister_serializer",
     "disable_log_once_globally",
     "enable_periodic_logging",
+    "get_current_placement_group",
     "get_node_ip_address",
+    "get_placement_group",
     "inspect_serializability",
     "list_named_actors",
     "log_once",
     "map_unordered",
+    "placement_group",
+    "placement_group_table",
     "register_serializer",
+    "remove_placement_group",
 ]
 
 

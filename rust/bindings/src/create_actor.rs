@@ -11,12 +11,13 @@ use crate::descriptor::ActorDescriptor;
 use crate::object_ref::Counted;
 use crate::remote_function::content_id;
 use crate::signature::Signature;
-use crate::{args, control, core, gil};
+use crate::{args, control, core, gil, placement_group};
 
 #[pyfunction]
 #[pyo3(signature = (descriptor, class_blob, signature, args, kwargs, *, placement_resources, running_resources,
                     max_restarts=0, max_task_retries=0, max_concurrency=1, is_async=false, detached=false, name="",
-                    namespace="", get_if_exists=false, extra=vec![], concurrency_groups=vec![], runtime_env=""))]
+                    namespace="", get_if_exists=false, extra=vec![], concurrency_groups=vec![], runtime_env="",
+                    strategy=None, captures_children=false))]
 #[allow(
     clippy::too_many_arguments,
     reason = "they are keywords, one for each option of an actor"
@@ -41,6 +42,8 @@ pub fn create_actor<'py>(
     extra: Vec<u8>,
     concurrency_groups: Vec<(String, u32)>,
     runtime_env: &str,
+    strategy: Option<Bound<'py, PyAny>>,
+    captures_children: bool,
 ) -> PyResult<ActorHandle> {
     Signature::new(signature)?.check(args, Some(kwargs))?;
     let core = core::require(py)?;
@@ -54,6 +57,8 @@ pub fn create_actor<'py>(
         args: encoded,
         placement_resources: control::resources(placement_resources)?,
         running_resources: control::resources(running_resources)?,
+        strategy: strategy.as_ref().map_or(Ok(None), placement_group::strategy)?,
+        captures_children,
         max_restarts,
         max_task_retries,
         max_concurrency,

@@ -95,6 +95,8 @@ pub fn from_failure(py: Python<'_>, failure: Failure, object: Option<ObjectId>) 
         Failure::OutOfMemory { message } => made(py, &imports::OUT_OF_MEMORY, (message,)),
         Failure::StoreFull { message } => made(py, &imports::STORE_FULL, (message,)),
         Failure::Cancelled { task_id, timed_out } => made(py, &imports::TASK_GIVEN_UP, (task_id.hex(), timed_out)),
+        Failure::Unschedulable { message } => made(py, &imports::TASK_UNSCHEDULABLE, (message,)),
+        Failure::GroupRemoved => made(py, &imports::TASK_GROUP_REMOVED, ()),
         // Nobody gets hold of it: iteration ends there.
         Failure::StreamEnded => pyo3::exceptions::PyStopIteration::new_err(()),
         Failure::System { message } => system(py, message),
@@ -112,6 +114,9 @@ fn cause_name(cause: ActorDeathCause) -> &'static str {
         ActorDeathCause::OwnerDied => "owner_died",
         ActorDeathCause::Unschedulable => "unschedulable",
         ActorDeathCause::EnvironmentFailed => "runtime_env_failed",
+        ActorDeathCause::GroupRemovedBefore => "group_removed_before",
+        ActorDeathCause::GroupRemoved => "group_removed",
+        ActorDeathCause::NoNode => "no_node",
     }
 }
 

@@ -31,6 +31,7 @@ mod imports;
 mod object_ref;
 mod objects;
 mod pickle;
+mod placement_group;
 mod reftable;
 mod remote_function;
 mod scalars;
@@ -92,6 +93,13 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         control::kv_keys,
         control::named_actors,
         control::counters,
+        placement_group::create_placement_group,
+        placement_group::remove_placement_group,
+        placement_group::wait_placement_group,
+        placement_group::placement_group_ready,
+        placement_group::get_placement_group,
+        placement_group::list_placement_groups,
+        placement_group::current_placement_group,
         daemons::launch_head,
         daemons::stop_head,
         daemons::discover,

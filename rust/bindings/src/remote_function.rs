@@ -9,12 +9,13 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use ray_rs_core_worker::{CoreWorker, FunctionIndex, FunctionSpec, Returns, STREAMING};
-use ray_rs_types::FunctionId;
+use ray_rs_types::{FunctionId, PlacementGroupId};
 use sha2::{Digest, Sha256};
 
+use crate::executor::context;
 use crate::object_ref::ObjectRef;
 use crate::signature::Signature;
-use crate::{args, control, core, gil, imports, stream};
+use crate::{args, control, core, gil, imports, placement_group, stream};
 
 #[pyclass(frozen, subclass, dict, weakref, module = "ray_rs._core")]
 pub struct RemoteFunction {
@@ -23,6 +24,8 @@ pub struct RemoteFunction {
     signature: Signature,
     /// What is settled for one connection.
     bound: Mutex<Option<Arc<Registered>>>,
+    /// The same for calls made inside of placement groups that capture them.
+    captured: Mutex<Vec<Arc<Registered>>>,
 }
 
 /// What the garbage collector may see before it is there: CPython 3.11 makes an object's `__dict__` when it has already
@@ -42,18 +45,46 @@ struct Registered {
     index: FunctionIndex,
     name: Arc<str>,
     num_returns: u32,
+    /// It says nothing of its node: a group that captures its caller's children takes it.
+    follows_caller: bool,
+    group: Option<PlacementGroupId>,
 }
 
 impl RemoteFunction {
     fn registered(slf: &Bound<'_, Self>) -> PyResult<Arc<Registered>> {
+        if let Some(group) = context::capturing_group(slf.py())? {
+            return Self::registered_in(slf, group);
+        }
         let known = slf.get().bound.lock().clone();
         match known {
             Some(known) if known.definitions == core::definitions() => Ok(known),
             older => {
                 drop(older);
-                Self::register(slf)
+                let registered = Self::register(slf)?;
+                let older = slf.get().bound.lock().replace(Arc::clone(&registered));
+                drop(older);
+                Ok(registered)
             }
         }
+    }
+
+    #[cold]
+    fn registered_in(slf: &Bound<'_, Self>, group: PlacementGroupId) -> PyResult<Arc<Registered>> {
+        let epoch = core::epoch();
+        let fits =
+            |known: &&Arc<Registered>| known.epoch == epoch && (!known.follows_caller || known.group == Some(group));
+        if let Some(known) = slf.get().captured.lock().iter().find(fits).cloned() {
+            return Ok(known);
+        }
+        let registered = Self::register(slf)?;
+        let mut captured = slf.get().captured.lock();
+        // What is dropped may be the last of an old connection: not under the lock.
+        let (mut kept, older): (Vec<_>, Vec<_>) = captured.drain(..).partition(|known| known.epoch == epoch);
+        kept.push(Arc::clone(&registered));
+        *captured = kept;
+        drop(captured);
+        drop(older);
+        Ok(registered)
     }
 
     #[cold]
@@ -72,6 +103,8 @@ impl RemoteFunction {
             name: Arc::clone(&name),
             resources: control::resources(&plan.get_item("resources")?)?,
             runtime_env: plan.get_item("runtime_env")?.extract::<String>()?.into(),
+            strategy: placement_group::strategy(&plan.get_item("strategy")?)?,
+            captures_children: plan.get_item("captures_children")?.extract()?,
             max_retries: plan.get_item("max_retries")?.extract()?,
             retry_exceptions: plan.get_item("retry_exceptions")?.extract()?,
             max_calls: plan.get_item("max_calls")?.extract()?,
@@ -86,9 +119,9 @@ impl RemoteFunction {
             index,
             name,
             num_returns,
+            follows_caller: plan.get_item("follows_caller")?.extract()?,
+            group: context::capturing_group(py)?,
         });
-        let older = slf.get().bound.lock().replace(Arc::clone(&registered));
-        drop(older);
         Ok(registered)
     }
 
@@ -134,6 +167,7 @@ impl RemoteFunction {
             name,
             signature: Signature::new(signature)?,
             bound: Mutex::new(None),
+            captured: Mutex::new(Vec::new()),
         })
     }
 

@@ -245,6 +245,7 @@ impl State {
             definition: Vec::new(),
             concurrency_group: spec.group.to_string(),
             no_retry: true,
+            captures_children: false,
         };
         self.send_on(lane, Kind::DefineFunction, &message, 0);
         index
@@ -282,7 +283,7 @@ impl State {
     fn class_name_of(&self, call: TaskKey) -> String {
         match self.owner.spec(call).map(|spec| spec.work) {
             Some(Work::Call { method, .. }) => self.methods[method.0 as usize].class_name.to_string(),
-            Some(Work::Normal(_) | Work::Creation(_)) | None => String::new(),
+            Some(Work::Normal(_) | Work::Creation(_) | Work::Group) | None => String::new(),
         }
     }
 
@@ -345,6 +346,9 @@ pub(crate) fn cause_of(number: u32) -> ActorDeathCause {
         6 => ActorDeathCause::OwnerDied,
         7 => ActorDeathCause::Unschedulable,
         8 => ActorDeathCause::EnvironmentFailed,
+        9 => ActorDeathCause::GroupRemovedBefore,
+        10 => ActorDeathCause::GroupRemoved,
+        11 => ActorDeathCause::NoNode,
         _ => ActorDeathCause::Unknown,
     }
 }

@@ -133,6 +133,10 @@ impl State {
         let waits = self.owner.task_state(key) == Some(TaskState::WaitingForArguments);
         match (work, sent) {
             (Work::Creation(_), _) => {}
+            (Work::Group, _) => {
+                self.forget_group_task(key);
+                self.end_cancelled(key);
+            }
             (Work::Normal(_), _) if waits => self.end_cancelled(key),
             (Work::Call { actor, .. }, None) => {
                 self.call_dropped(actor, key);

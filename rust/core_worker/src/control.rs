@@ -204,6 +204,7 @@ impl State {
             Body::Registered(_) => {}
             Body::LeaseGranted(granted) => self.lease_granted(granted),
             Body::LeaseRejected(rejected) => self.lease_rejected(rejected),
+            Body::GroupUpdate(update) => self.group_updated(update),
             Body::LeaseRevoked(revoked) => {
                 self.dispatch_event(Event::LeaseRevoked {
                     lease: LeaseKey(revoked.lease_id),
@@ -302,6 +303,7 @@ impl State {
                 Question::Thread { thread, .. } => Some(thread.clone()),
                 Question::RegisterActor(_) | Question::StoreFunction | Question::Forget => None,
             })
+            .chain(self.groups.values().flat_map(|view| view.waiting_threads().cloned()))
             .chain(self.waiters.iter().flatten().map(|waiter| waiter.thread.clone()))
             .collect();
         self.after.wake.extend(threads);

@@ -224,6 +224,8 @@ impl State {
             extra: request.extra,
             runtime_env: request.runtime_env,
             definition: request.definition.to_vec(),
+            strategy: request.strategy,
+            captures_children: request.captures_children,
             concurrency_groups: request
                 .groups
                 .into_iter()

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ray_rs_object_store::Pin;
+use ray_rs_proto::v1;
 use ray_rs_types::{ActorId, FunctionId, JobId, NodeId, ResourceSet, TaskId, WorkerAddress, WorkerId};
 use smallvec::SmallVec;
 
@@ -92,6 +93,10 @@ pub struct FunctionSpec {
     pub resources: ResourceSet,
     /// JSON of its runtime environment; empty: the job's.
     pub runtime_env: Arc<str>,
+    /// `None`: any node will do.
+    pub strategy: Option<v1::SchedulingStrategy>,
+    /// What it makes runs in its placement group, unless that says otherwise.
+    pub captures_children: bool,
     /// -1: for ever.
     pub max_retries: i32,
     /// Empty: application errors are final; `[1]`: all are retried; else a pickled tuple of classes.
@@ -154,6 +159,9 @@ pub struct ActorRequest {
     pub args: TaskArgs,
     pub placement_resources: ResourceSet,
     pub running_resources: ResourceSet,
+    pub strategy: Option<v1::SchedulingStrategy>,
+    /// As [`FunctionSpec::captures_children`].
+    pub captures_children: bool,
     pub max_restarts: i32,
     pub max_task_retries: i32,
     pub max_concurrency: u32,
@@ -297,6 +305,7 @@ pub struct Callee {
     pub max_calls: u32,
     /// It is not run again when its worker ends.
     pub no_retry: bool,
+    pub captures_children: bool,
     /// The concurrency group that runs a method; empty: the default one.
     pub group: Box<str>,
     /// The pickled function, if its owner sent it along.
@@ -351,6 +360,7 @@ pub struct ActorStart {
     pub name: String,
     pub namespace: String,
     pub resources: ResourceSet,
+    pub captures_children: bool,
     pub gpu_ids: Vec<u32>,
     pub handle_descriptor: Vec<u8>,
     pub extra: Vec<u8>,
@@ -419,6 +429,12 @@ pub enum Failure {
     EnvironmentFailed {
         message: String,
     },
+    /// No node can ever run it.
+    Unschedulable {
+        message: String,
+    },
+    /// The placement group that it was to run in was removed.
+    GroupRemoved,
     /// Not a failure: what stands after the last item of a generator.
     StreamEnded,
     /// The engine itself failed the task.
@@ -448,6 +464,12 @@ pub enum ActorDeathCause {
     OwnerDied = 6,
     Unschedulable = 7,
     EnvironmentFailed = 8,
+    /// Its placement group was removed before it ran.
+    GroupRemovedBefore = 9,
+    /// And while it ran.
+    GroupRemoved = 10,
+    /// No node can ever take it.
+    NoNode = 11,
 }
 
 /// What `read` gives.

@@ -17,7 +17,7 @@ use ray_rs_lanes::{Doorbell, RemoteBell};
 use ray_rs_object_store::{ArenaClient, FreeOutcome};
 use ray_rs_ownership::{Effect, OwnerIndex, OwnerTable, RefSlot, TaskKey, Watcher};
 use ray_rs_proto::v1;
-use ray_rs_types::{ActorId, JobId, ObjectId, TaskId, WorkerAddress, WorkerId};
+use ray_rs_types::{ActorId, JobId, ObjectId, PlacementGroupId, TaskId, WorkerAddress, WorkerId};
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
@@ -25,6 +25,7 @@ use crate::actors::ActorTarget;
 use crate::events::TaskEvents;
 use crate::execute::Execution;
 use crate::frames;
+use crate::groups::GroupView;
 use crate::memory_retries::MemoryRetries;
 use crate::model::{Failure, FunctionSpec, HostEvent, Location, MethodSpec, StoredValue, ValueData};
 use crate::peers::Peers;
@@ -105,6 +106,9 @@ pub(crate) struct State {
     pub classes: Vec<Class>,
     /// Why the raylet refuses, while the dispatcher's answer to that is carried out.
     pub refusal: Option<Failure>,
+    pub groups: FxHashMap<PlacementGroupId, GroupView>,
+    /// References to groups that are not ready yet, with the values that they will have.
+    pub group_tasks: FxHashMap<TaskKey, (PlacementGroupId, StoredValue)>,
     pub functions: Vec<(Arc<FunctionSpec>, u32)>,
     pub methods: Vec<Arc<MethodSpec>>,
     pub peers: Peers,
@@ -182,6 +186,8 @@ impl State {
             leases: FxHashMap::default(),
             classes: Vec::new(),
             refusal: None,
+            groups: FxHashMap::default(),
+            group_tasks: FxHashMap::default(),
             functions: Vec::new(),
             methods: Vec::new(),
             peers: Peers::new(me),

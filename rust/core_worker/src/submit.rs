@@ -27,8 +27,13 @@ use crate::wire::Coverage;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Work {
     Normal(FunctionIndex),
-    Call { actor: ActorIndex, method: MethodIndex },
+    Call {
+        actor: ActorIndex,
+        method: MethodIndex,
+    },
     Creation(ActorIndex),
+    /// A reference that is there when a placement group is: nothing runs.
+    Group,
 }
 
 /// All that is needed to send the task, once or again.
@@ -62,6 +67,7 @@ pub(crate) struct Lease {
 pub(crate) struct Class {
     pub resources: ResourceSet,
     pub runtime_env: Arc<str>,
+    pub strategy: Option<v1::SchedulingStrategy>,
 }
 
 impl State {
@@ -79,6 +85,7 @@ impl State {
         let wanted = Class {
             resources: spec.resources.clone(),
             runtime_env: Arc::clone(&spec.runtime_env),
+            strategy: spec.strategy.clone(),
         };
         match self.classes.iter().position(|class| *class == wanted) {
             Some(index) => index as u32,
@@ -133,7 +140,7 @@ impl State {
 
     pub fn task_id_of(&self, spec: &Spec) -> TaskId {
         let actor = match spec.work {
-            Work::Normal(_) => ActorId::nil_of(self.job),
+            Work::Normal(_) | Work::Group => ActorId::nil_of(self.job),
             Work::Call { actor, .. } | Work::Creation(actor) => self.actors[actor.0 as usize].id,
         };
         TaskId::new(spec.unique, actor)
@@ -146,6 +153,7 @@ impl State {
             Work::Normal(function) => self.enqueue(key, function),
             Work::Call { actor, .. } => self.call_ready(actor, key),
             Work::Creation(actor) => self.constructor_arguments_came(actor, key),
+            Work::Group => self.group_task_ready(key),
         }
     }
 
@@ -184,6 +192,8 @@ impl State {
                 let error = self.error_after(&name, argument);
                 self.creation_argument_failed(actor, &error);
             }
+            // It has no arguments.
+            Work::Group => {}
         }
     }
 
@@ -213,6 +223,10 @@ impl State {
         }
         let values: Vec<_> = (0..count).map(|_| (error.clone(), true)).collect();
         self.end_task(key, values);
+    }
+
+    pub fn finish_with_value(&mut self, key: TaskKey, value: StoredValue) {
+        self.end_task(key, vec![(value, false)]);
     }
 
     fn end_task(&mut self, key: TaskKey, values: Vec<(StoredValue, bool)>) {
@@ -245,7 +259,7 @@ impl State {
             } => {
                 let task_name = match self.owner.spec(TaskKey(first.0)).map(|spec| spec.work) {
                     Some(Work::Normal(function)) => self.function(function).name.to_string(),
-                    Some(Work::Call { .. } | Work::Creation(_)) | None => String::new(),
+                    Some(Work::Call { .. } | Work::Creation(_) | Work::Group) | None => String::new(),
                 };
                 let class = &self.classes[class.0 as usize];
                 let message = v1::RequestLease {
@@ -254,6 +268,7 @@ impl State {
                     backlog,
                     task_name,
                     runtime_env: class.runtime_env.to_string(),
+                    strategy: class.strategy.clone(),
                 };
                 self.tell_raylet(v1::to_raylet::Body::RequestLease(message));
             }
@@ -445,6 +460,7 @@ impl State {
             definition: spec.definition.to_vec(),
             concurrency_group: String::new(),
             no_retry: spec.max_retries == 0,
+            captures_children: spec.captures_children,
         };
         self.send_on(lane, Kind::DefineFunction, &message, 0);
         index
@@ -495,6 +511,8 @@ impl State {
         self.refusal = match rejected.cause {
             0 => return self.dispatch_event(Event::LeaseRejected { request }),
             2 => Some(Failure::EnvironmentFailed { message }),
+            3 => Some(Failure::Unschedulable { message }),
+            4 => Some(Failure::GroupRemoved),
             _ => Some(Failure::System { message }),
         };
         self.dispatch_event(Event::LeaseRefused { request });
@@ -595,7 +613,7 @@ impl State {
                     return self.run_effects();
                 }
             }
-            Work::Creation(_) => return,
+            Work::Creation(_) | Work::Group => return,
         }
         let mut values = Vec::with_capacity(reply.returns.len());
         for wire in reply.returns {
@@ -719,6 +737,10 @@ impl State {
             }
             if let Some(end) = &report.out_of_memory {
                 self.ended_for_memory(key, function, end.may_retry, report);
+                continue;
+            }
+            if report.group_removed {
+                self.finish_with(key, &StoredValue::failed(Failure::GroupRemoved));
                 continue;
             }
             let crash = telling::crash(&name, report);

@@ -78,6 +78,8 @@ fn an_entry_keeps_its_claim_word_however_many_come_and_go_behind_it() {
         id: FunctionId([7; 28]),
         name: "f".into(),
         resources: ResourceSet::default(),
+        strategy: None,
+        captures_children: false,
         max_retries: 0,
         retry_exceptions: Vec::new(),
         max_calls: 0,

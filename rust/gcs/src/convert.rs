@@ -75,6 +75,9 @@ fn death_to_wire(death: &Death) -> v1::ActorDeath {
         Death::OwnerDied(message) => (6, message.clone(), Vec::new()),
         Death::CannotBeScheduled(message) => (7, message.clone(), Vec::new()),
         Death::EnvironmentFailed(message) => (8, message.clone(), Vec::new()),
+        Death::NoNode(message) => (11, message.clone(), Vec::new()),
+        Death::GroupRemoved { ran: false } => (9, String::new(), Vec::new()),
+        Death::GroupRemoved { ran: true } => (10, String::new(), Vec::new()),
     };
     v1::ActorDeath {
         cause,
@@ -98,6 +101,8 @@ fn death_from_wire(death: v1::ActorDeath) -> Death {
         6 => Death::OwnerDied(message),
         7 => Death::CannotBeScheduled(message),
         8 => Death::EnvironmentFailed(message),
+        11 => Death::NoNode(message),
+        9 | 10 => Death::GroupRemoved { ran: death.cause == 10 },
         _ => Death::WorkerDied(message),
     }
 }
@@ -174,6 +179,9 @@ mod tests {
             Death::OwnerDied("its job has finished".to_owned()),
             Death::CannotBeScheduled("s".to_owned()),
             Death::EnvironmentFailed("no such package".to_owned()),
+            Death::NoNode("no such node".to_owned()),
+            Death::GroupRemoved { ran: true },
+            Death::GroupRemoved { ran: false },
         ];
         for death in &deaths {
             for (phase, worker) in [(Phase::Dead, None), (Phase::Alive, Some(worker))] {

@@ -15,6 +15,8 @@ use crate::state::{Durable, RECONNECT_GRACE, State};
 
 /// `ray.kill` of an actor that is not known waits so long for its registration.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
+/// A placement group that is not known is waited for so long.
+const GROUP_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Clones serve the same state.
 #[derive(Debug, Clone)]
@@ -227,6 +229,25 @@ impl Gcs for GcsService {
     async fn report_actor_exit(&self, request: Request<v1::ReportActorExitRequest>) -> Result<Response<Empty>, Status> {
         let durable = self.state().actor_exited(request.into_inner())?;
         after(durable, Empty {}).await
+    }
+
+    async fn get_placement_group(
+        &self,
+        request: Request<v1::GetPlacementGroupRequest>,
+    ) -> Result<Response<v1::ListPlacementGroupsReply>, Status> {
+        let request = request.into_inner();
+        if !request.group_id.is_empty() {
+            let awaited = self.state().await_group(&request.group_id);
+            if let Some(awaited) = awaited {
+                // Whether it came or not, the group is looked for again.
+                let _ = tokio::time::timeout(GROUP_PATIENCE, awaited).await;
+            }
+        }
+        Ok(Response::new(self.state().get_placement_group(&request)?))
+    }
+
+    async fn list_placement_groups(&self, _: Request<Empty>) -> Result<Response<v1::ListPlacementGroupsReply>, Status> {
+        Ok(Response::new(self.state().list_placement_groups()))
     }
 
     async fn list_nodes(&self, _: Request<Empty>) -> Result<Response<v1::ListNodesReply>, Status> {

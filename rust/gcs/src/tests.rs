@@ -1,5 +1,7 @@
 //! The whole service in one process: tonic over a Unix socket in a temporary directory, prost messages, both stores.
 
+mod placement_groups;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 

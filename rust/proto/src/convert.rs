@@ -1,5 +1,6 @@
 //! Conversions between wire types and `ray-rs-types`. Input from the wire may be anything, so they can fail.
 
+use ray_rs_types::placing::{LabelRule, LabelTest, Placing, Strategy};
 use ray_rs_types::{IdError, NodeId, Quantity, ResourceSet, WorkerAddress, WorkerId};
 
 use crate::v1;
@@ -40,6 +41,56 @@ impl From<&v1::ResourceSet> for ResourceSet {
             .iter()
             .map(|(name, units)| (name.clone(), Quantity(*units)))
             .collect()
+    }
+}
+
+impl From<&v1::LabelRule> for LabelRule {
+    fn from(wire: &v1::LabelRule) -> Self {
+        let values = wire.values.clone();
+        let test = match wire.test {
+            1 => LabelTest::NotIn(values),
+            2 => LabelTest::Exists,
+            3 => LabelTest::DoesNotExist,
+            _ => LabelTest::In(values),
+        };
+        Self {
+            key: wire.key.clone(),
+            test,
+        }
+    }
+}
+
+/// The rules of a selector; an absent one has none.
+pub fn label_rules(wire: Option<&v1::LabelSelector>) -> Vec<LabelRule> {
+    wire.into_iter()
+        .flat_map(|selector| &selector.rules)
+        .map(LabelRule::from)
+        .collect()
+}
+
+impl TryFrom<&v1::SchedulingStrategy> for Placing {
+    type Error = IdError;
+
+    fn try_from(wire: &v1::SchedulingStrategy) -> Result<Self, IdError> {
+        let strategy = match wire.kind {
+            1 => Strategy::Spread,
+            2 => Strategy::NodeAffinity {
+                node: NodeId::from_bytes(&wire.node_id)?,
+                soft: wire.soft,
+                spill_on_unavailable: wire.spill_on_unavailable,
+                fail_on_unavailable: wire.fail_on_unavailable,
+            },
+            3 => Strategy::NodeLabels {
+                hard: label_rules(wire.hard.as_ref()),
+                soft: label_rules(wire.preferred.as_ref()),
+            },
+            _ => Strategy::Default,
+        };
+        let selectors = wire.selectors.iter().map(|selector| label_rules(Some(selector)));
+        Ok(Self {
+            strategy,
+            selectors: selectors.collect(),
+        })
     }
 }
 

@@ -82,11 +82,17 @@ impl Raylet {
                 self.node_index = Some(accepted.node_index);
                 self.gcs_is_back();
                 self.report_again();
+                self.ask_for_groups_again();
                 self.settle_registrations();
             }
             Command::StartActor(start) => self.start_actor(start),
             Command::StopActor(stop) => self.stop_actor(&stop),
             Command::ActorUpdate(update) => self.publish_actor(update),
+            Command::PrepareBundles(order) => self.prepare_bundles(&order),
+            Command::CommitBundles(order) => self.commit_bundles(&order),
+            Command::ReturnBundles(order) => self.return_bundles(order),
+            Command::GroupUpdate(update) => self.group_updated(update),
+            Command::JobNotice(notice) => self.job_notice(notice),
             Command::JobFinished(finished) => {
                 if let Some(key) = JobId::from_bytes(&finished.job_id)
                     .ok()
@@ -123,8 +129,7 @@ impl Raylet {
 
     /// A control store that has restarted hears again what only this node knows.
     fn report_again(&mut self) {
-        let available = Some(self.scheduler.available().into());
-        self.gcs.report(Report::Heartbeat(v1::NodeHeartbeat { available }));
+        self.report_use(true);
         for (token, worker) in &self.workers {
             if let Some((actor, incarnation)) = worker.actor
                 && let Some(address) = self.worker_address(*token)

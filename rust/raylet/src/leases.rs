@@ -2,7 +2,7 @@
 
 use ray_rs_proto::v1;
 use ray_rs_proto::v1::from_raylet::Body;
-use ray_rs_scheduler::{ClientKey, Effect, EnvKey, Event, JobKey, PoolKey, StopReason};
+use ray_rs_scheduler::{ClientKey, Effect, EnvKey, Event, JobKey, PoolKey, Refusal, StopReason};
 use ray_rs_types::WorkerAddress;
 
 use crate::clients::Client;
@@ -13,6 +13,11 @@ use crate::workers::Leave;
 /// Causes of `LeaseRejected`.
 const WORKERS_DO_NOT_START: u32 = 1;
 const ENVIRONMENT_FAILED: u32 = 2;
+const NO_NODE_EVER: u32 = 3;
+const GROUP_IS_REMOVED: u32 = 4;
+
+/// Why a worker was ended whose placement group went; told apart by who reports its death.
+pub(crate) const GROUP_REMOVED: &str = "its placement group was removed";
 
 impl Raylet {
     /// Tells the scheduler what has happened and does what follows; what happens while it is done is told after it.
@@ -56,10 +61,14 @@ impl Raylet {
             Effect::RejectLease {
                 client,
                 request,
-                pool,
+                refusal,
                 reason,
             } => {
-                let (cause, reason) = self.why_no_worker(pool, reason);
+                let (cause, reason) = match refusal {
+                    Refusal::NoWorker(pool) => self.why_no_worker(pool, reason),
+                    Refusal::ForEver => (NO_NODE_EVER, reason),
+                    Refusal::GroupRemoved => (GROUP_IS_REMOVED, reason),
+                };
                 if let Some(client) = self.client(client) {
                     client.outbox.send(Body::LeaseRejected(v1::LeaseRejected {
                         request_id: request.0,
@@ -84,13 +93,28 @@ impl Raylet {
                     StopReason::Unusable => self.let_go(token),
                     StopReason::OwnerGone => self.kill_worker(token, "the owner of its task has died"),
                     StopReason::JobEnded => self.kill_worker(token, "its job has ended"),
+                    StopReason::GroupRemoved => {
+                        self.kill_worker(token, GROUP_REMOVED);
+                        if let Some((actor, _)) = self.workers.get(&token).and_then(|worker| worker.actor) {
+                            self.actors.worker_gone(actor, token);
+                        }
+                    }
                 }
             }
             Effect::PlaceActor { actor, worker, gpus } => self.place_actor(actor, Token(worker.0), gpus),
-            Effect::RejectActor { actor, pool, reason } => {
-                let (cause, reason) = self.why_no_worker(pool, reason);
+            Effect::RejectActor { actor, refusal, reason } => {
+                let (cause, reason) = match refusal {
+                    Refusal::NoWorker(pool) => self.why_no_worker(pool, reason),
+                    Refusal::ForEver | Refusal::GroupRemoved => (0, reason),
+                };
                 self.actor_rejected(actor, cause == ENVIRONMENT_FAILED, reason);
             }
+            Effect::BundlesPrepared {
+                group,
+                attempt,
+                has_room,
+            } => self.bundles_prepared(group, attempt, has_room),
+            Effect::AskAboutGroup { group } => self.ask_about_group(group),
             Effect::Notice { job, text } => self.notice(job, text),
         }
     }

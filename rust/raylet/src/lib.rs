@@ -36,6 +36,7 @@ pub mod config;
 mod env_spec;
 mod environments;
 mod gcs_link;
+mod groups;
 mod input;
 mod jobs;
 mod leases;

@@ -21,6 +21,7 @@ use crate::actors::Actors;
 use crate::clients::{Client, accept_loop};
 use crate::config::RayletConfig;
 use crate::gcs_link::GcsLink;
+use crate::groups::Groups;
 use crate::input::{ConnKey, Input, Inputs, Token, ZygoteKey};
 use crate::jobs::Job;
 use crate::logs::{LogAgent, Sink};
@@ -65,6 +66,7 @@ pub(crate) struct Raylet {
     pub looks_at_orphans: u32,
     pub deaths: Deaths,
     pub actors: Actors,
+    pub groups: Groups,
     pub gcs: GcsLink,
     /// Drivers were told that the control store is gone.
     pub told_gcs_gone: bool,
@@ -73,7 +75,8 @@ pub(crate) struct Raylet {
     pub spin_fd: OwnedFd,
     pub logs: LogAgent,
     pub memory: Memory,
-    told_available: ResourceSet,
+    /// The scheduler's count of changes that the control store knows.
+    told_changes: u64,
     heartbeat_set: bool,
     last_heartbeat: Instant,
     ended: Option<&'static str>,
@@ -160,19 +163,20 @@ fn watch_ends(raylet: &Raylet, inputs: Inputs) -> anyhow::Result<()> {
 }
 
 impl Raylet {
-    fn new(config: RayletConfig, inputs: Inputs) -> anyhow::Result<Self> {
+    fn new(mut config: RayletConfig, inputs: Inputs) -> anyhow::Result<Self> {
         // The launching driver's zygote takes longest of all that a start waits for, so it comes first.
         let launched = config.driver_config.clone().map(|driver| {
             let zygote = Job::first_zygote(&driver, &config, &inputs);
             (driver, zygote)
         });
         let total = config.resource_set();
-        let scheduler = Scheduler::new(total.clone(), Options::default());
         let log_dir = config.session_dir.join("logs");
         let logs = LogAgent::start(&log_dir, inputs.clone()).context("cannot watch the log directory")?;
         let mut node_id = [0; NodeId::SIZE];
         getrandom::fill(&mut node_id).map_err(|error| anyhow::anyhow!("no random bytes: {error}"))?;
         let node_id = NodeId(node_id);
+        config.labels.insert("ray.io/node-id".to_owned(), node_id.hex());
+        let scheduler = Scheduler::new(total.clone(), Options::default()).on_node(node_id, config.labels.clone());
         let node = node_info(&config, node_id, 0, &total, &total);
         let gcs = GcsLink::start(&config.session_dir, node, inputs.clone());
         let store = ObjectService::create(
@@ -193,7 +197,7 @@ impl Raylet {
         let mut raylet = Self {
             session,
             node_id,
-            told_available: total.clone(),
+            told_changes: 0,
             total,
             node_index: None,
             next_process: 0,
@@ -214,6 +218,7 @@ impl Raylet {
             looks_at_orphans: 0,
             deaths: Deaths::default(),
             actors: Actors::default(),
+            groups: Groups::default(),
             gcs,
             told_gcs_gone: false,
             store,
@@ -318,7 +323,7 @@ impl Raylet {
     }
 
     fn heartbeat_if_changed(&mut self) {
-        if !self.heartbeat_set && self.told_available != *self.scheduler.available() {
+        if !self.heartbeat_set && self.told_changes != self.scheduler.changes() {
             self.heartbeat_set = true;
             self.timers.set(self.last_heartbeat + HEARTBEAT_PAUSE, Timer::Heartbeat);
         }
@@ -326,15 +331,9 @@ impl Raylet {
 
     fn heartbeat(&mut self) {
         self.heartbeat_set = false;
-        let available = self.scheduler.available().clone();
-        if available != self.told_available {
-            self.last_heartbeat = Instant::now();
-            let heartbeat = v1::NodeHeartbeat {
-                available: Some((&available).into()),
-            };
-            self.gcs.report(v1::node_report::Body::Heartbeat(heartbeat));
-            self.told_available = available;
-        }
+        self.last_heartbeat = Instant::now();
+        self.told_changes = self.scheduler.changes();
+        self.report_use(false);
     }
 
     /// The session's end, by a client's word.
@@ -348,8 +347,8 @@ impl Raylet {
             &self.config,
             self.node_id,
             index,
-            &self.total,
-            self.scheduler.available(),
+            &self.scheduler.total_with_groups(),
+            &self.scheduler.available_with_groups(),
         )
     }
 

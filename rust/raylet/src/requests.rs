@@ -5,6 +5,7 @@ use ray_rs_proto::v1::from_raylet::Body as From;
 use ray_rs_proto::v1::to_raylet::Body as To;
 use ray_rs_scheduler::{ClientKey, Event, LeaseKey, LeaseRequest, RequestKey, WorkerKey};
 use ray_rs_types::ActorId;
+use ray_rs_types::placing::Placing;
 
 use crate::clients::Role;
 use crate::input::{ConnKey, Input};
@@ -30,6 +31,7 @@ impl Raylet {
                     env,
                     request: RequestKey(request.request_id),
                     resources: (&request.resources.unwrap_or_default()).into(),
+                    placing: (request.strategy.as_ref()).and_then(|strategy| Placing::try_from(strategy).ok()),
                     task_name: request.task_name,
                 };
                 self.decide(Event::LeaseRequested { client: key, request });
@@ -102,6 +104,9 @@ impl Raylet {
                     self.follow_actor(conn, actor, request.is_new);
                 }
             }
+            To::CreateGroup(spec) => self.create_group(conn, spec),
+            To::RemoveGroup(request) => self.remove_group(request),
+            To::FollowGroup(request) => self.follow_group(conn, &request),
             To::WhyDied(request) => self.why_died(conn, &request),
             To::FlushLogs(request) => {
                 let (logs, mut sink) = self.logs_and_sink();
@@ -120,8 +125,8 @@ impl Raylet {
             To::Shutdown(v1::Shutdown {}) => self.client_says_goodbye(conn),
             To::ClusterView(request) => outbox.send(From::ClusterViewReply(v1::ClusterViewReply {
                 request_id: request.request_id,
-                total: Some((&self.total).into()),
-                available: Some(self.scheduler.available().into()),
+                total: Some((&self.scheduler.total_with_groups()).into()),
+                available: Some((&self.scheduler.available_with_groups()).into()),
                 nodes: vec![self.node_info()],
             })),
             To::Stays(v1::Stays {}) => self.worker_stays(conn),

@@ -321,6 +321,7 @@ impl Raylet {
             client: ClientKey(conn.0),
         });
         self.actors.unfollow(conn);
+        self.groups.unfollow(conn);
         self.spin.clear_pid(client.pid);
         self.store.client_died(conn, client, &self.clients);
     }
@@ -439,6 +440,7 @@ impl Raylet {
         // What was killed from here, and nobody tells of, died of that.
         let status = worker.status.or(worker.was_killed.then_some(Signal::KILL.as_raw()));
         let (exit_code, signal) = decode(status);
+        let group_removed = worker.stop_reason.as_deref() == Some(crate::leases::GROUP_REMOVED);
         let report = v1::DeathReport {
             request_id: 0,
             worker_id: worker.worker_id.0.to_vec(),
@@ -452,6 +454,7 @@ impl Raylet {
                 .unwrap_or_default(),
             known: status.is_some(),
             out_of_memory: worker.out_of_memory.map(|may_retry| v1::OutOfMemory { may_retry }),
+            group_removed,
         };
         if worker.set_up_follows {
             let reason = format!(

@@ -1,6 +1,6 @@
 //! What a local scheduler orders.
 
-use ray_rs_types::ActorId;
+use ray_rs_types::{ActorId, PlacementGroupId};
 
 use crate::event::{ClientKey, JobKey, LeaseKey, PoolKey, RequestKey, WorkerKey};
 
@@ -14,6 +14,20 @@ pub enum StopReason {
     OwnerGone,
     /// Its job has ended.
     JobEnded,
+    /// The placement group that it runs in was removed.
+    GroupRemoved,
+}
+
+/// What a rejected request is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Workers of this pool do not start. The reason is why the last start came to nothing; empty: its worker ended
+    /// before anybody used it.
+    NoWorker(PoolKey),
+    /// Fail: no node will ever serve it.
+    ForEver,
+    /// Fail: the placement group that it names was removed.
+    GroupRemoved,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,9 +42,7 @@ pub enum Effect {
     RejectLease {
         client: ClientKey,
         request: RequestKey,
-        /// Whose workers do not start.
-        pool: PoolKey,
-        /// Why the last start came to nothing; empty: its worker ended before anybody used it.
+        refusal: Refusal,
         reason: String,
     },
     /// Ask the client to return the lease as soon as what runs under it has ended.
@@ -49,10 +61,18 @@ pub enum Effect {
     },
     RejectActor {
         actor: ActorId,
-        pool: PoolKey,
-        /// As in `RejectLease`.
+        refusal: Refusal,
         reason: String,
     },
+    /// The answer to `BundlesWanted`.
+    BundlesPrepared {
+        group: PlacementGroupId,
+        attempt: u32,
+        has_room: bool,
+    },
+    /// Something waits for a group of which nothing is here: find out whether it exists. Answered, if it does not, by
+    /// `GroupRemoved`.
+    AskAboutGroup { group: PlacementGroupId },
     /// A line for the people of one job.
     Notice { job: JobKey, text: String },
 }

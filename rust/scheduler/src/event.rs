@@ -1,6 +1,7 @@
 //! What can happen to a local scheduler.
 
-use ray_rs_types::{ActorId, ResourceSet};
+use ray_rs_types::placing::Placing;
+use ray_rs_types::{ActorId, PlacementGroupId, ResourceSet};
 
 use crate::admission::Admission;
 
@@ -45,6 +46,8 @@ pub struct LeaseRequest {
     pub request: RequestKey,
     pub resources: ResourceSet,
     pub env: EnvKey,
+    /// What it says of the node to run on; most say nothing.
+    pub placing: Option<Placing>,
     /// Name of the task that waits, for messages to people.
     pub task_name: String,
 }
@@ -129,6 +132,25 @@ pub enum Event {
     },
     /// Memory has become short, or is no longer; or more is known of what functions need.
     AdmissionChanged(Admission),
+    /// The control store reserves bundles here: all or none. With `commit` they may be used at once.
+    BundlesWanted {
+        group: PlacementGroupId,
+        attempt: u32,
+        bundles: Vec<(u32, ResourceSet)>,
+        commit: bool,
+    },
+    BundlesCommitted {
+        group: PlacementGroupId,
+    },
+    /// Not to be had here any more; what runs in them ends.
+    BundlesReturned {
+        group: PlacementGroupId,
+        bundles: Vec<u32>,
+    },
+    /// Gone for good, with the bundles that are here.
+    GroupRemoved {
+        group: PlacementGroupId,
+    },
     /// Time has passed: the deadline of `next_deadline` has come.
     Tick,
 }

@@ -2,16 +2,31 @@
 
 use std::time::Duration;
 
+use ray_rs_types::bundles::BundleDemand;
 use ray_rs_types::{Quantity, ResourceSet};
 
 use crate::effect::Effect;
 use crate::event::{ClientKey, RequestKey};
+use crate::here::LABELS;
 use crate::ledger::Ledger;
 use crate::queue::Wanted;
 use crate::scheduler::Scheduler;
 
 impl Ledger {
     pub(crate) fn infeasible_text(&self, name: &str, demand: &ResourceSet) -> String {
+        if let Some(inside) = BundleDemand::of(demand) {
+            return format!(
+                "The {name} asks for {} in its placement group {}, of whose bundles none has as much. It waits for ever: \
+                 ask for less, or make a group with larger bundles.",
+                inside.resources, inside.group
+            );
+        }
+        if let Some(why) = demand.iter().find_map(|(name, _)| name.strip_prefix(LABELS)) {
+            return format!(
+                "The {name} can't be placed: {why}. It waits until such a node joins. Name nodes with the option \
+                 labels of ray_rs.init(), or ask for others."
+            );
+        }
         let missing: ResourceSet = demand
             .iter()
             .map(|(name, amount)| (name.to_owned(), Quantity((amount.0 - self.total.get(name).0).max(0))))
@@ -72,7 +87,7 @@ impl Scheduler {
                 place + 1,
                 turn + 1,
                 key.shape,
-                self.ledger.available,
+                self.ledger.free_for(&key.shape),
             );
         }
         "no such request waits here".to_owned()

@@ -26,6 +26,14 @@ impl Gpus {
         Self { free }
     }
 
+    /// The parts of GPUs that a bundle has.
+    pub fn of_shares(shares: &[Share]) -> Self {
+        let devices = shares.iter().map(|share| share.device as usize + 1).max().unwrap_or(0);
+        let mut gpus = Self { free: vec![0; devices] };
+        gpus.give_back(shares);
+        gpus
+    }
+
     pub fn fits(&self, amount: Quantity) -> bool {
         let whole = amount.0 / Quantity::UNITS_PER_ONE;
         let rest = amount.0 % Quantity::UNITS_PER_ONE;

@@ -1,8 +1,10 @@
 //! Recounts everything that is kept twice.
 
-use ray_rs_types::resources::CPU;
+use ray_rs_types::bundles::cpus_of;
+use ray_rs_types::resources::{CPU, GPU};
 use ray_rs_types::{Quantity, ResourceSet};
 
+use crate::gpus::Gpus;
 use crate::ledger::Holding;
 use crate::queue::Wanted;
 use crate::scheduler::{Scheduler, WorkerState};
@@ -26,13 +28,17 @@ impl Scheduler {
 
     fn check_resources(&self) {
         let mut available = self.ledger.total.clone();
-        let mut gpus = crate::gpus::Gpus::new(available.get(ray_rs_types::resources::GPU))
-            .free()
-            .to_vec();
-        for holding in self.holdings() {
+        available.subtract(&self.ledger.bundles.reserved());
+        let mut whole = Gpus::new(self.ledger.total.get(GPU)).free().to_vec();
+        for (_, _, bundle) in self.ledger.bundles.all() {
+            for (device, units) in bundle.empty_gpus().free().iter().enumerate() {
+                whole[device] -= units;
+            }
+        }
+        for holding in self.holdings().filter(|holding| holding.inside.is_none()) {
             available.subtract(&holding.returns());
             for share in &holding.gpus {
-                gpus[share.device as usize] -= share.units;
+                whole[share.device as usize] -= share.units;
             }
         }
         assert_eq!(
@@ -40,22 +46,77 @@ impl Scheduler {
             "SCH-1: available is total less granted"
         );
         assert_eq!(
-            gpus,
+            whole,
             self.ledger.gpus.free(),
             "SCH-4: free GPU shares are what is not granted"
         );
         assert!(
-            gpus.iter().all(|free| *free >= 0),
+            whole.iter().all(|free| *free >= 0),
             "SCH-4: no GPU is shared beyond itself"
         );
+        self.check_excess(
+            &available,
+            |holding| holding.inside.is_none(),
+            |holding| holding.resources.clone(),
+        );
+        self.check_bundles();
+    }
 
-        // Beyond zero goes only what woke from a sleep, and an actor that runs with more than it was placed with.
+    fn check_bundles(&self) {
+        for (group, index, bundle) in self.ledger.bundles.all() {
+            let is_here = |holding: &Holding| {
+                let inside = holding.inside.as_ref();
+                inside.is_some_and(|inside| inside.group == group && inside.index == Some(index))
+            };
+            let taken = |holding: &Holding| holding.inside.as_ref().expect("it is here").resources.clone();
+            let (mut available, mut gpus) = (bundle.total().clone(), bundle.empty_gpus().free().to_vec());
+            for holding in self.holdings().filter(|holding| is_here(holding)) {
+                let mut held = taken(holding);
+                if holding.cpu_lent {
+                    held.set(CPU, Quantity::ZERO);
+                }
+                available.subtract(&held);
+                for share in &holding.gpus {
+                    gpus[share.device as usize] -= share.units;
+                }
+            }
+            assert_eq!(
+                available, bundle.available,
+                "SCH-5: a bundle has what is not granted of it"
+            );
+            assert_eq!(gpus, bundle.gpus.free(), "SCH-4: and so it is with its GPUs");
+            self.check_excess(&available, is_here, taken);
+        }
+        let lost = |holding: &&Holding| {
+            let inside = holding.inside.as_ref();
+            inside.is_some_and(|inside| !self.ledger.bundles.has(inside.group, inside.index.unwrap_or(u32::MAX)))
+        };
+        assert_eq!(
+            self.holdings().find(lost).map(Holding::group),
+            None,
+            "SCH-5: what is held is there"
+        );
+    }
+
+    /// Beyond zero goes only what woke from a sleep, and an actor that runs with more than it was placed with.
+    fn check_excess(
+        &self,
+        available: &ResourceSet,
+        is_here: impl Fn(&Holding) -> bool,
+        taken: impl Fn(&Holding) -> ResourceSet,
+    ) {
         let mut excess = ResourceSet::new();
-        for lease in self.leases.values().filter(|lease| lease.holding.cpu_retaken) {
+        for lease in self
+            .leases
+            .values()
+            .filter(|lease| lease.holding.cpu_retaken && is_here(&lease.holding))
+        {
             excess.set(CPU, Quantity(excess.get(CPU).0 + lease.holding.cpu().0));
         }
-        for hosted in self.actors.values().filter(|hosted| hosted.worker.is_some()) {
-            excess.add(&hosted.demand.running);
+        for holding in self.actors.values().filter_map(|hosted| hosted.holding.as_ref()) {
+            if is_here(holding) {
+                excess.add(&taken(holding));
+            }
         }
         for (name, amount) in available.iter() {
             assert!(
@@ -162,7 +223,7 @@ impl Scheduler {
         }
         if self.waited_for.is_none() && self.admission.is_open() {
             for key in &self.turns {
-                let limited = key.shape.get(CPU) == Quantity::ZERO;
+                let limited = cpus_of(&key.shape) == Quantity::ZERO;
                 assert!(
                     limited || !self.ledger.fits(&key.shape),
                     "SCH-3: nothing waits that fits"

@@ -14,18 +14,26 @@
 //! * `SCH-3` requests of one client and shape are served in their order; clients take turns; a request that others
 //!   overtake again and again ends up being waited for, so none starves.
 //! * `SCH-4` GPU indices are distinct, and shares of one index never exceed it.
+//! * `SCH-5` what is in a bundle of a placement group is served from it alone, and ends before the bundle does.
 //!
-//! Deliberately absent: other nodes (requests that do not fit here wait here), what an environment consists of, placement groups.
+//! Beside it stand the decisions about many nodes: [`policy`] chooses nodes for requests and for bundles, and
+//! [`placement_group`] is the control store's table of groups. Deliberately absent: the way of a request to another
+//! node (what does not fit here waits here), what an environment consists of.
 
 mod admission;
+mod bundles;
 mod effect;
 mod event;
 mod explain;
 mod gpus;
+mod groups;
+mod here;
 mod invariants;
 mod ledger;
 pub mod memory;
+pub mod placement_group;
 mod placing;
+pub mod policy;
 mod pool;
 mod queue;
 mod revocation;
@@ -35,7 +43,7 @@ mod starts;
 mod tests;
 
 pub use admission::Admission;
-pub use effect::{Effect, StopReason};
+pub use effect::{Effect, Refusal, StopReason};
 pub use event::{
     ActorDemand, ClientKey, EnvKey, Event, JobKey, LeaseKey, LeaseRequest, PoolKey, RequestKey, WorkerKey,
 };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ray_rs_types::resources::CPU;
+use ray_rs_types::bundles::{BundleDemand, cpus_of};
 use ray_rs_types::{Quantity, ResourceSet};
 
 use crate::effect::Effect;
@@ -19,9 +19,13 @@ impl Scheduler {
         let tell = !queue.told_infeasible && !self.ledger.feasible(&key.shape);
         if tell {
             queue.told_infeasible = true;
-            effects.push(Effect::Notice {
-                job,
-                text: self.ledger.infeasible_text(&item.name, &key.shape),
+            let awaited = BundleDemand::group_of(&key.shape).filter(|group| !self.ledger.bundles.knows(*group));
+            effects.push(match awaited {
+                Some(group) => Effect::AskAboutGroup { group },
+                None => Effect::Notice {
+                    job,
+                    text: self.ledger.infeasible_text(&item.name, &key.shape),
+                },
             });
         }
         self.queues.get_mut(&key).expect("just entered").items.push_back(item);
@@ -69,7 +73,7 @@ impl Scheduler {
         if !self.ledger.fits(&key.shape) {
             return false;
         }
-        if key.shape.get(CPU) == Quantity::ZERO
+        if cpus_of(&key.shape) == Quantity::ZERO
             && self.queues[key]
                 .items
                 .front()
@@ -96,14 +100,10 @@ impl Scheduler {
 
     /// How much of each resource is missing for `demand`.
     pub(crate) fn lacking(&self, demand: &ResourceSet) -> ResourceSet {
+        let free = self.ledger.free_for(demand);
         demand
             .iter()
-            .map(|(name, amount)| {
-                (
-                    name.to_owned(),
-                    Quantity((amount.0 - self.ledger.available.get(name).0).max(0)),
-                )
-            })
+            .map(|(name, amount)| (name.to_owned(), Quantity((amount.0 - free.get(name).0).max(0))))
             .collect()
     }
 
@@ -134,7 +134,7 @@ impl Scheduler {
         if !self.ledger.feasible(demand) {
             return false;
         }
-        let mut free = self.ledger.total.clone();
+        let mut free = self.ledger.total_for(demand);
         for holding in self.actors.values().filter_map(|hosted| hosted.holding.as_ref()) {
             free.subtract(&holding.resources);
         }

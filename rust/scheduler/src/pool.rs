@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::effect::{Effect, StopReason};
+use crate::effect::{Effect, Refusal, StopReason};
 use crate::event::{ClientKey, EnvKey, JobKey, PoolKey, WorkerKey};
 use crate::queue::Wanted;
 use crate::scheduler::{AwaitsWorker, Scheduler, Worker, WorkerState};
@@ -131,7 +131,7 @@ impl Scheduler {
                     effects.push(Effect::RejectLease {
                         client,
                         request,
-                        pool: key,
+                        refusal: Refusal::NoWorker(key),
                         reason: reason.to_owned(),
                     });
                 }
@@ -139,7 +139,7 @@ impl Scheduler {
                     self.actors.remove(&actor);
                     effects.push(Effect::RejectActor {
                         actor,
-                        pool: key,
+                        refusal: Refusal::NoWorker(key),
                         reason: reason.to_owned(),
                     });
                 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use ray_rs_types::bundles::BundleDemand;
 use ray_rs_types::{Quantity, ResourceSet};
+use rustc_hash::FxHashSet;
 
 use crate::effect::Effect;
 use crate::event::LeaseKey;
@@ -26,6 +28,12 @@ impl Scheduler {
         }
         // What will be free when every lease asked back so far has been returned; waiting queues claim it in turn.
         let mut coming = self.ledger.available.clone();
+        let groups: FxHashSet<_> = (self.turns.iter())
+            .filter_map(|key| BundleDemand::group_of(&key.shape))
+            .collect();
+        for group in groups {
+            coming.add(&self.ledger.bundles.available_by_name(group));
+        }
         for lease in self.leases.values().filter(|lease| lease.revoked) {
             coming.add(&lease.holding.returns());
         }

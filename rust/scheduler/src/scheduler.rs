@@ -1,16 +1,17 @@
 //! The state, and the one way in.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ray_rs_types::resources::CPU;
-use ray_rs_types::{ActorId, ResourceSet};
+use ray_rs_types::{ActorId, NodeId, ResourceSet};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::admission::Admission;
-use crate::effect::{Effect, StopReason};
+use crate::effect::{Effect, Refusal, StopReason};
 use crate::event::{ActorDemand, ClientKey, EnvKey, Event, JobKey, LeaseKey, LeaseRequest, PoolKey, WorkerKey};
+use crate::groups::RemovedGroups;
 use crate::ledger::{Holding, Ledger};
 use crate::pool::Pool;
 use crate::queue::{Item, Queue, QueueKey, Source, Wanted};
@@ -154,6 +155,9 @@ pub struct Scheduler {
     pub(crate) actors: FxHashMap<ActorId, HostedActor>,
     pub(crate) waited_for: Option<WaitedFor>,
     pub(crate) admission: Admission,
+    pub(crate) removed_groups: RemovedGroups,
+    /// This node, for the policies.
+    pub(crate) node: (NodeId, BTreeMap<String, String>),
     pub(crate) last_lease: u64,
     pub(crate) deadline: Option<Duration>,
 }
@@ -174,9 +178,18 @@ impl Scheduler {
             actors: FxHashMap::default(),
             waited_for: None,
             admission: Admission::default(),
+            removed_groups: RemovedGroups::default(),
+            node: (NodeId::NIL, BTreeMap::new()),
             last_lease: 0,
             deadline: None,
         }
+    }
+
+    /// Tells it which node this is.
+    #[must_use]
+    pub fn on_node(mut self, node: NodeId, labels: BTreeMap<String, String>) -> Self {
+        self.node = (node, labels);
+        self
     }
 
     pub fn total(&self) -> &ResourceSet {
@@ -274,6 +287,15 @@ impl Scheduler {
             Event::ActorRequested(demand) => self.actor_requested(now, demand, effects),
             Event::ActorCancelled { actor } => self.actor_cancelled(actor),
             Event::AdmissionChanged(admission) => self.admission = admission,
+            Event::BundlesWanted {
+                group,
+                attempt,
+                bundles,
+                commit,
+            } => self.bundles_wanted(group, attempt, bundles, commit, effects),
+            Event::BundlesCommitted { group } => self.bundles_committed(group),
+            Event::BundlesReturned { group, bundles } => self.bundles_returned(group, &bundles, effects),
+            Event::GroupRemoved { group } => self.group_removed(group, effects),
             Event::Tick => {}
         }
         self.settle(now, effects);
@@ -303,13 +325,28 @@ impl Scheduler {
 
     fn lease_requested(&mut self, now: Duration, client: ClientKey, request: LeaseRequest, effects: &mut Vec<Effect>) {
         let Some(&job) = self.clients.get(&client) else { return };
+        let wanted = Wanted::Lease(client, request.request);
+        let shape = match self.shape_of(&request) {
+            Ok(shape) => shape,
+            Err(reason) => {
+                return effects.push(Effect::RejectLease {
+                    client,
+                    request: request.request,
+                    refusal: Refusal::ForEver,
+                    reason,
+                });
+            }
+        };
+        if self.is_removed(&shape) {
+            return self.refuse_removed(wanted, effects);
+        }
         let key = QueueKey {
             source: Source::Client(client),
-            shape: Arc::new(request.resources),
+            shape: Arc::new(shape),
             env: request.env,
         };
         let item = Item {
-            wanted: Wanted::Lease(client, request.request),
+            wanted,
             name: format!("task {}", request.task_name).into(),
             task: request.task_name.into(),
             since: now,
@@ -320,6 +357,9 @@ impl Scheduler {
     fn actor_requested(&mut self, now: Duration, demand: ActorDemand, effects: &mut Vec<Effect>) {
         if self.actors.contains_key(&demand.actor) {
             return;
+        }
+        if self.is_removed(&demand.placement) {
+            return self.refuse_removed(Wanted::Actor(demand.actor), effects);
         }
         let key = QueueKey {
             source: Source::Actors(demand.job),
@@ -377,7 +417,7 @@ impl Scheduler {
     }
 
     /// Frees what a lease holds. Its worker's state is the caller's next concern.
-    fn end_lease(&mut self, key: LeaseKey) -> Lease {
+    pub(crate) fn end_lease(&mut self, key: LeaseKey) -> Lease {
         let lease = self
             .leases
             .remove(&key)

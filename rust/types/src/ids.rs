@@ -39,6 +39,19 @@ macro_rules! define_id {
                 }
             }
 
+            /// `None` when `text` is not [`Self::SIZE`] bytes in hexadecimal digits.
+            pub fn from_hex(text: &str) -> Option<Self> {
+                if text.len() != $size * 2 || !text.is_ascii() {
+                    return None;
+                }
+                let mut bytes = [0u8; $size];
+                for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+                    let digit = |digit: u8| (digit as char).to_digit(16);
+                    *byte = (digit(digits[0])? << 4 | digit(digits[1])?) as u8;
+                }
+                Some(Self(bytes))
+            }
+
             pub const fn as_bytes(&self) -> &[u8; $size] {
                 &self.0
             }
@@ -91,14 +104,8 @@ macro_rules! define_id {
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let text = String::deserialize(deserializer)?;
-                let mut bytes = [0u8; $size];
-                if text.len() != $size * 2 || !text.is_ascii() {
-                    return Err(serde::de::Error::custom(concat!("bad hex length for ", stringify!($name))));
-                }
-                for (index, byte) in bytes.iter_mut().enumerate() {
-                    *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).map_err(serde::de::Error::custom)?;
-                }
-                Ok(Self(bytes))
+                Self::from_hex(&text)
+                    .ok_or_else(|| serde::de::Error::custom(concat!("bad hex digits for ", stringify!($name))))
             }
         }
     };

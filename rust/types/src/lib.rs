@@ -3,8 +3,10 @@
 //! Cheap to depend on: no I/O, no async, no Python.
 
 pub mod address;
+pub mod bundles;
 pub mod config;
 pub mod ids;
+pub mod placing;
 pub mod resources;
 
 pub use address::WorkerAddress;

@@ -117,6 +117,13 @@ impl Lifecycle {
             Event::KillRequested { actor, no_restart } => self.kill_requested(actor, no_restart, effects),
             Event::OutOfScope { actor } => self.out_of_scope(actor, effects),
             Event::ExitedItself { actor, message } => self.exited_itself(actor, message, effects),
+            Event::NoNodeCan { actor, message } => {
+                let waits = |entry: &Actor| matches!(entry.state, State::WaitingForNode { .. });
+                if self.actors.get(&actor).is_some_and(waits) {
+                    self.end(actor, Death::NoNode(message), false, effects);
+                }
+            }
+            Event::GroupRemoved { actor } => self.group_removed(actor, effects),
             Event::JobFinished { job } => {
                 for actor in self.by_job.actors(job) {
                     self.end(
@@ -510,6 +517,17 @@ impl Lifecycle {
         }
     }
 
+    /// It is not restarted: there is no place for it.
+    fn group_removed(&mut self, actor: ActorId, effects: &mut Vec<Effect>) {
+        let Some(entry) = self.actors.get(&actor) else { return };
+        let ran = match &entry.state {
+            State::Dead { .. } => return,
+            State::WaitingForArguments | State::WaitingForNode { .. } | State::Starting { .. } => entry.incarnation > 0,
+            State::Constructing { .. } | State::Alive { .. } | State::Leaving { .. } => true,
+        };
+        self.end(actor, Death::GroupRemoved { ran }, false, effects);
+    }
+
     fn out_of_scope(&mut self, actor: ActorId, effects: &mut Vec<Effect>) {
         let Some(entry) = self.actors.get_mut(&actor).filter(|entry| !entry.facts.detached) else {
             return;
@@ -585,7 +603,9 @@ impl Lifecycle {
             Death::WorkerDied(_)
             | Death::ExitedItself(_)
             | Death::CannotBeScheduled(_)
-            | Death::EnvironmentFailed(_) => NOT_WANTED,
+            | Death::EnvironmentFailed(_)
+            | Death::NoNode(_) => NOT_WANTED,
+            Death::GroupRemoved { .. } => "its placement group was removed",
         };
         self.stop(actor, graceful, reason, effects);
         self.bury(actor, death, effects);

@@ -82,6 +82,15 @@ pub enum Event {
     JobFinished {
         job: JobId,
     },
+    /// No node can ever take it.
+    NoNodeCan {
+        actor: ActorId,
+        message: String,
+    },
+    /// The placement group that it belongs to is gone.
+    GroupRemoved {
+        actor: ActorId,
+    },
 }
 
 /// An order.
@@ -125,6 +134,12 @@ pub enum Death {
     CannotBeScheduled(String),
     /// Its runtime environment can't be made.
     EnvironmentFailed(String),
+    /// No node can ever take it.
+    NoNode(String),
+    /// Its placement group was removed; while it ran, or before.
+    GroupRemoved {
+        ran: bool,
+    },
 }
 
 /// What a follower of the actor needs to know.

@@ -8,7 +8,8 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 use ray_rs_core_worker::{Callee, ExecTask, LeaseTerms};
-use ray_rs_types::TaskId;
+use ray_rs_types::bundles::BundleDemand;
+use ray_rs_types::{PlacementGroupId, TaskId};
 
 use super::executor;
 use crate::actor::ActorHandle;
@@ -83,6 +84,35 @@ impl TaskContext {
     }
 }
 
+/// Some task or actor of this process captures what it makes: only then is it asked in which group that runs.
+static CAPTURES: AtomicBool = AtomicBool::new(false);
+
+pub fn now_captures() {
+    CAPTURES.store(true, Ordering::Relaxed);
+}
+
+/// The placement group that the caller runs in, and whether what it makes runs there as well.
+pub fn current_group(py: Python<'_>) -> PyResult<Option<(PlacementGroupId, bool)>> {
+    if let Some(hosted) = executor().and_then(|executor| executor.hosted.get()) {
+        return Ok(BundleDemand::group_of(&hosted.resources).map(|group| (group, hosted.captures_children)));
+    }
+    let found = with_current(py, |context| {
+        let group = BundleDemand::group_of(&context.lease.resources);
+        group.map(|group| (group, context.callee.captures_children))
+    })?;
+    Ok(found.flatten())
+}
+
+/// The group that takes what the caller makes, if one does.
+pub fn capturing_group(py: Python<'_>) -> PyResult<Option<PlacementGroupId>> {
+    if !CAPTURES.load(Ordering::Relaxed) {
+        return Ok(None);
+    }
+    Ok(current_group(py)?
+        .filter(|(_, captures)| *captures)
+        .map(|(group, _)| group))
+}
+
 thread_local! {
     static CURRENT: RefCell<Option<TaskContext>> = const { RefCell::new(None) };
     /// This thread runs the event loop of an async actor.
@@ -114,6 +144,9 @@ pub fn interruptible() -> Option<TaskId> {
 pub struct Running(Option<TaskContext>);
 
 pub fn enter(task: &ExecTask) -> Running {
+    if task.callee.captures_children {
+        now_captures();
+    }
     Running(CURRENT.replace(Some(TaskContext::of(task))))
 }
 

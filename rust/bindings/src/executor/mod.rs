@@ -79,6 +79,7 @@ pub struct Hosted {
     pub actor_id: ActorId,
     pub descriptor: Vec<u8>,
     pub resources: ray_rs_types::ResourceSet,
+    pub captures_children: bool,
     /// Set when the constructor has returned.
     pub instance: PyOnceLock<Py<PyAny>>,
 }

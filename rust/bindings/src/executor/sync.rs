@@ -154,8 +154,12 @@ impl Executor {
             actor_id: start.actor_id,
             descriptor: start.handle_descriptor.clone(),
             resources: start.resources.clone(),
+            captures_children: start.captures_children,
             instance: PyOnceLock::new(),
         });
+        if start.captures_children {
+            super::context::now_captures();
+        }
         let info = actor_info(py, &start).map_err(BadArgs::Own)?;
         let call = args::decode(
             py,

@@ -198,6 +198,7 @@ impl State {
             }
             self.actors.names.insert(key, actor);
         }
+        self.groups.note_actor(actor, &spec);
         let writes = vec![self.actors.keep_spec(actor, spec)];
         let registered = Event::Registered {
             actor,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use prost::Message;
 use ray_rs_actors::lifecycle::Event;
 use ray_rs_proto::v1::{self, node_command::Body};
+use ray_rs_scheduler::placement_group::Event as GroupEvent;
 use ray_rs_types::{JobId, WorkerAddress};
 use tonic::Status;
 
@@ -88,6 +89,7 @@ impl State {
         info.end_ms = now_ms;
         let writes = vec![write_of(info)];
         let durable = self.actor_events([Event::JobFinished { job }], writes);
+        self.group_events([GroupEvent::JobFinished { job }]);
         self.tell(
             0,
             Target::AllNodes,

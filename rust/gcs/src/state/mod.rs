@@ -11,11 +11,13 @@ mod jobs;
 mod kv;
 mod nodes;
 mod outbox;
+mod placement_groups;
 mod recovery;
 mod task_events;
 
-use ray_rs_actors::lifecycle::{Effect, Event, Lifecycle};
+use ray_rs_actors::lifecycle::{Effect, Event, Lifecycle, Phase};
 use ray_rs_proto::v1::{NodeCommand, StopActor, node_command::Body};
+use ray_rs_scheduler::placement_group::Event as GroupEvent;
 use tokio::sync::oneshot;
 
 use crate::commit::{Committer, Flushed};
@@ -27,8 +29,9 @@ pub use nodes::RECONNECT_GRACE;
 use actors::Actors;
 use jobs::Jobs;
 use kv::KeyValues;
-use nodes::Nodes;
+use nodes::{Nodes, Place};
 use outbox::{Outbox, Target};
+use placement_groups::PlacementGroups;
 use task_events::TaskEventLog;
 
 /// Resolves when what was changed is durable.
@@ -44,6 +47,7 @@ pub struct State {
     jobs: Jobs,
     nodes: Nodes,
     kv: KeyValues,
+    groups: PlacementGroups,
     task_events: TaskEventLog,
 }
 
@@ -116,8 +120,11 @@ impl State {
             let Effect::ChooseNode { actor } = *effect else {
                 continue;
             };
-            if let Some(node) = self.actors.spec(actor).and_then(|spec| self.nodes.choose_for(spec)) {
-                self.lifecycle.on_event(Event::NodeChosen { actor, node }, effects);
+            match self.place_for(actor) {
+                Place::Node(node) => self.lifecycle.on_event(Event::NodeChosen { actor, node }, effects),
+                Place::Never(message) => self.lifecycle.on_event(Event::NoNodeCan { actor, message }, effects),
+                Place::GroupRemoved => self.lifecycle.on_event(Event::GroupRemoved { actor }, effects),
+                Place::Wait => {}
             }
         }
     }
@@ -163,8 +170,12 @@ impl State {
             }
             Effect::Publish { actor } => {
                 if let Some(status) = self.lifecycle.status(*actor) {
+                    let is_dead = status.phase == Phase::Dead;
                     let update = crate::convert::published(*actor, status, self.actors.spec(*actor));
                     self.tell(0, Target::AllNodes, Body::ActorUpdate(update));
+                    if is_dead {
+                        self.group_events([GroupEvent::ActorDied { actor: *actor }]);
+                    }
                 }
             }
             Effect::ReleaseName { actor } => self.actors.release_name(*actor),

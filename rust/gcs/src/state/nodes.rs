@@ -4,13 +4,17 @@ use std::time::Duration;
 
 use ray_rs_actors::lifecycle::{Effect, Event};
 use ray_rs_proto::v1::{self, NodeCommand, node_command::Body, node_report};
-use ray_rs_types::{NodeId, ResourceSet, WorkerAddress, WorkerId};
-use rustc_hash::FxHashMap;
+use ray_rs_scheduler::placement_group::Event as GroupEvent;
+use ray_rs_scheduler::policy::{self, Choice, NodeView};
+use ray_rs_types::placing::Placing;
+use ray_rs_types::{ActorId, NodeId, ResourceSet, WorkerAddress, WorkerId};
+use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tonic::Status;
 
 use super::actors::actor_id;
+use super::placement_groups::{GroupPlace, group_demand};
 use super::{State, Target};
 use crate::convert;
 use crate::storage::{Table, Write};
@@ -41,6 +45,10 @@ pub(super) struct Nodes {
     connections: u64,
     /// Of nodes that registered with an earlier gcs.
     indices: FxHashMap<NodeId, u32>,
+    /// Actors that were spread so far.
+    spread_turn: usize,
+    /// Actors whose users know what they wait for.
+    told_of_waiting: FxHashSet<ActorId>,
 }
 
 #[derive(Debug)]
@@ -78,25 +86,33 @@ impl Nodes {
         }
     }
 
-    pub(super) fn choose_for(&self, spec: &v1::ActorSpec) -> Option<NodeId> {
+    /// The nodes that can be told to do something.
+    fn offers(&self) -> Vec<NodeView> {
         let connected = self
             .nodes
             .iter()
             .filter(|(_, node)| node.info.alive && node.commands.is_some());
-        let offers: Vec<Offer> = connected
-            .map(|(id, node)| Offer {
+        let mut offers: Vec<NodeView> = connected
+            .map(|(id, node)| NodeView {
                 node: *id,
                 total: node.info.total.as_ref().map(ResourceSet::from).unwrap_or_default(),
                 available: node.info.available.as_ref().map(ResourceSet::from).unwrap_or_default(),
+                labels: node.info.labels.clone().into_iter().collect(),
             })
             .collect();
-        let wanted = spec
-            .placement_resources
-            .as_ref()
-            .map(ResourceSet::from)
-            .unwrap_or_default();
-        choose_node(&offers, &wanted)
+        offers.sort_by_key(|offer| offer.node);
+        offers
     }
+}
+
+/// Where an actor goes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Node(NodeId),
+    /// No node yet: asked again as nodes and groups come.
+    Wait,
+    Never(String),
+    GroupRemoved,
 }
 
 impl Node {
@@ -115,28 +131,85 @@ impl Node {
     }
 }
 
-/// What a node has, by its latest report.
-#[derive(Debug, Clone)]
-struct Offer {
-    node: NodeId,
-    total: ResourceSet,
-    available: ResourceSet,
-}
-
-/// The node for an actor: one with room now before one with room later, then the one with the most processors free.
-/// When none could ever take it, some node gets it all the same, and tells the user what is missing.
-fn choose_node(offers: &[Offer], wanted: &ResourceSet) -> Option<NodeId> {
-    let rank = |offer: &Offer| {
-        let fits_now = offer.available.covers(wanted);
-        let fits_ever = offer.total.covers(wanted);
-        (fits_now, fits_ever, offer.available.get("CPU"))
+/// The node for an actor of which nothing is said: one with room now before one with room later, then the one with the
+/// most processors free. When none could ever take it, some node gets it all the same, and tells the user what is missing.
+fn choose_node(offers: &[NodeView], wanted: &ResourceSet) -> Option<NodeId> {
+    let rank = |offer: &NodeView| {
+        (
+            offer.fits(wanted),
+            offer.is_feasible(wanted),
+            offer.available.get("CPU"),
+        )
     };
     // Of equals the lowest id, so that the choice is the same every time.
-    let better = |a: &&Offer, b: &&Offer| rank(a).cmp(&rank(b)).then(b.node.cmp(&a.node));
+    let better = |a: &&NodeView, b: &&NodeView| rank(a).cmp(&rank(b)).then(b.node.cmp(&a.node));
     offers.iter().max_by(better).map(|offer| offer.node)
 }
 
 impl State {
+    pub(super) fn place_for(&mut self, actor: ActorId) -> Place {
+        let Some(spec) = self.actors.spec(actor) else {
+            return Place::Wait;
+        };
+        let offers = self.nodes.offers();
+        if let Some(demand) = group_demand(spec) {
+            return match self.groups.place_of(&demand) {
+                GroupPlace::Removed => Place::GroupRemoved,
+                GroupPlace::Wait => Place::Wait,
+                GroupPlace::Nodes(nodes) => offers
+                    .iter()
+                    .find(|offer| nodes.contains(&offer.node))
+                    .map_or(Place::Wait, |offer| Place::Node(offer.node)),
+            };
+        }
+        let wanted = spec
+            .placement_resources
+            .as_ref()
+            .map(ResourceSet::from)
+            .unwrap_or_default();
+        let placing = spec
+            .strategy
+            .as_ref()
+            .and_then(|strategy| Placing::try_from(strategy).ok());
+        let Some(placing) = placing.filter(|_| !offers.is_empty()) else {
+            return choose_node(&offers, &wanted).map_or(Place::Wait, Place::Node);
+        };
+        let mut ask =
+            |demand: &ResourceSet| policy::choose(&offers, None, &placing, demand, &mut self.nodes.spread_turn);
+        match ask(&wanted) {
+            Choice::Node(node) => Place::Node(node),
+            Choice::Never(why) => Place::Never(why),
+            // Its raylet tells the user what is missing; labels that no node has are told from here.
+            Choice::Wait(why) => match ask(&ResourceSet::new()) {
+                Choice::Node(node) => Place::Node(node),
+                Choice::Wait(_) | Choice::Never(_) => {
+                    self.tell_of_waiting_actor(actor, &why);
+                    Place::Wait
+                }
+            },
+        }
+    }
+
+    /// Once for each actor.
+    fn tell_of_waiting_actor(&mut self, actor: ActorId, why: &str) {
+        let Some(spec) = self
+            .actors
+            .spec(actor)
+            .filter(|_| self.nodes.told_of_waiting.insert(actor))
+        else {
+            return;
+        };
+        let notice = v1::JobNotice {
+            job_id: spec.job_id.clone(),
+            text: format!(
+                "The actor {} can't be placed: {why}. It waits until such a node joins. Name nodes with the option \
+                 labels of ray_rs.init(), or ask for others.",
+                spec.class_name
+            ),
+        };
+        self.tell(0, Target::AllNodes, Body::JobNotice(notice));
+    }
+
     /// A node connects, for the first time or again. It is told its index, then how things stand: every actor's
     /// status, and what it is to start.
     pub fn register_node(&mut self, info: v1::NodeInfo) -> Result<NodeRegistration, Status> {
@@ -216,9 +289,19 @@ impl State {
         let invalid = |error: ray_rs_types::IdError| Status::invalid_argument(error.to_string());
         match report.body {
             Some(Report::Heartbeat(heartbeat)) => {
-                if let Some(entry) = self.nodes.nodes.get_mut(&node) {
-                    entry.info.available = heartbeat.available;
+                let Some(entry) = self.nodes.nodes.get_mut(&node) else {
+                    return Ok(());
+                };
+                entry.info.available = heartbeat.available;
+                if heartbeat.first {
+                    let info = entry.info.clone();
+                    self.node_holds(node, &info, &heartbeat.held);
                 }
+                let in_use = heartbeat.used_outside_bundles.as_ref();
+                self.group_events([GroupEvent::NodeUse {
+                    node,
+                    in_use: in_use.map(ResourceSet::from).unwrap_or_default(),
+                }]);
             }
             Some(Report::ActorAssigned(assigned)) => {
                 let actor = actor_id(&assigned.actor_id)?;
@@ -250,6 +333,11 @@ impl State {
                 }
                 self.actor_fact(Event::WorkerDied { worker, message });
             }
+            Some(Report::CreateGroup(spec)) => self.group_wanted(node, spec, now_ms)?,
+            Some(Report::RemoveGroup(request)) => self.group_unwanted(&request.group_id)?,
+            Some(Report::FollowGroup(request)) => self.group_followed(node, &request.group_id)?,
+            Some(Report::BundlesPrepared(answer)) => self.bundles_answered(node, &answer, true)?,
+            Some(Report::BundlesCommitted(answer)) => self.bundles_answered(node, &answer, false)?,
             Some(Report::Registered(_)) => return Err(Status::invalid_argument("the node has registered already")),
             // A report that only a newer raylet knows.
             None => {}
@@ -284,6 +372,7 @@ impl State {
         entry.info.alive = false;
         self.drivers_died(now_ms, |driver| driver.node_id == node.0);
         self.actor_fact(Event::NodeDied { node });
+        self.group_events([GroupEvent::NodeDied { node }]);
     }
 
     pub fn list_nodes(&self) -> v1::ListNodesReply {
@@ -297,19 +386,20 @@ impl State {
 mod tests {
     use super::*;
 
-    fn offer(number: u8, total: f64, available: f64) -> Offer {
+    fn offer(number: u8, total: f64, available: f64) -> NodeView {
         let cpus = |amount| ResourceSet::new().with("CPU", amount);
-        Offer {
+        NodeView {
             node: NodeId([number; 28]),
             total: cpus(total),
             available: cpus(available),
+            labels: std::collections::BTreeMap::new(),
         }
     }
 
     #[test]
     fn room_now_goes_before_room_later_and_then_free_processors_count() {
         let wanted = ResourceSet::new().with("CPU", 2.0);
-        let chosen = |offers: &[Offer]| choose_node(offers, &wanted).map(|node| node.0[0]);
+        let chosen = |offers: &[NodeView]| choose_node(offers, &wanted).map(|node| node.0[0]);
         assert_eq!(chosen(&[]), None);
         assert_eq!(
             chosen(&[offer(1, 1.0, 1.0)]),

@@ -11,6 +11,7 @@ use super::actors::{Actors, facts_of};
 use super::jobs::Jobs;
 use super::kv::KeyValues;
 use super::nodes::Nodes;
+use super::placement_groups::PlacementGroups;
 use super::{Outbox, State, TaskEventLog};
 use crate::commit::{Committer, Flushed};
 use crate::convert;
@@ -36,6 +37,17 @@ impl State {
             }
         })?;
         let (lifecycle, actors) = read_actors(&*storage)?;
+        let mut groups = PlacementGroups::default();
+        storage.scan(Table::PlacementGroups, &mut |key, value| {
+            if let Some(record) = decoded::<v1::PlacementGroupInfo>(Table::PlacementGroups, key, value) {
+                groups.restore(record);
+            }
+        })?;
+        for actor in actors.all() {
+            if let Some(spec) = actors.spec(actor) {
+                groups.note_actor(actor, spec);
+            }
+        }
         let (committer, flushed) = Committer::start(storage).map_err(|_| StorageError::Ended)?;
         let outbox = Outbox::default();
         let task_events = TaskEventLog::default();
@@ -49,6 +61,7 @@ impl State {
                 jobs,
                 nodes,
                 kv,
+                groups,
                 task_events,
             },
             flushed,

@@ -31,17 +31,20 @@ pub enum Table {
     KeyValue = 5,
     /// NodeID to its index, four bytes little endian.
     Nodes = 6,
+    /// PlacementGroupID to `PlacementGroupInfo`, of groups that are not removed.
+    PlacementGroups = 40,
 }
 
 #[cfg(test)]
 impl Table {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Jobs,
         Self::ActorSpecs,
         Self::ActorStates,
         Self::Functions,
         Self::KeyValue,
         Self::Nodes,
+        Self::PlacementGroups,
     ];
 }
 

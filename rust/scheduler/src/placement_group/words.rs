@@ -1,0 +1,122 @@
+//! Events, effects, and what can be asked of a group.
+
+use std::collections::BTreeMap;
+
+use ray_rs_types::placing::GroupStrategy;
+use ray_rs_types::{ActorId, JobId, NodeId, PlacementGroupId, ResourceSet};
+
+use crate::policy::bundle::BundleSpec;
+
+/// What is fixed when a group is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupFacts {
+    pub strategy: GroupStrategy,
+    pub bundles: Vec<BundleSpec>,
+    /// Its end is the group's, unless that is detached or bound to an actor.
+    pub job: JobId,
+    /// The actor that asked for it, whose end is the group's unless that is detached.
+    pub creator: Option<ActorId>,
+    /// The job's end is not the group's: it is detached, or its creator is.
+    pub outlives_job: bool,
+    pub detached: bool,
+    /// Where a STRICT_PACK goes if it can.
+    pub wish: Option<NodeId>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Wanting it again changes nothing.
+    Wanted {
+        group: PlacementGroupId,
+        facts: GroupFacts,
+    },
+    Unwanted {
+        group: PlacementGroupId,
+    },
+    JobFinished {
+        job: JobId,
+    },
+    ActorDied {
+        actor: ActorId,
+    },
+    /// A node registered, for the first time or again, and has the committed bundles `held`.
+    NodeCame {
+        node: NodeId,
+        total: ResourceSet,
+        labels: BTreeMap<String, String>,
+        held: Vec<(PlacementGroupId, Vec<u32>)>,
+    },
+    /// What is in use there outside of bundles.
+    NodeUse {
+        node: NodeId,
+        in_use: ResourceSet,
+    },
+    NodeDied {
+        node: NodeId,
+    },
+    /// A node answers: it has prepared the bundles, or has no room.
+    Prepared {
+        group: PlacementGroupId,
+        attempt: u32,
+        node: NodeId,
+        has_room: bool,
+    },
+    Committed {
+        group: PlacementGroupId,
+        attempt: u32,
+        node: NodeId,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Answered by [`Event::Prepared`]. With `commit` nothing more is to come: what is prepared may be used.
+    Prepare {
+        node: NodeId,
+        group: PlacementGroupId,
+        attempt: u32,
+        bundles: Vec<u32>,
+        commit: bool,
+    },
+    /// Answered by [`Event::Committed`].
+    Commit {
+        node: NodeId,
+        group: PlacementGroupId,
+        attempt: u32,
+    },
+    /// Give up these bundles and end what runs in them. `removed`: the group is gone for good.
+    Return {
+        node: NodeId,
+        group: PlacementGroupId,
+        bundles: Vec<u32>,
+        removed: bool,
+    },
+    /// Keep what is known of it where a restart finds it. A group that nobody was told of yet is not kept: whoever wants
+    /// it asks again.
+    Persist { group: PlacementGroupId },
+    /// Tell whoever follows it its [`GroupTable::status`](super::GroupTable::status).
+    Publish { group: PlacementGroupId },
+    /// It is gone for good: its name is free, what waits for it fails.
+    Removed { group: PlacementGroupId },
+    /// It can be forgotten altogether.
+    Forget { group: PlacementGroupId },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupState {
+    Pending,
+    /// Nodes hold its bundles for it, but not all have confirmed.
+    Prepared,
+    Created,
+    Removed,
+    /// It was created and lost a node.
+    Rescheduling,
+}
+
+/// A group as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupStatus {
+    pub state: GroupState,
+    /// Of each bundle, once confirmed.
+    pub nodes: Vec<Option<NodeId>>,
+}
