@@ -70,16 +70,18 @@ impl RemoteFunction {
 
     #[cold]
     fn registered_in(slf: &Bound<'_, Self>, group: PlacementGroupId) -> PyResult<Arc<Registered>> {
-        let epoch = core::epoch();
-        let fits =
-            |known: &&Arc<Registered>| known.epoch == epoch && (!known.follows_caller || known.group == Some(group));
+        let definitions = core::definitions();
+        let fits = |known: &&Arc<Registered>| {
+            known.definitions == definitions && (!known.follows_caller || known.group == Some(group))
+        };
         if let Some(known) = slf.get().captured.lock().iter().find(fits).cloned() {
             return Ok(known);
         }
         let registered = Self::register(slf)?;
         let mut captured = slf.get().captured.lock();
         // What is dropped may be the last of an old connection: not under the lock.
-        let (mut kept, older): (Vec<_>, Vec<_>) = captured.drain(..).partition(|known| known.epoch == epoch);
+        let (mut kept, older): (Vec<_>, Vec<_>) =
+            captured.drain(..).partition(|known| known.definitions == definitions);
         kept.push(Arc::clone(&registered));
         *captured = kept;
         drop(captured);
