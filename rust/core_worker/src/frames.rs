@@ -170,6 +170,7 @@ mod tests {
             &v1::LeaseRejected {
                 request_id: 8,
                 reason: "x".repeat(40_000),
+                cause: 0,
             },
         );
         let writer = std::thread::spawn({

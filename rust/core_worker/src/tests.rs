@@ -78,6 +78,7 @@ fn an_entry_keeps_its_claim_word_however_many_come_and_go_behind_it() {
         id: FunctionId([7; 28]),
         name: "f".into(),
         resources: ResourceSet::default(),
+        runtime_env: "".into(),
         strategy: None,
         captures_children: false,
         max_retries: 0,

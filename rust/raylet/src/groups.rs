@@ -4,6 +4,8 @@
 //! What clients ask goes up the node's channel and is answered there, in order. What was not answered when the channel
 //! broke is asked again on the next.
 
+use std::collections::hash_map::Entry;
+
 use ray_rs_proto::v1;
 use ray_rs_proto::v1::from_raylet::Body;
 use ray_rs_proto::v1::node_report::Body as Report;
@@ -80,8 +82,8 @@ impl Raylet {
 
     /// A request waits for it here.
     pub fn ask_about_group(&mut self, group: PlacementGroupId) {
-        if !self.groups.0.contains_key(&group) {
-            self.groups.0.insert(group, Followed::default());
+        if let Entry::Vacant(place) = self.groups.0.entry(group) {
+            place.insert(Followed::default());
             self.gcs.report(Report::FollowGroup(request(group)));
         }
     }

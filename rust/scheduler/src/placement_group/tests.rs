@@ -39,13 +39,16 @@ fn facts(strategy: GroupStrategy, amounts: &[f64]) -> GroupFacts {
     }
 }
 
+/// The amount of each bundle, and whether it is committed.
+type Held = BTreeMap<(PlacementGroupId, u32), (f64, bool)>;
+
 /// A table, and nodes that answer as real ones would.
 #[derive(Default)]
 struct World {
     table: GroupTable,
     effects: Vec<Effect>,
     /// Of each node: what it has, and the bundles that it holds (those that are committed are true).
-    nodes: BTreeMap<NodeId, (f64, BTreeMap<(PlacementGroupId, u32), (f64, bool)>)>,
+    nodes: BTreeMap<NodeId, (f64, Held)>,
     amounts: BTreeMap<PlacementGroupId, Vec<f64>>,
 }
 
@@ -167,7 +170,7 @@ fn one_node_prepares_and_commits_in_one_step() {
         bundles: vec![0, 1],
         commit: true,
     };
-    assert_eq!(world.take(), [prepare.clone()]);
+    assert_eq!(world.take(), std::slice::from_ref(&prepare));
     assert_eq!(world.state(1), Some(GroupState::Pending));
     world.perform(prepare);
     let created = [Effect::Persist { group: group(1) }, Effect::Publish { group: group(1) }];

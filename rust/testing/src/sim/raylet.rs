@@ -95,6 +95,7 @@ impl Raylet {
                     request: RequestKey(request),
                     resources: ResourceSet::new().with("CPU", f64::from(half_cpus) / 2.0),
                     env: EnvKey::JOB,
+                    placing: None,
                     task_name: String::new(),
                 },
             },
@@ -161,12 +162,15 @@ impl Raylet {
                 Effect::StartWorker { .. } => Some(Order::StartWorker),
                 Effect::StopWorker { worker, reason } => Some(match reason {
                     StopReason::Surplus => Order::Send(worker.0 as Proc, Msg::Exit),
-                    StopReason::OwnerGone | StopReason::JobEnded | StopReason::Unusable => {
+                    StopReason::OwnerGone | StopReason::JobEnded | StopReason::Unusable | StopReason::GroupRemoved => {
                         Order::Kill(worker.0 as Proc)
                     }
                 }),
                 Effect::PoolEmptied { .. } | Effect::Notice { .. } => None,
-                Effect::PlaceActor { .. } | Effect::RejectActor { .. } => unreachable!("there are no actors here"),
+                Effect::PlaceActor { .. }
+                | Effect::RejectActor { .. }
+                | Effect::BundlesPrepared { .. }
+                | Effect::AskAboutGroup { .. } => unreachable!("there are no actors and no placement groups here"),
             });
         }
     }
