@@ -66,9 +66,10 @@ impl CoreWorker {
     pub fn build(&self, bytes: u64, interrupt: Interrupt<'_>) -> Result<Building, CoreError> {
         let total = BUFFER_OFFSET.saturating_add(bytes);
         let block = self.allocate_block(total, interrupt)?;
-        let mut writer = self.arena.writer(&block);
-        let address = writer[BUFFER_OFFSET as usize..].as_mut_ptr().expose_provenance();
-        drop(writer);
+        let address = {
+            let mut writer = self.arena.writer(&block);
+            writer[BUFFER_OFFSET as usize..].as_mut_ptr().expose_provenance()
+        };
         Ok(Building {
             arena: Arc::clone(&self.arena),
             stage: Mutex::new(Stage::Open(block)),

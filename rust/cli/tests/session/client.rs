@@ -130,6 +130,8 @@ impl Client {
             resources,
             backlog: 1,
             task_name: "f".to_owned(),
+            runtime_env: String::new(),
+            strategy: None,
         };
         self.send(To::RequestLease(request)).await;
         request_id
