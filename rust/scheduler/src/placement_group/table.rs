@@ -378,9 +378,19 @@ impl GroupTable {
                 }
             }
         }
-        entry.was_created = true;
+        // A node that held others of its bundles may have died while these were reserved.
+        let is_whole = entry.placed.iter().all(Option::is_some);
+        if is_whole {
+            entry.was_created = true;
+        } else {
+            entry.phase = Phase::Pending;
+            self.pending.push_back(group);
+        }
         effects.push(Effect::Persist { group });
         effects.push(Effect::Publish { group });
+        if !is_whole {
+            self.place_pending(effects);
+        }
     }
 
     /// Takes back what the attempt reserved; nodes that did not refuse are told so.
