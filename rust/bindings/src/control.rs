@@ -53,8 +53,13 @@ pub fn process_info<'py>(py: Python<'py>, info: &ProcessInfo, is_driver: bool) -
 pub fn cluster_view(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
     let core = core::connected(py)?;
     let view = gil::wait_for(py, |interrupt| core.cluster_view(interrupt))?;
+    describe_nodes(py, view.nodes)
+}
+
+/// Nodes as plain dictionaries.
+pub fn describe_nodes(py: Python<'_>, list: Vec<v1::NodeInfo>) -> PyResult<Bound<'_, PyList>> {
     let nodes = PyList::empty(py);
-    for node in view.nodes {
+    for node in list {
         let dict = PyDict::new(py);
         dict.set_item("node_id", PyBytes::new(py, &node.node_id).call_method0("hex")?)?;
         dict.set_item("alive", node.alive)?;
@@ -62,6 +67,8 @@ pub fn cluster_view(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
         dict.set_item("hostname", node.hostname)?;
         dict.set_item("name", node.name)?;
         dict.set_item("is_head", node.is_head)?;
+        dict.set_item("raylet_address", node.raylet_address)?;
+        dict.set_item("death_reason", node.death_reason)?;
         dict.set_item("labels", node.labels)?;
         dict.set_item(
             "total",

@@ -125,6 +125,9 @@ impl Batch {
 }
 
 fn value_of(py: Python<'_>, counted: &Counted) -> PyResult<Py<PyAny>> {
+    if counted.core.is_elsewhere(counted.slot) {
+        objects::from_nodes(py, &counted.core, &[counted.slot], None)?;
+    }
     let read = counted.core.try_read(counted.slot);
     let read = read.ok_or_else(|| errors::disconnected(py, &counted.core))?;
     Ok(objects::decode_read(py, &counted.core, counted.slot, read)?.unbind())

@@ -94,6 +94,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         control::counters,
         daemons::launch_head,
         daemons::stop_head,
+        daemons::list_nodes,
         daemons::discover,
         daemons::run_gcs,
         daemons::run_raylet,

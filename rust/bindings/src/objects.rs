@@ -164,7 +164,10 @@ fn get_one<'py>(
     context::warn_if_blocking_a_loop(py)?;
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     match gil::wait(py, |interrupt| core.wait(&[slot], 1, timeout, false, interrupt))? {
-        WaitOutcome::Satisfied => decode_until(py, core, slot, core.read(slot), deadline, copy),
+        WaitOutcome::Satisfied => {
+            from_nodes(py, core, &[slot], timeout)?;
+            decode_until(py, core, slot, core.read(slot), deadline, copy)
+        }
         WaitOutcome::TimedOut => Err(errors::get_timeout(py)),
         WaitOutcome::Interrupted => Err(PyKeyboardInterrupt::new_err(())),
         WaitOutcome::Disconnected => Err(errors::disconnected(py, core)),
@@ -205,6 +208,8 @@ fn get_all<'py>(
         }
         mask.clear();
     }
+    let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    from_nodes(py, core, slots, left)?;
     let values = PyList::empty(py);
     let mut asked = 0;
     for (index, slot) in slots.iter().enumerate() {
@@ -217,6 +222,24 @@ fn get_all<'py>(
         values.append(value.inspect_err(|_| core.errors_seen(slots))?)?;
     }
     Ok(values)
+}
+
+/// What lies on other nodes comes here first.
+pub fn from_nodes(
+    py: Python<'_>,
+    core: &Arc<CoreWorker>,
+    slots: &[RefSlot],
+    timeout: Option<Duration>,
+) -> PyResult<()> {
+    if !slots.iter().any(|slot| core.is_elsewhere(*slot)) {
+        return Ok(());
+    }
+    match gil::wait(py, |interrupt| core.fetch_from_nodes(slots, timeout, interrupt))? {
+        WaitOutcome::Satisfied => Ok(()),
+        WaitOutcome::TimedOut => Err(errors::get_timeout(py)),
+        WaitOutcome::Interrupted => Err(PyKeyboardInterrupt::new_err(())),
+        WaitOutcome::Disconnected => Err(errors::disconnected(py, core)),
+    }
 }
 
 fn get_timeout(timeout: Option<f64>) -> PyResult<Option<Duration>> {

@@ -39,7 +39,11 @@ impl State {
         pin
     }
 
+    /// Whether it is in memory. (What lies on another node is no concern of this module.)
     pub fn is_here(&self, location: &Location) -> bool {
+        if location.node.is_some() {
+            return true;
+        }
         let moved = self.moved.get(&(location.offset, location.generation));
         self.arena.is_there(location.offset, location.generation)
             || moved.is_some_and(|moved| self.arena.is_there(moved.offset, moved.generation))
@@ -131,6 +135,7 @@ impl CoreWorker {
                         length,
                         generation,
                         holder: None,
+                        node: None,
                     }
                 }
             };
@@ -203,6 +208,7 @@ impl State {
                 length: location.length,
                 generation: object.generation,
                 holder: None,
+                node: None,
             };
             self.moved.insert((location.offset, location.generation), moved);
         }

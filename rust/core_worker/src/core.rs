@@ -102,6 +102,7 @@ impl CoreWorker {
                 driver_config: config,
                 fork_token: 0,
                 set_up_follows: false,
+                job_id: Vec::new(),
             },
             Role::Worker {
                 fork_token,
@@ -113,6 +114,7 @@ impl CoreWorker {
                 driver_config: Vec::new(),
                 fork_token,
                 set_up_follows,
+                job_id: Vec::new(),
             },
         };
         // Listening before anybody can know of us.
@@ -292,6 +294,9 @@ impl CoreWorker {
         }
         for event in after.host {
             self.host.send(event);
+        }
+        for (target, pipe) in &after.pipes {
+            self.flush_pipe(*target, pipe);
         }
         if after.raylet {
             self.write_to_raylet();
@@ -582,6 +587,7 @@ impl CoreWorker {
             }) {
                 std::thread::park_timeout(Duration::from_millis(1));
             }
+            self.flush_pipes();
         }
     }
 

@@ -30,6 +30,8 @@ mod model;
 mod objects;
 mod peers;
 mod progress;
+mod pull;
+mod remote;
 mod state;
 mod stream;
 mod submit;

@@ -97,6 +97,7 @@ impl CoreWorker {
             length: block.len,
             generation: block.generation,
             holder: Some(me),
+            node: None,
         };
         fill(&mut arena.writer(&block));
         arena.seal(block);
@@ -186,6 +187,10 @@ impl CoreWorker {
         self.with(|state| {
             if !state.owner.is_ready(slot) {
                 state.drain_lanes(64);
+            }
+            // What lies on another node is brought first, which takes a while.
+            if state.elsewhere(slot).is_some() {
+                return None;
             }
             read_ready(state, slot)
         })

@@ -43,6 +43,7 @@ impl Raylet {
                 gpus,
             } => {
                 let token = Token(worker.0);
+                self.cluster.no_longer_waits(ConnKey(client.0), request.0);
                 let (Some(address), Some(client)) = (self.worker_address(token), self.client(client)) else {
                     return;
                 };
@@ -59,6 +60,7 @@ impl Raylet {
                 pool,
                 reason,
             } => {
+                self.cluster.no_longer_waits(ConnKey(client.0), request.0);
                 let (cause, reason) = self.why_no_worker(pool, reason);
                 if let Some(client) = self.client(client) {
                     client.outbox.send(Body::LeaseRejected(v1::LeaseRejected {

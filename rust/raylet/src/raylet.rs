@@ -1,6 +1,7 @@
 //! The loop's state, and the loop.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,16 +10,18 @@ use anyhow::Context;
 use ray_rs_lanes::SpinTable;
 use ray_rs_proto::v1;
 use ray_rs_scheduler::{Event, JobKey, Options, PoolKey, Scheduler};
-use ray_rs_transport::ProcessWatch;
+use ray_rs_transport::grpc::Address;
 use ray_rs_transport::session::RAYLET_SOCKET;
+use ray_rs_transport::{ProcessWatch, Token as Secret};
 use ray_rs_types::{JobId, NodeId, ResourceSet};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::actors::Actors;
 use crate::clients::{Client, accept_loop};
+use crate::cluster::Cluster;
 use crate::config::RayletConfig;
 use crate::gcs_link::GcsLink;
 use crate::input::{ConnKey, Input, Inputs, Token, ZygoteKey};
@@ -27,6 +30,8 @@ use crate::logs::{LogAgent, Sink};
 use crate::memory::Memory;
 use crate::object_service::ObjectService;
 use crate::timers::{Timer, Timers};
+use crate::transfer::Transfers;
+use crate::visitors;
 use crate::workers::{Deaths, WorkerProcess};
 
 /// Inputs that wait; clients that send more than the loop can take wait on their sockets.
@@ -73,6 +78,18 @@ pub(crate) struct Raylet {
     pub spin_fd: OwnedFd,
     pub logs: LogAgent,
     pub memory: Memory,
+    pub cluster: Cluster,
+    pub transfers: Transfers,
+    /// Clients that came through the node's port so far.
+    pub visitors: u64,
+    /// Asked for, see [`Self::fetch_job`].
+    pub fetching_jobs: FxHashSet<JobId>,
+    /// Orders that wait for their job.
+    pub starts_waiting: Vec<v1::StartActor>,
+    pub finished_jobs: FxHashSet<JobId>,
+    /// Since when a node of a cluster has had no control store.
+    pub alone_since: Option<Instant>,
+    told_backlog: u32,
     told_available: ResourceSet,
     heartbeat_set: bool,
     last_heartbeat: Instant,
@@ -90,7 +107,24 @@ pub(crate) struct Raylet {
 pub async fn run(config: RayletConfig, listener: OwnedFd) -> anyhow::Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).context("cannot become a subreaper")?;
     let (inputs, mut incoming) = mpsc::channel(INPUTS);
+    let mut config = config;
+    let port = match config.listen {
+        Some(address) => {
+            let port = tokio::net::TcpListener::bind(address)
+                .await
+                .with_context(|| format!("cannot listen on {address}"))?;
+            // Where others reach it: the port that it got, at the address by which the node is known.
+            config.listen = Some(SocketAddr::new(config.node_ip.parse()?, port.local_addr()?.port()));
+            Some(port)
+        }
+        None => None,
+    };
     let mut raylet = Raylet::new(config, inputs.clone())?;
+    if let Some(port) = port {
+        let secret =
+            Secret::read(&raylet.config.session_dir.join("token")).context("cannot read the session's token")?;
+        tokio::spawn(visitors::host(port, secret, inputs.clone()));
+    }
     watch_ends(&raylet, inputs.clone())?;
     let listener = std::os::unix::net::UnixListener::from(listener);
     listener.set_nonblocking(true)?;
@@ -116,6 +150,7 @@ pub async fn run(config: RayletConfig, listener: OwnedFd) -> anyhow::Result<()> 
     }
     tracing::debug!(why = raylet.ended.unwrap_or_default(), "the session ends");
     accepting.abort();
+    raylet.leave_cluster().await;
     raylet.end_everything();
     // The sign that nothing is left to end.
     let _ = std::fs::remove_file(raylet.config.session_dir.join(RAYLET_SOCKET));
@@ -172,9 +207,16 @@ impl Raylet {
         let logs = LogAgent::start(&log_dir, inputs.clone()).context("cannot watch the log directory")?;
         let mut node_id = [0; NodeId::SIZE];
         getrandom::fill(&mut node_id).map_err(|error| anyhow::anyhow!("no random bytes: {error}"))?;
-        let node_id = NodeId(node_id);
+        let node_id = match parse_hex(&config.node_id) {
+            Some(chosen) => NodeId(chosen),
+            None => NodeId(node_id),
+        };
         let node = node_info(&config, node_id, 0, &total, &total);
-        let gcs = GcsLink::start(&config.session_dir, node, inputs.clone());
+        let gcs_address = match config.gcs_address {
+            Some(address) => Address::Tcp(address),
+            None => Address::Unix(config.session_dir.join("sockets/gcs")),
+        };
+        let gcs = GcsLink::start(&config.session_dir, gcs_address, node, inputs.clone());
         let store = ObjectService::create(
             config.object_store_bytes,
             &config.session_dir,
@@ -221,6 +263,14 @@ impl Raylet {
             spin_fd,
             logs,
             memory: Memory::from_env(),
+            cluster: Cluster::default(),
+            transfers: Transfers::default(),
+            visitors: 0,
+            fetching_jobs: FxHashSet::default(),
+            starts_waiting: Vec::new(),
+            finished_jobs: FxHashSet::default(),
+            alone_since: None,
+            told_backlog: 0,
             heartbeat_set: false,
             last_heartbeat: Instant::now(),
             ended: None,
@@ -284,6 +334,18 @@ impl Raylet {
             Input::ObjectRead { key, restore, outcome } => {
                 self.store.object_read(key, restore, outcome, &self.clients);
             }
+            Input::Visitor { stream, greeting } => self.visitor_came(stream, greeting),
+            Input::JobFetched { job, reply } => self.job_fetched(job, reply),
+            Input::NodePicked {
+                conn,
+                request_id,
+                reply,
+            } => self.node_picked(conn, request_id, reply),
+            Input::Pulled { key, outcome } => self.pulled(key, outcome),
+            Input::Refused(why) => {
+                tracing::error!(why, "the cluster does not take this node");
+                self.ended = Some("the cluster refused it");
+            }
             Input::LogsWritten(names) => self.logs_written(&names),
             Input::EndSession(why) => self.ended = Some(why),
         }
@@ -303,6 +365,8 @@ impl Raylet {
                 Timer::LookAtOrphans => self.end_orphans(),
                 Timer::AnswersOverdue => self.look_at_workers_is_over(),
                 Timer::Heartbeat => self.heartbeat(),
+                Timer::Reconsider => self.reconsider_due(),
+                Timer::AloneTooLong => self.alone_too_long(),
             }
         }
         if self.store.next_due().is_some_and(|due| due <= now) {
@@ -318,7 +382,8 @@ impl Raylet {
     }
 
     fn heartbeat_if_changed(&mut self) {
-        if !self.heartbeat_set && self.told_available != *self.scheduler.available() {
+        let changed = self.told_available != *self.scheduler.available() || self.told_backlog != self.cluster.waiting();
+        if !self.heartbeat_set && changed {
             self.heartbeat_set = true;
             self.timers.set(self.last_heartbeat + HEARTBEAT_PAUSE, Timer::Heartbeat);
         }
@@ -327,13 +392,16 @@ impl Raylet {
     fn heartbeat(&mut self) {
         self.heartbeat_set = false;
         let available = self.scheduler.available().clone();
-        if available != self.told_available {
+        let backlog = self.cluster.waiting();
+        if available != self.told_available || backlog != self.told_backlog {
             self.last_heartbeat = Instant::now();
             let heartbeat = v1::NodeHeartbeat {
                 available: Some((&available).into()),
+                backlog,
             };
             self.gcs.report(v1::node_report::Body::Heartbeat(heartbeat));
             self.told_available = available;
+            self.told_backlog = backlog;
         }
     }
 
@@ -420,6 +488,18 @@ impl Sink for Drivers<'_> {
     }
 }
 
+/// An id as people write it.
+fn parse_hex(hex: &str) -> Option<[u8; NodeId::SIZE]> {
+    let mut bytes = [0; NodeId::SIZE];
+    if hex.len() != 2 * bytes.len() || !hex.is_ascii() {
+        return None;
+    }
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&hex[2 * index..2 * index + 2], 16).ok()?;
+    }
+    Some(bytes)
+}
+
 fn node_info(
     config: &RayletConfig,
     node_id: NodeId,
@@ -438,5 +518,9 @@ fn node_info(
         is_head: config.is_head,
         node_index,
         name: config.node_name.clone(),
+        raylet_address: config.listen.map(|address| address.to_string()).unwrap_or_default(),
+        versions: config.versions(),
+        death_reason: String::new(),
+        backlog: 0,
     }
 }

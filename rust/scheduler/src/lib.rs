@@ -15,12 +15,13 @@
 //!   overtake again and again ends up being waited for, so none starves.
 //! * `SCH-4` GPU indices are distinct, and shares of one index never exceed it.
 //!
-//! Deliberately absent: other nodes (requests that do not fit here wait here), what an environment consists of, placement groups.
+//! Other nodes concern [`global`] only. Deliberately absent: what an environment consists of, placement groups.
 
 mod admission;
 mod effect;
 mod event;
 mod explain;
+pub mod global;
 mod gpus;
 mod invariants;
 mod ledger;

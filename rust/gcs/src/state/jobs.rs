@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use prost::Message;
 use ray_rs_actors::lifecycle::Event;
 use ray_rs_proto::v1::{self, node_command::Body};
-use ray_rs_types::{JobId, WorkerAddress};
+use ray_rs_types::{JobId, NodeId, WorkerAddress};
 use tonic::Status;
 
 use super::{Durable, State, Target};
@@ -30,6 +30,12 @@ impl Jobs {
             .filter(|(_, info)| picked(info))
             .map(|(number, _)| JobId::from_int(*number))
             .collect()
+    }
+
+    /// The node of the job's driver.
+    pub(super) fn driver_node(&self, job: JobId) -> Option<NodeId> {
+        let driver = self.jobs.get(&job.to_int())?.driver.as_ref()?;
+        NodeId::from_bytes(&driver.node_id).ok()
     }
 
     pub(super) fn restore(&mut self, info: v1::JobInfo) {
@@ -72,6 +78,7 @@ impl State {
             start_ms: now_ms,
             end_ms: 0,
             finished: false,
+            config: request.config,
         };
         let writes = vec![write_of(&info)];
         self.jobs.jobs.insert(number, info);
@@ -107,7 +114,23 @@ impl State {
 
     pub fn list_jobs(&self) -> v1::ListJobsReply {
         v1::ListJobsReply {
-            jobs: self.jobs.jobs.values().cloned().collect(),
+            jobs: self
+                .jobs
+                .jobs
+                .values()
+                .map(|info| v1::JobInfo {
+                    config: Vec::new(),
+                    ..info.clone()
+                })
+                .collect(),
         }
+    }
+
+    /// With its configuration: for the node that is to run its first process there.
+    pub fn get_job(&self, request: &v1::GetJobRequest) -> Result<v1::GetJobReply, Status> {
+        let job = JobId::from_bytes(&request.job_id).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        Ok(v1::GetJobReply {
+            job: self.jobs.jobs.get(&job.to_int()).cloned(),
+        })
     }
 }

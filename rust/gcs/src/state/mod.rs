@@ -15,6 +15,8 @@ mod recovery;
 mod task_events;
 
 use ray_rs_actors::lifecycle::{Effect, Event, Lifecycle};
+use std::time::Instant;
+
 use ray_rs_proto::v1::{NodeCommand, StopActor, node_command::Body};
 use tokio::sync::oneshot;
 
@@ -45,6 +47,9 @@ pub struct State {
     nodes: Nodes,
     kv: KeyValues,
     task_events: TaskEventLog,
+    /// Name of the session; set before anything is served.
+    pub session: String,
+    started: Instant,
 }
 
 impl State {
@@ -116,8 +121,14 @@ impl State {
             let Effect::ChooseNode { actor } = *effect else {
                 continue;
             };
-            if let Some(node) = self.actors.spec(actor).and_then(|spec| self.nodes.choose_for(spec)) {
-                self.lifecycle.on_event(Event::NodeChosen { actor, node }, effects);
+            let Some(spec) = self.actors.spec(actor) else { continue };
+            match self.nodes.choose_for(self.started.elapsed(), spec) {
+                Some(node) => self.lifecycle.on_event(Event::NodeChosen { actor, node }, effects),
+                None => {
+                    let wanted = spec.placement_resources.as_ref().map(Into::into).unwrap_or_default();
+                    let class_name = spec.class_name.clone();
+                    self.tell_infeasible(actor.job_id(), &class_name, &wanted);
+                }
             }
         }
     }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use ray_rs_actors::lifecycle::{Effect, Event};
 use ray_rs_proto::v1::{self, NodeCommand, node_command::Body, node_report};
-use ray_rs_types::{NodeId, ResourceSet, WorkerAddress, WorkerId};
+use ray_rs_scheduler::global::{GlobalScheduler, Wish};
+use ray_rs_types::{JobId, NodeId, ResourceSet, WorkerAddress, WorkerId};
 use rustc_hash::FxHashMap;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
@@ -18,8 +19,8 @@ use crate::storage::{Table, Write};
 /// Commands that may wait for a node to read them. One that lags further is cut off: it connects anew and is told how
 /// things stand.
 const MAX_WAITING_COMMANDS: usize = 1 << 16;
-/// A node of another machine may be away for so long before it counts as dead.
-pub const RECONNECT_GRACE: Duration = Duration::from_secs(10);
+/// A node whose connection has broken may be away for so long before it counts as dead.
+pub const RECONNECT_GRACE: Duration = Duration::from_secs(3);
 
 /// What goes down a node's channel.
 pub type NodeCommands = Receiver<Result<NodeCommand, Status>>;
@@ -41,6 +42,9 @@ pub(super) struct Nodes {
     connections: u64,
     /// Of nodes that registered with an earlier gcs.
     indices: FxHashMap<NodeId, u32>,
+    pub(super) global: GlobalScheduler,
+    /// What the head node was built of; nodes that differ are not let in.
+    versions: Option<String>,
 }
 
 #[derive(Debug)]
@@ -78,7 +82,21 @@ impl Nodes {
         }
     }
 
-    pub(super) fn choose_for(&self, spec: &v1::ActorSpec) -> Option<NodeId> {
+    fn report(&mut self, node: NodeId) {
+        let Some(info) = self.nodes.get(&node).map(|node| &node.info) else {
+            return;
+        };
+        let set = |set: &Option<v1::ResourceSet>| set.as_ref().map(ResourceSet::from).unwrap_or_default();
+        self.global
+            .node_reported(node, set(&info.total), set(&info.available), info.backlog);
+    }
+
+    /// Whether other nodes may join: then what no node can take waits for one that can.
+    fn may_grow(&self) -> bool {
+        self.nodes.values().any(|node| !node.info.raylet_address.is_empty())
+    }
+
+    pub(super) fn choose_for(&mut self, now: Duration, spec: &v1::ActorSpec) -> Option<NodeId> {
         let connected = self
             .nodes
             .iter()
@@ -87,7 +105,7 @@ impl Nodes {
             .map(|(id, node)| Offer {
                 node: *id,
                 total: node.info.total.as_ref().map(ResourceSet::from).unwrap_or_default(),
-                available: node.info.available.as_ref().map(ResourceSet::from).unwrap_or_default(),
+                available: self.global.free(*id),
             })
             .collect();
         let wanted = spec
@@ -95,7 +113,25 @@ impl Nodes {
             .as_ref()
             .map(ResourceSet::from)
             .unwrap_or_default();
-        choose_node(&offers, &wanted)
+        if self.may_grow() && !self.global.is_feasible(&wanted) {
+            return None;
+        }
+        let chosen = choose_node(&offers, &wanted)?;
+        self.global.promise(now, chosen, &wanted);
+        Some(chosen)
+    }
+}
+
+impl Nodes {
+    /// Why a node cannot be part of this cluster.
+    fn why_refused(&mut self, info: &v1::NodeInfo) -> Option<String> {
+        let ours = self.versions.get_or_insert_with(|| info.versions.clone());
+        (*ours != info.versions).then(|| {
+            format!(
+                "the cluster runs {ours}, and the node that wants to join runs {}: all nodes must be of one version",
+                info.versions
+            )
+        })
     }
 }
 
@@ -142,6 +178,9 @@ impl State {
     pub fn register_node(&mut self, info: v1::NodeInfo) -> Result<NodeRegistration, Status> {
         let node = NodeId::from_bytes(&info.node_id).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let nodes = &mut self.nodes;
+        if let Some(refused) = nodes.why_refused(&info) {
+            return Err(Status::failed_precondition(refused));
+        }
         nodes.connections += 1;
         let connection = nodes.connections;
         let (index, writes) = match nodes.indices.get(&node) {
@@ -173,18 +212,70 @@ impl State {
                 connection,
             },
         );
+        nodes.report(node);
         let number = self.committer.submit(writes);
         self.tell(
             number,
             Target::Node(node),
-            Body::Accepted(v1::NodeAccepted { node_index: index }),
+            Body::Accepted(v1::NodeAccepted {
+                node_index: index,
+                session: self.session.clone(),
+            }),
         );
+        self.tell_of_nodes(node);
         self.tell_how_things_stand(node);
         Ok(NodeRegistration {
             node,
             connection,
             commands,
         })
+    }
+
+    /// A session of one node hears nothing of this.
+    fn tell_of_nodes(&mut self, came: NodeId) {
+        if self.nodes.nodes.len() < 2 {
+            return;
+        }
+        let others: Vec<v1::NodeInfo> = self
+            .nodes
+            .nodes
+            .iter()
+            .filter(|(id, _)| **id != came)
+            .map(|(_, node)| node.info.clone())
+            .collect();
+        for info in others {
+            self.tell(0, Target::Node(came), Body::NodeChanged(info));
+        }
+        if let Some(info) = self.nodes.nodes.get(&came).map(|node| node.info.clone()) {
+            self.tell(0, Target::AllNodes, Body::NodeChanged(info));
+        }
+    }
+
+    /// A node for a lease, see [`GlobalScheduler::pick`].
+    pub fn pick_node(&mut self, request: &v1::PickNodeRequest) -> v1::PickNodeReply {
+        let resources = request.resources.as_ref().map(ResourceSet::from).unwrap_or_default();
+        let wish = Wish {
+            resources: &resources,
+            from: NodeId::from_bytes(&request.from_node).ok(),
+            only_if_free: request.only_if_free,
+        };
+        let node = self.nodes.global.pick(self.started.elapsed(), wish);
+        v1::PickNodeReply {
+            node_id: node.map(|node| node.0.to_vec()).unwrap_or_default(),
+        }
+    }
+
+    /// Tells the people of a job what an actor of theirs waits for.
+    pub(super) fn tell_infeasible(&mut self, job: JobId, class_name: &str, wanted: &ResourceSet) {
+        let Some(driver) = self.jobs.driver_node(job).filter(|_| self.nodes.may_grow()) else {
+            return;
+        };
+        let text = format!(
+            "No node of the cluster can ever place the actor {class_name}, which needs {wanted}. It waits until a node \
+             joins that can."
+        );
+        let job_id = job.0.to_vec();
+        self.tell(0, Target::Node(driver), Body::JobNotice(v1::JobNotice { job_id, text }));
     }
 
     fn tell_how_things_stand(&mut self, node: NodeId) {
@@ -218,7 +309,9 @@ impl State {
             Some(Report::Heartbeat(heartbeat)) => {
                 if let Some(entry) = self.nodes.nodes.get_mut(&node) {
                     entry.info.available = heartbeat.available;
+                    entry.info.backlog = heartbeat.backlog;
                 }
+                self.nodes.report(node);
             }
             Some(Report::ActorAssigned(assigned)) => {
                 let actor = actor_id(&assigned.actor_id)?;
@@ -274,7 +367,7 @@ impl State {
     }
 
     /// The node did not come back: what ran on it is dead.
-    pub fn node_died(&mut self, node: NodeId, connection: u64, now_ms: u64) {
+    pub fn node_died(&mut self, node: NodeId, connection: u64, reason: &str, now_ms: u64) {
         let Some(entry) = self.nodes.nodes.get_mut(&node) else {
             return;
         };
@@ -282,8 +375,21 @@ impl State {
             return;
         }
         entry.info.alive = false;
+        entry.info.death_reason = reason.to_owned();
+        let info = entry.info.clone();
+        self.nodes.global.node_gone(node);
+        self.tell(0, Target::AllNodes, Body::NodeChanged(info));
         self.drivers_died(now_ms, |driver| driver.node_id == node.0);
         self.actor_fact(Event::NodeDied { node });
+    }
+
+    /// The node ends in order.
+    pub fn node_left(&mut self, request: &v1::LeaveClusterRequest, now_ms: u64) -> Result<(), Status> {
+        let node = NodeId::from_bytes(&request.node_id).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if let Some(connection) = self.nodes.nodes.get(&node).map(|entry| entry.connection) {
+            self.node_died(node, connection, "it was stopped", now_ms);
+        }
+        Ok(())
     }
 
     pub fn list_nodes(&self) -> v1::ListNodesReply {

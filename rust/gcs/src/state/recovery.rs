@@ -50,6 +50,8 @@ impl State {
                 nodes,
                 kv,
                 task_events,
+                session: String::new(),
+                started: std::time::Instant::now(),
             },
             flushed,
         ))
