@@ -33,6 +33,8 @@ struct Hosted {
     spec: Option<v1::ActorSpec>,
     /// Set from then on.
     worker: Option<Token>,
+    /// The control store has said that its constructor has ended well.
+    is_alive: bool,
     /// The control store has said that this life of it is over, or coming to its end.
     is_over: bool,
 }
@@ -176,6 +178,7 @@ impl Raylet {
             detached: spec.detached,
             spec: Some(spec),
             worker: None,
+            is_alive: false,
             is_over: false,
         };
         self.actors.hosted.insert(actor, hosted);
@@ -213,14 +216,16 @@ impl Raylet {
         // Before the constructor has run, so that callers open their lanes meanwhile. If the worker has just died, the
         // report of its death follows. Callers of this node need not wait for the control store to write it down.
         self.gcs.report(assigned(actor, incarnation, &address));
-        self.publish_actor(placed(actor, incarnation, &address));
+        self.publish_actor(hosted_here(actor, incarnation, PLACED, &address));
     }
 
-    /// What this node knows better than anybody else: which worker an actor has.
-    fn placed_here(&self, actor: ActorId) -> Option<v1::ActorUpdate> {
+    /// What this node knows better than anybody else: which worker an actor has. Whoever follows it from now on hears no
+    /// more of what was published before.
+    fn known_here(&self, actor: ActorId) -> Option<v1::ActorUpdate> {
         let hosted = self.actors.hosted.get(&actor).filter(|hosted| !hosted.is_over)?;
         let address = self.worker_address(hosted.worker?)?;
-        Some(placed(actor, hosted.incarnation, &address))
+        let state = if hosted.is_alive { ALIVE } else { PLACED };
+        Some(hosted_here(actor, hosted.incarnation, state, &address))
     }
 
     pub fn actor_rejected(&mut self, actor: ActorId, environment_failed: bool, reason: String) {
@@ -278,7 +283,7 @@ impl Raylet {
 
     /// A client wants to know all that happens to an actor from now on, and what it is now.
     pub fn follow_actor(&mut self, conn: ConnKey, actor: ActorId, will_be_registered: bool) {
-        let known_here = self.placed_here(actor);
+        let known_here = self.known_here(actor);
         let Some(client) = self.clients.get(&conn) else { return };
         let is_new = !self.actors.followed.contains_key(&actor);
         let followed = self.actors.followed.entry(actor).or_default();
@@ -336,6 +341,7 @@ impl Raylet {
         if let Some(hosted) = self.actors.hosted.get_mut(&actor) {
             let this_life = (hosted.incarnation, ENDLESS);
             hosted.is_over |= progress(&update) > this_life;
+            hosted.is_alive |= update.state == ALIVE && update.incarnation == hosted.incarnation;
         }
         let Some(followed) = self.actors.followed.get_mut(&actor) else {
             return;
@@ -358,10 +364,10 @@ impl Raylet {
     }
 }
 
-fn placed(actor: ActorId, incarnation: u32, address: &ray_rs_types::WorkerAddress) -> v1::ActorUpdate {
+fn hosted_here(actor: ActorId, incarnation: u32, state: u32, address: &ray_rs_types::WorkerAddress) -> v1::ActorUpdate {
     v1::ActorUpdate {
         actor_id: actor.0.to_vec(),
-        state: PLACED,
+        state,
         worker: Some(address.into()),
         incarnation,
         death: None,
