@@ -547,6 +547,28 @@ def cluster_view() -> list[dict[str, Any]]:
     """A dict a node: node_id (hex), alive, address, hostname, total, available (dict[str, float])."""
 
 def store_objects() -> list[dict[str, Any]]: ...
+def describe_processes(
+    *,
+    tasks: bool = True,
+    objects: bool = False,
+    waiting: bool = False,
+    limit: int = 0,
+    first: list[str] = ...,
+) -> dict[str, Any]:
+    """What every process of the node is about, from the processes themselves; a busy one answers, too.
+
+    Args:
+        tasks: Unfinished tasks, what runs, who waits, the actors called.
+        objects: References owned or borrowed.
+        waiting: What waits for the node's resources, and why.
+        limit: Most rows of a kind from one process; 0, and at most: 10,000.
+        first: Ids in hexadecimal digits (tasks, objects) whose rows come before others.
+
+    Returns:
+        A dict of `processes`, `silent` (addresses of those that did not answer within two seconds) and `waiting`. Ids
+        are hexadecimal digits, times microseconds since 1970.
+    """
+
 def store_stats() -> dict[str, int]: ...
 def counters() -> dict[str, int]: ...
 def named_actors() -> list[tuple[str, str]]: ...

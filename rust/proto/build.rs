@@ -4,7 +4,8 @@ use std::path::Path;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = Path::new("../../proto");
-    let files = ["common", "task", "raylet", "gcs"].map(|name| root.join(format!("ray_rs/v1/{name}.proto")));
+    let files =
+        ["common", "task", "describe", "raylet", "gcs"].map(|name| root.join(format!("ray_rs/v1/{name}.proto")));
     for file in &files {
         println!("cargo:rerun-if-changed={}", file.display());
     }

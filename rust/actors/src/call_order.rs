@@ -160,6 +160,19 @@ impl CallOrder {
         self.calls.get(&call).map(|call| call.place)
     }
 
+    /// The call that holds the later ones up, since its arguments are not ready (`ORD-2`).
+    pub fn holds_up_others(&self) -> Option<CallKey> {
+        if self.config.out_of_order {
+            return None;
+        }
+        let mut living = self
+            .queue
+            .iter()
+            .filter(|(seq, key)| self.calls.get(key).is_some_and(|call| call.seq == *seq));
+        let (_, first) = living.next()?;
+        (self.calls[first].place == CallPlace::Waiting).then_some(*first)
+    }
+
     /// Takes in one fact and appends the orders that follow from it.
     pub fn on_event(&mut self, event: Event, effects: &mut Vec<Effect>) {
         match event {

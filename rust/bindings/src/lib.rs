@@ -21,6 +21,7 @@ mod control;
 mod core;
 mod create_actor;
 mod daemons;
+mod describe;
 mod descriptor;
 mod errors;
 mod executor;
@@ -85,6 +86,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         core::process_info,
         control::cluster_view,
         control::store_objects,
+        describe::describe_processes,
         control::store_stats,
         control::gcs_call,
         control::kv_put,

@@ -146,6 +146,28 @@ impl CoreWorker {
         }
     }
 
+    /// What every process of the node is about. `parts` as in the message; rows about the ids in `first` come before others.
+    pub fn descriptions(
+        &self,
+        parts: u32,
+        limit: u32,
+        first: Vec<Vec<u8>>,
+        interrupt: Interrupt<'_>,
+    ) -> Result<v1::Descriptions, CoreError> {
+        let body = |request_id| {
+            v1::to_raylet::Body::Describe(v1::Describe {
+                request_id,
+                parts,
+                limit,
+                first,
+            })
+        };
+        match self.ask(body, "Describe", GCS_TIMEOUT, interrupt)? {
+            Answer::Descriptions(reply) => Ok(reply),
+            _ => Err(CoreError::Gcs("the raylet answered something else".to_owned())),
+        }
+    }
+
     /// Room in the arena for `min_bytes`. As long as the raylet makes room, this waits.
     pub(crate) fn request_extent(&self, min_bytes: u64, interrupt: Interrupt<'_>) -> Result<(u64, u64), CoreError> {
         let body = |request_id| v1::to_raylet::Body::RequestExtent(v1::RequestExtent { request_id, min_bytes });
@@ -286,6 +308,11 @@ impl State {
                 });
             }
             Body::ClusterViewReply(reply) => self.answered(reply.request_id, Answer::Cluster(reply)),
+            Body::DescribeYourself(question) => {
+                let description = self.describe(&question);
+                self.tell_raylet(v1::to_raylet::Body::Description(description));
+            }
+            Body::Descriptions(reply) => self.answered(reply.request_id, Answer::Descriptions(reply)),
             Body::LookAtTasks(look) => self.say_what_runs(look.request_id),
             Body::StoreStatsReply(reply) => self.answered(reply.request_id, Answer::Store(reply)),
         }

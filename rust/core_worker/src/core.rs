@@ -573,6 +573,7 @@ impl CoreWorker {
 
     pub fn finish(&self, task: ExecTask, status: TaskStatus, returns: Vec<StoredValue>, exiting: bool) {
         EXECUTING_NORMAL.set(false);
+        EXECUTING.set(0);
         self.with(|state| state.finish(task, status, returns, exiting));
         if exiting {
             // The process is about to end: the answer must be out of our own memory.
@@ -634,6 +635,7 @@ impl CoreWorker {
     }
 
     pub fn actor_started(&self, error: Option<Vec<u8>>, message: String) {
+        EXECUTING.set(0);
         if self.is_forked() {
             return;
         }
@@ -773,13 +775,23 @@ pub type Interrupt<'a> = &'a mut dyn FnMut() -> bool;
 
 std::thread_local! {
     static HELD_OVER_FORK: RefCell<Vec<ArcMutexGuard<RawMutex, State>>> = const { RefCell::new(Vec::new()) };
+    /// Number of the task that this thread runs; 0: none; [`CONSTRUCTOR`].
+    pub(crate) static EXECUTING: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
     /// This thread runs a normal task, whose CPU is given back while it blocks.
     pub(crate) static EXECUTING_NORMAL: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
+/// As the number of a task: an actor's constructor runs.
+pub(crate) const CONSTRUCTOR: u64 = u64::MAX;
+
 fn note_executing(next: &Option<Next>) {
-    if let Some(Next::Task(task)) = next {
-        EXECUTING_NORMAL.set(task.callee.function_id.is_some());
+    match next {
+        Some(Next::Task(task)) => {
+            EXECUTING_NORMAL.set(task.callee.function_id.is_some());
+            EXECUTING.set(task.task_id.unique());
+        }
+        Some(Next::StartActor(_)) => EXECUTING.set(CONSTRUCTOR),
+        Some(Next::Exit { .. } | Next::Nothing) | None => {}
     }
 }
 

@@ -44,6 +44,16 @@ struct Queued {
 /// A concurrency group by its name; `None`: calls of all groups, as they come.
 pub type Group<'a> = Option<&'a str>;
 
+/// The actor of this process as its creator wanted it.
+pub(crate) struct Hosted {
+    pub class_name: String,
+    pub max_concurrency: u32,
+    pub is_async: bool,
+    pub groups: Vec<(String, u32)>,
+    /// While its constructor runs.
+    pub constructing: Option<Instant>,
+}
+
 #[derive(Default)]
 pub(crate) struct Execution {
     /// The actor has concurrency groups: its threads take their own group's calls only.
@@ -56,6 +66,8 @@ pub(crate) struct Execution {
     pub parked: Vec<Thread>,
     /// The actor that this process hosts, and which life of it.
     pub actor: Option<(ActorId, u32)>,
+    /// What else there is to say of it, to whoever asks.
+    pub hosted: Option<Hosted>,
     creation_refs: Vec<RefSlot>,
     /// The loop of an async actor sleeps in epoll and is to be woken through its own eventfd.
     pub loop_asleep: bool,
@@ -153,6 +165,15 @@ impl State {
             .collect();
         self.execution.creation_refs = refs.into_vec();
         self.execution.actor = Some((actor_id, start.incarnation));
+        self.execution.hosted = Some(Hosted {
+            class_name: spec.class_name.clone(),
+            max_concurrency: spec.max_concurrency,
+            is_async: spec.is_async,
+            groups: (spec.concurrency_groups.iter())
+                .map(|group| (group.name.clone(), group.limit))
+                .collect(),
+            constructing: Some(Instant::now()),
+        });
         let order = ActorStart {
             actor_id,
             class_id: FunctionId::from_bytes(&spec.class_id).unwrap_or(FunctionId::NIL),
@@ -380,6 +401,9 @@ impl State {
         let Some((actor_id, incarnation)) = self.execution.actor else {
             return;
         };
+        if let Some(hosted) = &mut self.execution.hosted {
+            hosted.constructing = None;
+        }
         for slot in std::mem::take(&mut self.execution.creation_refs) {
             self.drop_local(slot);
         }

@@ -20,6 +20,7 @@ mod cancel;
 mod control;
 mod core;
 mod creation;
+mod describe;
 mod drain;
 mod events;
 mod execute;

@@ -252,12 +252,17 @@ impl CoreWorker {
         };
         let mut blocked = false;
         let mut spun = false;
+        let mut rested_once = false;
         let outcome = loop {
             let satisfied = self.with(|state| {
                 if !is_satisfied(state, me) {
                     state.drain_lanes(256);
                 }
-                is_satisfied(state, me)
+                let satisfied = is_satisfied(state, me);
+                if rested_once && !satisfied {
+                    state.note_blocked(me, slots, num_wanted, timeout.is_some());
+                }
+                satisfied
             });
             if satisfied {
                 break WaitOutcome::Satisfied;
@@ -283,6 +288,7 @@ impl CoreWorker {
                 }
             }
             let rested = self.hold_or_park(PROGRESS, slice, Rester::Waiter);
+            rested_once = true;
             if rested != Rested::Something && interrupt() {
                 break WaitOutcome::Interrupted;
             }
@@ -420,6 +426,7 @@ fn register(state: &mut State, slots: &[RefSlot], num_wanted: usize, stop_at_err
         return None;
     }
     let waiter = Waiter {
+        blocked: None,
         remaining: num_wanted - ready,
         stop_at_error,
         satisfied: false,

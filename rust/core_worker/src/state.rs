@@ -22,6 +22,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use crate::actors::ActorTarget;
+use crate::describe::Blocked;
 use crate::events::TaskEvents;
 use crate::execute::Execution;
 use crate::frames;
@@ -59,6 +60,8 @@ impl After {
 
 /// One thread inside `get` or `wait`.
 pub(crate) struct Waiter {
+    /// Once it really sleeps.
+    pub blocked: Option<Box<Blocked>>,
     pub remaining: usize,
     pub stop_at_error: bool,
     pub satisfied: bool,
@@ -76,6 +79,7 @@ pub(crate) enum Answer {
     Cluster(v1::ClusterViewReply),
     Store(v1::StoreStatsReply),
     Objects(v1::ListObjectsReply),
+    Descriptions(v1::Descriptions),
     LogsFlushed,
 }
 
@@ -122,6 +126,8 @@ pub(crate) struct State {
     pub holder_rests: bool,
     pub questions: FxHashMap<u64, Question>,
     pub next_request: u64,
+    /// Serial number of the next wait that really sleeps.
+    pub next_wait: u64,
     /// Values asked for from their owners, by request.
     pub fetches: FxHashMap<u64, RefSlot>,
     pub awaiting_reports: Vec<AwaitingReport>,
@@ -199,6 +205,7 @@ impl State {
             holder_rests: false,
             questions: FxHashMap::default(),
             next_request: 1,
+            next_wait: 1,
             fetches: FxHashMap::default(),
             awaiting_reports: Vec::new(),
             raylet_out: Vec::new(),

@@ -14,6 +14,7 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::argument_error;
 use crate::cancel::Cancelled;
+use crate::describe::Moment;
 use crate::model::{
     ActorIndex, Failure, FunctionIndex, FunctionSpec, Location, MethodIndex, Returns, StoredValue, TaskArgs, ValueData,
 };
@@ -56,6 +57,8 @@ pub(crate) struct Spec {
     /// How often it ran again after its worker was ended for want of memory.
     pub memory_retries: u16,
     pub backpressure: u32,
+    /// When it was submitted.
+    pub since: Moment,
 }
 
 pub(crate) struct Lease {
@@ -831,6 +834,7 @@ pub(crate) fn split(
             streaming: false,
             memory_retries: 0,
             backpressure: 0,
+            since: Moment::now(),
         },
         deps,
         held,

@@ -19,6 +19,7 @@
 //! Deliberately absent: values (type `V` is opaque but for the references in it), transport, and the death of owners
 //! other than "everything borrowed from it is lost".
 
+mod describe;
 mod effect;
 mod entry;
 mod invariants;
@@ -28,6 +29,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
+pub use describe::ObjectView;
 pub use effect::{Effect, Watcher};
 pub use entry::{OwnerIndex, RefKind, RefSlot};
 pub use table::{Contains, OwnerTable};

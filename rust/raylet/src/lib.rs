@@ -33,6 +33,7 @@
 mod actors;
 mod clients;
 pub mod config;
+mod describe;
 mod env_spec;
 mod environments;
 mod gcs_link;

@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use crate::actors::Actors;
 use crate::clients::{Client, accept_loop};
 use crate::config::RayletConfig;
+use crate::describe::Inquiries;
 use crate::gcs_link::GcsLink;
 use crate::groups::Groups;
 use crate::input::{ConnKey, Input, Inputs, Token, ZygoteKey};
@@ -75,6 +76,7 @@ pub(crate) struct Raylet {
     pub spin_fd: OwnedFd,
     pub logs: LogAgent,
     pub memory: Memory,
+    pub inquiries: Inquiries,
     /// The scheduler's count of changes that the control store knows.
     told_changes: u64,
     heartbeat_set: bool,
@@ -226,6 +228,7 @@ impl Raylet {
             spin_fd,
             logs,
             memory: Memory::from_env(),
+            inquiries: Inquiries::default(),
             heartbeat_set: false,
             last_heartbeat: Instant::now(),
             ended: None,
@@ -307,6 +310,7 @@ impl Raylet {
                 Timer::EnvironmentUnused(pool, uses) => self.environment_unused(pool, uses),
                 Timer::LookAtOrphans => self.end_orphans(),
                 Timer::AnswersOverdue => self.look_at_workers_is_over(),
+                Timer::DescriptionsOverdue(inquiry) => self.descriptions_overdue(inquiry),
                 Timer::Heartbeat => self.heartbeat(),
             }
         }

@@ -122,6 +122,8 @@ impl Raylet {
                     self.worker_says_what_runs(token, answer);
                 }
             }
+            To::Describe(request) => self.describe(conn, request),
+            To::Description(answer) => self.described(conn, answer),
             To::Shutdown(v1::Shutdown {}) => self.client_says_goodbye(conn),
             To::ClusterView(request) => outbox.send(From::ClusterViewReply(v1::ClusterViewReply {
                 request_id: request.request_id,

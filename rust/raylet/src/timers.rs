@@ -28,6 +28,8 @@ pub(crate) enum Timer {
     LookAtOrphans,
     /// Workers were asked what they run, and not all have said.
     AnswersOverdue,
+    /// A round of questions to all processes has run long enough.
+    DescriptionsOverdue(u64),
     /// What changed since the last heartbeat is told.
     Heartbeat,
 }

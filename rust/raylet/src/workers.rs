@@ -290,6 +290,7 @@ impl Raylet {
             return;
         };
         client.reader.abort();
+        self.describes_no_more(conn);
         if client.registered {
             self.release_client(conn, &client);
         }

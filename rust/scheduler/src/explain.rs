@@ -1,16 +1,43 @@
 //! Why something does not run, in words.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ray_rs_types::bundles::BundleDemand;
-use ray_rs_types::{Quantity, ResourceSet};
+use ray_rs_types::{ActorId, Quantity, ResourceSet};
 
 use crate::effect::Effect;
 use crate::event::{ClientKey, RequestKey};
 use crate::here::LABELS;
 use crate::ledger::Ledger;
-use crate::queue::Wanted;
+use crate::queue::{QueueKey, Wanted};
 use crate::scheduler::Scheduler;
+
+/// Who waits for resources.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waiter {
+    Lease(ClientKey, RequestKey),
+    Actor(ActorId),
+}
+
+impl From<Wanted> for Waiter {
+    fn from(wanted: Wanted) -> Self {
+        match wanted {
+            Wanted::Lease(client, request) => Self::Lease(client, request),
+            Wanted::Actor(actor) => Self::Actor(actor),
+        }
+    }
+}
+
+/// A request that waits, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    pub who: Waiter,
+    pub name: Arc<str>,
+    pub why: String,
+    /// No node will ever serve it as it is.
+    pub infeasible: bool,
+}
 
 impl Ledger {
     pub(crate) fn infeasible_text(&self, name: &str, demand: &ResourceSet) -> String {
@@ -63,6 +90,57 @@ impl Scheduler {
             effects.push(Effect::Notice { job: queue.job, text });
             self.queues.get_mut(&key).expect("just read").told_stuck = true;
         }
+    }
+
+    /// What waits for this node's resources, in the order of turns, and why; at most `most` of them.
+    pub fn waiting(&self, most: usize) -> Vec<Waiting> {
+        let mut rows = Vec::new();
+        for waiting in self.awaiting_workers().take(most) {
+            rows.push(Waiting {
+                who: waiting.item.wanted.into(),
+                name: Arc::clone(&waiting.item.name),
+                why: format!(
+                    "{} is set aside for it, and its worker process starts",
+                    waiting.queue.shape
+                ),
+                infeasible: false,
+            });
+        }
+        for (turn, key) in self.turns.iter().enumerate() {
+            for (place, item) in self.queues[key].items.iter().enumerate() {
+                if rows.len() >= most {
+                    return rows;
+                }
+                rows.push(Waiting {
+                    who: item.wanted.into(),
+                    name: Arc::clone(&item.name),
+                    why: self.why_waits(turn, key, place, &item.name),
+                    infeasible: !self.ledger.feasible(&key.shape),
+                });
+            }
+        }
+        rows
+    }
+
+    fn why_waits(&self, turn: usize, key: &QueueKey, place: usize, name: &str) -> String {
+        if !self.ledger.feasible(&key.shape) {
+            return self.ledger.infeasible_text(name, &key.shape);
+        }
+        let before = match (turn, place) {
+            (0, 0) => "It is next".to_owned(),
+            (_, 0) => format!("{turn} other queues have their turn before it"),
+            (_, 1) => "1 request of the same kind is before it".to_owned(),
+            (_, before) => format!("{before} requests of the same kind are before it"),
+        };
+        let held = match self.could_fit(&key.shape) {
+            true => "",
+            false => "; actors hold what it asks for, and it runs when one of them ends",
+        };
+        format!(
+            "{before}; it asks for {}, of which {} is available{held}",
+            key.shape,
+            self.ledger.free_for(&key.shape)
+        )
     }
 
     /// What keeps a request from being granted.

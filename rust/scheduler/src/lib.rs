@@ -47,4 +47,5 @@ pub use effect::{Effect, Refusal, StopReason};
 pub use event::{
     ActorDemand, ClientKey, EnvKey, Event, JobKey, LeaseKey, LeaseRequest, PoolKey, RequestKey, WorkerKey,
 };
+pub use explain::{Waiter, Waiting};
 pub use scheduler::{Occupant, Options, Running, Scheduler};

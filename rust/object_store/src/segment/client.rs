@@ -422,6 +422,11 @@ impl ArenaClient {
         }
     }
 
+    /// Whether this process holds a pin of the block that lies here.
+    pub fn is_pinned_here(&self, offset: u64) -> bool {
+        self.pins.lock().held.contains_key(&offset)
+    }
+
     /// Extents in which nothing lies, up to about `wanted` bytes; they are the raylet's again.
     pub fn unused_extents(&self, wanted: u64) -> Vec<(u64, u64)> {
         self.inside.lock().allocator.remove_unused(wanted)

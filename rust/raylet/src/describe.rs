@@ -1,0 +1,184 @@
+//! What the processes of the node are about, for whoever asks: every one is asked on its own connection, and the answers
+//! go to the asker together.
+//!
+//! * One round of questions runs at a time; who asks meanwhile is served by the next. So of two rounds the later one began
+//!   when the earlier was over, however many ask (a proof that something lasted rests on that, see `ray-rs-explain`).
+//! * A round ends when all have answered, and at the latest after [`PATIENCE`]. Who has not answered by then is named.
+//! * A process that ends is out of the round, with what it has said.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use ray_rs_proto::v1;
+use ray_rs_proto::v1::from_raylet::Body;
+use ray_rs_scheduler::Waiter;
+use ray_rs_types::WorkerAddress;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::input::ConnKey;
+use crate::raylet::Raylet;
+use crate::timers::Timer;
+
+/// Answers come from threads that never wait for Python: one that takes so long is stopped, or the machine is.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Rows of what waits for resources.
+const MOST_WAITING: usize = 10_000;
+/// Ids that a round puts first, of all its askers.
+const MOST_FIRST: usize = 10_000;
+/// The part of a description that the raylet itself gives.
+const WAITING: u32 = 4;
+
+#[derive(Default)]
+pub(crate) struct Inquiries {
+    last: u64,
+    running: Option<Inquiry>,
+    /// Who asks the next round.
+    next: VecDeque<(ConnKey, v1::Describe)>,
+}
+
+struct Inquiry {
+    number: u64,
+    parts: u32,
+    /// Connection and number of each question.
+    askers: Vec<(ConnKey, u64)>,
+    awaited: FxHashSet<ConnKey>,
+    answers: FxHashMap<ConnKey, v1::Description>,
+}
+
+impl Raylet {
+    pub fn describe(&mut self, conn: ConnKey, request: v1::Describe) {
+        self.inquiries.next.push_back((conn, request));
+        if self.inquiries.running.is_none() {
+            self.begin_inquiry();
+        }
+    }
+
+    fn begin_inquiry(&mut self) {
+        let Some((_, first)) = self.inquiries.next.front() else {
+            return;
+        };
+        let (parts, limit) = (first.parts, first.limit);
+        let (now, later): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.inquiries.next)
+            .into_iter()
+            .partition(|(_, request)| (request.parts, request.limit) == (parts, limit));
+        self.inquiries.next = later;
+        self.inquiries.last += 1;
+        let number = self.inquiries.last;
+        let askers = now.iter().map(|(conn, request)| (*conn, request.request_id)).collect();
+        let first = now.into_iter().flat_map(|(_, request)| request.first);
+        let question = v1::DescribeYourself {
+            inquiry: number,
+            parts,
+            limit,
+            first: first.take(MOST_FIRST).collect(),
+        };
+        let mut awaited = FxHashSet::default();
+        for (conn, client) in self.clients.iter().filter(|(_, client)| client.registered) {
+            client.outbox.send(Body::DescribeYourself(question.clone()));
+            awaited.insert(*conn);
+        }
+        self.inquiries.running = Some(Inquiry {
+            number,
+            parts,
+            askers,
+            awaited,
+            answers: FxHashMap::default(),
+        });
+        self.timers
+            .set(Instant::now() + PATIENCE, Timer::DescriptionsOverdue(number));
+        self.end_inquiry_if_complete();
+    }
+
+    pub fn described(&mut self, conn: ConnKey, answer: v1::Description) {
+        let Some(inquiry) = &mut self.inquiries.running else {
+            return;
+        };
+        if inquiry.number == answer.inquiry && inquiry.awaited.remove(&conn) {
+            inquiry.answers.insert(conn, answer);
+            self.end_inquiry_if_complete();
+        }
+    }
+
+    /// Neither asks nor answers any more.
+    pub fn describes_no_more(&mut self, conn: ConnKey) {
+        self.inquiries.next.retain(|(asker, _)| *asker != conn);
+        if let Some(inquiry) = &mut self.inquiries.running {
+            inquiry.askers.retain(|(asker, _)| *asker != conn);
+            inquiry.awaited.remove(&conn);
+            inquiry.answers.remove(&conn);
+            self.end_inquiry_if_complete();
+        }
+    }
+
+    pub fn descriptions_overdue(&mut self, number: u64) {
+        if self.inquiries.running.as_ref().is_some_and(|one| one.number == number) {
+            self.end_inquiry();
+        }
+    }
+
+    fn end_inquiry_if_complete(&mut self) {
+        if self
+            .inquiries
+            .running
+            .as_ref()
+            .is_some_and(|one| one.awaited.is_empty())
+        {
+            self.end_inquiry();
+        }
+    }
+
+    fn end_inquiry(&mut self) {
+        let Some(inquiry) = self.inquiries.running.take() else {
+            return;
+        };
+        let waiting = match inquiry.parts & WAITING {
+            0 => Vec::new(),
+            _ => self.waiting_requests(),
+        };
+        let silent = inquiry.awaited.iter().filter_map(|conn| {
+            let client = self.clients.get(conn)?;
+            let address = WorkerAddress {
+                node_id: self.node_id,
+                worker_id: client.worker_id,
+                pid: client.pid,
+            };
+            Some((&address).into())
+        });
+        let mut reply = v1::Descriptions {
+            request_id: 0,
+            inquiry: inquiry.number,
+            silent: silent.collect(),
+            processes: inquiry.answers.into_values().collect(),
+            waiting,
+        };
+        for (conn, request_id) in inquiry.askers {
+            if let Some(client) = self.clients.get(&conn) {
+                reply.request_id = request_id;
+                client.outbox.send(Body::Descriptions(reply.clone()));
+            }
+        }
+        self.begin_inquiry();
+    }
+
+    fn waiting_requests(&self) -> Vec<v1::WaitingRequest> {
+        let rows = self.scheduler.waiting(MOST_WAITING).into_iter().filter_map(|waiting| {
+            let (worker_id, class, actor_id) = match waiting.who {
+                Waiter::Lease(client, request) => {
+                    let client = self.clients.get(&ConnKey(client.0))?;
+                    // The owner's dispatcher keeps its class there.
+                    (client.worker_id.0.to_vec(), (request.0 >> 32) as u32, Vec::new())
+                }
+                Waiter::Actor(actor) => (Vec::new(), 0, actor.0.to_vec()),
+            };
+            Some(v1::WaitingRequest {
+                worker_id,
+                class,
+                actor_id,
+                name: waiting.name.to_string(),
+                why: waiting.why,
+                infeasible: waiting.infeasible,
+            })
+        });
+        rows.collect()
+    }
+}
