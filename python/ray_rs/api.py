@@ -244,7 +244,7 @@ def init(
         if target is None:
             session = _start(known_config, **for_new_sessions)  # type: ignore[arg-type]
             # The first task will need them, and the processes just started take as long to come up.
-            from ray_rs import _function_table, _serialization, remote_function  # noqa: F401
+            from ray_rs import _environments, _function_table, _serialization, remote_function  # noqa: F401
         else:
             given = [name for name, value in for_new_sessions.items() if value is not None]
             if given:

@@ -183,12 +183,13 @@ def _runtime_env(given: dict[str, Any] | None) -> str | None:
 
 
 def _strategy(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return None
     from ray_rs.util import scheduling_strategies as known
 
-    if value is None or isinstance(
+    if isinstance(
         value,
         (
-            str,
             known.PlacementGroupSchedulingStrategy,
             known.NodeAffinitySchedulingStrategy,
             known.NodeLabelSchedulingStrategy,

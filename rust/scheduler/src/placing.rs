@@ -170,8 +170,9 @@ impl Scheduler {
         }
     }
 
-    /// A worker that this client has used before has its lane open; failing that, the one that was active last. Never the
-    /// one that asks.
+    /// A worker that this client has used before has its lane open; failing that, of those that nobody has used the one
+    /// that came first, because the latest may still be setting itself up; failing that, the one that was active last.
+    /// Never the one that asks.
     pub(crate) fn pick_idle(&self, pool: PoolKey, wanted: &Wanted) -> Option<WorkerKey> {
         let may = |worker: &&WorkerKey| match wanted {
             Wanted::Lease(client, _) => self.workers[*worker].client != *client,
@@ -189,7 +190,7 @@ impl Scheduler {
             Wanted::Lease(client, _) => idle()
                 .rev()
                 .find(|worker| last_client(worker) == Some(*client))
-                .or_else(|| idle().rev().find(|worker| last_client(worker).is_none())),
+                .or_else(|| idle().find(|worker| last_client(worker).is_none())),
             // An actor never needs the lanes of tasks, so it takes the worker that nobody would miss.
             Wanted::Actor(_) => idle()
                 .find(|worker| last_client(worker).is_none())
