@@ -209,8 +209,6 @@ pub struct ExtentTable {
     grants: BTreeMap<u64, Grant>,
     /// By offset of the header.
     kept: BTreeMap<u64, KeptBlock>,
-    /// Most bytes ever granted at once.
-    peak_granted: u64,
 }
 
 impl ExtentTable {
@@ -229,7 +227,6 @@ impl ExtentTable {
             populated: RangeSet::default(),
             grants: BTreeMap::new(),
             kept: BTreeMap::new(),
-            peak_granted: 0,
         }
     }
 
@@ -254,7 +251,6 @@ impl ExtentTable {
                 pending: true,
             },
         );
-        self.peak_granted = self.peak_granted.max(self.granted_bytes());
         Ok(Extent { offset, len })
     }
 
@@ -277,7 +273,6 @@ impl ExtentTable {
                 pending,
             },
         );
-        self.peak_granted = self.peak_granted.max(self.granted_bytes());
         Ok(Extent { offset, len: whole })
     }
 
@@ -335,6 +330,24 @@ impl ExtentTable {
     /// Whether all pages of the range are there already.
     pub fn is_populated(&self, extent: Extent) -> bool {
         self.populated.bytes_within(extent.offset, extent.offset + extent.len) == extent.len
+    }
+
+    /// The parts of an extent whose pages are absent, in order.
+    pub fn cold_within(&self, extent: Extent) -> Vec<Extent> {
+        let end = extent.offset + extent.len;
+        let mut cold = Vec::new();
+        let mut at = extent.offset;
+        let warm = self.populated.within(extent.offset, end);
+        for (start, after) in warm.chain(std::iter::once((end, end))) {
+            if start > at {
+                cold.push(Extent {
+                    offset: at,
+                    len: start - at,
+                });
+            }
+            at = after;
+        }
+        cold
     }
 
     /// Makes a pending grant final: its pages are reserved, and its holder fills them in.
@@ -438,15 +451,10 @@ impl ExtentTable {
         self.holder_of(offset).is_some()
     }
 
-    /// The next free range, up to `bytes` long, to fill in ahead of need. `None` when as much is ready as was ever in
-    /// use at once, or `reserve_bytes`, whichever is less: a node that stores nothing spends nothing.
+    /// The next free range, up to `bytes` long, to fill in ahead of need. `None` when `reserve_bytes` are ready.
     pub fn next_prefault(&self, bytes: u64, reserve_bytes: u64) -> Option<Extent> {
         let ready = self.populated_free_bytes();
-        let missing = reserve_bytes
-            .min(self.peak_granted)
-            .saturating_sub(ready)
-            .min(bytes)
-            .next_multiple_of(PAGE);
+        let missing = reserve_bytes.saturating_sub(ready).min(bytes).next_multiple_of(PAGE);
         if missing == 0 {
             return None;
         }
@@ -707,24 +715,39 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ready_ahead_follows_what_was_in_use() {
+    fn as_much_as_the_reserve_is_ready_ahead_of_need() {
         let mut table = table(64 * MIB);
-        assert_eq!(table.next_prefault(MIB, 8 * MIB), None, "nothing was ever stored");
+        let fill = |table: &mut ExtentTable| {
+            let step = |table: &mut ExtentTable| {
+                let step = table.next_prefault(MIB, 8 * MIB)?;
+                table.mark_populated(step);
+                Some(step.len)
+            };
+            std::iter::from_fn(|| step(table)).sum::<u64>()
+        };
+        assert_eq!(fill(&mut table), 8 * MIB, "before anything is stored");
+        let first = table.grant(1, MIB).expect("room");
+        assert!(table.is_populated(first), "it comes from the reserve");
+        let taken = first.len;
+        table.cancel(first);
+        assert_eq!(table.populated_free_bytes(), 8 * MIB);
         granted(&mut table, 1, MIB);
-        let mut steps = 0;
-        while let Some(step) = table.next_prefault(MIB, 8 * MIB) {
-            table.mark_populated(step);
-            steps += 1;
-        }
-        assert_eq!(steps, 4);
-        assert_eq!(table.populated_free_bytes(), 4 * MIB);
+        let larger = table.grant(2, 12 * MIB).expect("room");
+        let cold: u64 = table.cold_within(larger).iter().map(|part| part.len).sum();
+        assert_eq!(
+            cold + table.populated.bytes_within(larger.offset, larger.offset + larger.len),
+            larger.len
+        );
+        assert!(cold < larger.len, "of a larger one only what is missing is made");
+        table.cancel(larger);
+        assert_eq!(fill(&mut table), taken, "what was taken is made good");
         let next = table.grant(2, MIB).expect("room");
         assert!(table.is_populated(next), "one whole range was made ready");
         table.cancel(next);
         let freed: u64 = std::iter::from_fn(|| table.take_populated_free(MIB))
             .map(|extent| extent.len)
             .sum();
-        assert_eq!((freed, table.populated_free_bytes()), (4 * MIB, 0));
+        assert_eq!((freed, table.populated_free_bytes()), (8 * MIB, 0));
         table.check_invariants();
     }
 

@@ -27,9 +27,10 @@ use crate::spill_io::SpillIo;
 
 pub(crate) type Clients = HashMap<ConnKey, Client, FxBuildHasher>;
 
-/// The reserve grows in steps, so that the loop never waits long for the arena.
-const RESERVE_STEP_BYTES: u64 = 128 << 10;
-const RESERVE_PAUSE: Duration = Duration::from_millis(1);
+/// The reserve grows in steps, so that the loop never waits long for the arena; it is there a tenth of a second after the
+/// first client came, if a core is idle.
+const RESERVE_STEP_BYTES: u64 = 256 << 10;
+const RESERVE_PAUSE: Duration = Duration::from_micros(200);
 /// Lowest priority of an ordinary thread.
 const LOWEST_PRIORITY: i32 = 19;
 

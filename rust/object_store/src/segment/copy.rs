@@ -111,8 +111,10 @@ fn bring_in(dst: &mut [u8], src: &[u8]) {
     }
     if let Some((offset, len)) = whole_pages(dst.as_ptr().addr(), dst.len()) {
         let start = dst[offset..].as_mut_ptr().cast();
-        // SAFETY: the range lies in a slice that is borrowed uniquely; populating for writing changes no byte of it.
-        let _ = unsafe { madvise(start, len, Advice::LinuxPopulateWrite) };
+        // For reading, although it will be written: a fault of that kind maps the sixteen pages around it that are there,
+        // and pages of shared memory are mapped for both at once. It takes a third of the time of a fault for writing each.
+        // SAFETY: the range lies in a slice that is borrowed uniquely; populating changes no byte of it.
+        let _ = unsafe { madvise(start, len, Advice::LinuxPopulateRead) };
     }
 }
 
