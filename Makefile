@@ -64,6 +64,8 @@ sim: tools-present ## many simulated nodes, each from its number; SEEDS=100000 F
 .PHONY: bench
 bench: ## measure every row of the table (release build); ARGS=--vs-ray measures Ray 2.60 beside it
 	$(MAKE) build PROFILE=release
+	@# As pip does when it installs a wheel, for this engine as for the other.
+	$(BIN)/python -m compileall -q python/ray_rs
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
 .PHONY: sort-20g

@@ -12,8 +12,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -186,6 +186,28 @@ def gigabytes(ray):
     timeit("multi client put gigabytes", lambda: ray.get([put_arrays.remote() for _ in range(10)]), 10 * 8 * 0.1)
 
 
+def from_threads(ray, f, count):
+    """Calls a second of threads that each call and wait, over and over."""
+    before, calls = ticks.read(), [0] * count
+    until = time.perf_counter() + options.seconds
+
+    def work(number):
+        while time.perf_counter() < until:
+            for _ in range(10):
+                ray.get(f.remote())
+            calls[number] += 10
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    took = time.perf_counter() - began
+    check_ticks("tasks sync from 16 threads", before, sum(calls))
+    return sum(calls) / took
+
+
 def tasks(ray):
     names = define(ray)
     f = names.small_value
@@ -201,16 +223,8 @@ def tasks(ray):
             samples.append((time.perf_counter() - began) * 1e6)
         record("tasks sync after 20 ms idle p50", statistics.median(samples))
     if wanted("tasks sync from 16 threads"):
-        with ThreadPoolExecutor(16) as pool:
-
-            def sixteen():
-                def work(_):
-                    for _ in range(20):
-                        ray.get(f.remote())
-
-                list(pool.map(work, range(16)))
-
-            timeit("tasks sync from 16 threads", sixteen, 320, no_ops=320)
+        for _ in range(options.rounds):
+            record("tasks sync from 16 threads", from_threads(ray, f, 16))
     timeit("single client tasks and get batch", lambda: ray.get([f.remote() for _ in range(1000)]), no_ops=1000)
     timeit("single client tasks async", lambda: ray.get([f.remote() for _ in range(1000)]), 1000, no_ops=1000)
     if wanted("step:"):
