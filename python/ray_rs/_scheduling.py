@@ -150,7 +150,7 @@ def _group_of(options: Mapping[str, Any], strategy: Any) -> tuple[Any, int, bool
 
 
 def _is_object(strategy: Any) -> bool:
-    """Only then are the classes of strategies needed, which the first call of a program without them need not import."""
+    """Only then are the classes of strategies needed, which the first call of most programs need not import."""
     return strategy is not None and not isinstance(strategy, str)
 
 
