@@ -64,6 +64,31 @@ def test_a_task_waits_for_its_drivers_task():
     assert ray.get([outer.remote([leaf.remote(i)]) for i in range(6)]) == list(range(6))
 
 
+@pytest.mark.parametrize("millis", [0, 0.7, 1.3, 1.9, 5])
+def test_a_task_waits_for_one_that_became_ready_after_it(millis):
+    """Where the second goes depends on how long their function usually runs: beside the first is no place for it."""
+
+    @ray.remote
+    def either(refs, value):
+        if refs:
+            return ray.get(refs[0])
+        until = time.perf_counter() + millis / 1000
+        while time.perf_counter() < until:
+            pass
+        return value
+
+    @ray.remote(num_cpus=0)
+    def late():
+        time.sleep(0.2)  # the task that waits has begun by then
+        return 7
+
+    ray.get([either.remote([], 0) for _ in range(30)])
+    argument = late.remote()
+    second = either.remote([], argument)
+    first = either.remote([second], 0)
+    assert ray.get(first, timeout=50) == 7
+
+
 def test_an_actor_starts_tasks():
     @ray.remote
     def leaf(x):

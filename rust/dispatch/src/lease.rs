@@ -15,7 +15,8 @@ pub enum LeaseState {
     Alone,
     /// Runs short tasks, a window of them.
     Streaming,
-    /// Made no progress for long though several tasks were in flight; gets nothing until one finishes.
+    /// Made no progress for long though several tasks were in flight, or others waited for room beside one; gets nothing
+    /// until one finishes.
     Stalled,
     /// Its current task waits for others and gave the rest back; gets nothing until one finishes.
     Blocked,

@@ -33,6 +33,8 @@ mod placement;
 mod queue;
 mod requests;
 mod sweep;
+#[cfg(test)]
+mod tests;
 
 pub use dispatcher::Dispatcher;
 pub use event::{ClassKey, Effect, Event, FunctionKey, LeaseKey, RequestKey, TaskKey};

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use ray_rs_types::config::WINDOW_WORK;
+use ray_rs_types::config::{STALLED_LANE, WINDOW_WORK};
 
 use crate::dispatcher::Dispatcher;
 use crate::event::{ClassKey, Effect, RequestKey};
@@ -123,6 +123,10 @@ impl Dispatcher {
                 self.classes[class as usize].requests.waiting_since = now;
             }
             self.check_at(now + crate::sweep::HUNGRY);
+        }
+        if streaming {
+            // The room that is counted on may never come.
+            self.check_at(now + STALLED_LANE);
         }
         for _ in outstanding..wanted {
             let request = RequestKey::new(ClassKey(class), self.requests_made);

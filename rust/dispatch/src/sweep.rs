@@ -76,7 +76,9 @@ impl Dispatcher {
         for at in 0..self.classes[class as usize].leases.len() {
             let index = self.classes[class as usize].leases[at];
             let lease = &self.leases[index as usize];
-            if lease.state != LeaseState::Streaming || lease.in_flight.len() < 2 {
+            // A single task matters, too, when others wait for room beside it: it may be waiting for one of them.
+            let nobody_waits = lease.in_flight.len() < 2 && self.classes[class as usize].queue.is_empty();
+            if lease.state != LeaseState::Streaming || nobody_waits {
                 continue;
             }
             let stalls_at = lease.last_progress + STALLED_LANE;

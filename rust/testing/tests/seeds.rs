@@ -3,7 +3,7 @@
 use ray_rs_testing::sim::{self, Mutation};
 
 /// Numbers of worlds that once went wrong.
-const ONCE_BAD: [u64; 1] = [1063];
+const ONCE_BAD: [u64; 2] = [1063, 13_813];
 
 #[test]
 fn worlds_keep_their_promises() {

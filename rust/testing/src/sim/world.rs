@@ -358,7 +358,10 @@ impl World {
     pub fn check_end(&self, expected: &[u64]) {
         let seed = self.options.seed;
         let driver = &self.procs[&0];
-        assert!(driver.is_done, "seed {seed}: the driver hangs");
+        if !driver.is_done {
+            let waits: String = self.procs.values().map(Process::explain).collect();
+            panic!("seed {seed}: the driver hangs\n{waits}");
+        }
         let trouble = self.crashes > 0 || self.failed_starts > 0;
         for (index, seen) in driver.seen.iter().enumerate() {
             match seen {
