@@ -222,15 +222,16 @@ impl State {
         let Some(who) = self.peers.get(lane).map(|peer| peer.who) else {
             return;
         };
-        let Some(value) = self.owner.value(slot).map(|(value, _)| value.clone()) else {
-            return;
-        };
-        self.owner.seen(slot);
-        let value = self.value_to_wire(&value, who, true);
+        // It came and went at once when nobody needs it any more, whoever asked included; that one still keeps its place.
+        let value = self.owner.value(slot).map(|(value, _)| value.clone());
+        let value = value.map(|value| {
+            self.owner.seen(slot);
+            self.value_to_wire(&value, who, true)
+        });
         let message = v1::ObjectValue {
             request,
-            value: Some(value),
-            lost: false,
+            lost: value.is_none(),
+            value,
         };
         self.send_on(lane, Kind::ObjectValue, &message, PROGRESS);
         self.run_effects();

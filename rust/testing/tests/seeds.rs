@@ -3,7 +3,7 @@
 use ray_rs_testing::sim::{self, Mutation};
 
 /// Numbers of worlds that once went wrong.
-const ONCE_BAD: [u64; 2] = [1063, 13_813];
+const ONCE_BAD: [u64; 3] = [1063, 13_813, 222_709];
 
 #[test]
 fn worlds_keep_their_promises() {

@@ -162,7 +162,15 @@ impl Process {
             }
         }
         let queued: Vec<String> = self.queue.iter().map(|task| format!("{:x}", task.unique)).collect();
-        let _ = writeln!(text, "; entries {queued:?}, fetches {:?}", self.fetches);
+        let fetches: Vec<String> = self
+            .fetches
+            .iter()
+            .map(|(request, slot)| {
+                let owner = self.who(self.owner.owner(*slot));
+                format!("{request:x}: {:?} of process {owner}", self.owner.id(*slot))
+            })
+            .collect();
+        let _ = writeln!(text, "; entries {queued:?}, fetches {fetches:?}");
         for key in self.owner.unfinished(|_| true) {
             let spec = self.owner.spec(key).expect("it is not finished");
             let missing = self
@@ -371,10 +379,9 @@ impl Process {
         if self.gone.contains(&to) {
             return;
         }
-        let Some(value) = self.owner.value(slot).map(|(value, _)| value.clone()) else {
-            return;
-        };
-        let value = Some(self.value_to_wire(&value, Some(to)));
+        // None: it came and went at once, as nobody needs it any more.
+        let value = self.owner.value(slot).map(|(value, _)| value.clone());
+        let value = value.map(|value| self.value_to_wire(&value, Some(to)));
         cx.out.push((to, Msg::ObjectValue { request, value }));
     }
 

@@ -392,7 +392,7 @@ impl World {
         }
         for (who, process) in &self.procs {
             if let Some(left) = process.leftovers() {
-                panic!("seed {seed}: process {who} still has {left}");
+                panic!("seed {seed}: process {who} still has {left}\n{}", process.explain());
             }
         }
         let scheduler = &self.raylet.scheduler;
