@@ -36,6 +36,21 @@ test-rust: tools-present ## tests of the Rust crates
 test-py: build ## black-box tests of the installed package, with real processes
 	$(BIN)/python -m pytest $(ARGS)
 
+# The server speaks S3 and keeps its buckets in a directory; nothing else needs it.
+S3S_FS := target/tools/bin/s3s-fs
+
+$(S3S_FS):
+	cargo install --quiet --root target/tools --target-dir target/tools/target --version 0.14.1 --features binary s3s-fs
+
+.PHONY: test-cloud
+test-cloud: tools-present $(READY) $(S3S_FS) ## spilling to an S3 server, with an engine built for it; takes minutes the first time
+	@PIP_QUIET=1 VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --quiet --profile $(PROFILE) --features spill-cloud
+	$(BIN)/python -m pytest tests/cloud $(ARGS)
+
+.PHONY: leaks
+leaks: build ## a hundred thousand cycles of each public operation, and what they leave
+	RAY_RS_LEAK_CYCLES=100000 $(BIN)/python -m pytest tests/fault/test_leaks.py -s $(ARGS)
+
 .PHONY: lint
 lint: tools-present $(READY) ## formatting, clippy, ruff, mypy, and who may depend on whom
 	cargo fmt --all --check

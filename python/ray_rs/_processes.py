@@ -85,13 +85,8 @@ def total_memory_bytes() -> int:
 
 
 def object_store_bytes() -> int:
-    """Default size of the object store: 30 % of the free memory, and no more than shared memory holds."""
+    """Default size of the object store: 30 % of the free memory. Where `/dev/shm` is smaller, it lies elsewhere."""
     wish = min(available_memory_bytes() * 3 // 10, _MAX_OBJECT_STORE_BYTES)
-    try:
-        shared = os.statvfs("/dev/shm")
-        wish = min(wish, shared.f_frsize * shared.f_bavail * 95 // 100)
-    except OSError:
-        pass
     return max(wish, MIN_OBJECT_STORE_BYTES)
 
 

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 
+from ray_rs import _core
+
 __all__ = ["dumps", "explain_failure", "find_culprit", "loads"]
 
 loads = pickle.loads
@@ -163,9 +165,10 @@ def find_culprit(value: Any, error: BaseException) -> Culprit:
 
 def _failure(value: Any) -> BaseException | None:
     try:
-        dumps(value)
+        _core.pickle_on_trial(dumps, value)
     except Exception as error:
-        return error
+        # Its frames hold the value, and this search's holds the error: all of it would wait for the garbage collector.
+        return error.with_traceback(None)
     return None
 
 

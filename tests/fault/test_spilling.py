@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 import resource
 import signal
 import stat
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import traces
-from under_test import IS_RAY, exceptions, ray, ray_rs_only, start_driver, wait_until
+from under_test import IS_RAY, exceptions, ray, ray_rs_only, run_driver, start_driver, wait_until
 
 MIB = 2**20
 
@@ -183,6 +184,30 @@ def test_a_file_that_is_gone_is_an_error():
     del refs
     refs = [ray.put(np.full(5 * MIB, i, dtype=np.uint8)) for i in range(60)]
     assert all(ray.get(ref)[9] == i for i, ref in enumerate(refs))
+
+
+@ray_rs_only("Ray tells of it in lines of its own")
+def test_the_driver_hears_how_much_was_spilled(no_cluster):
+    """First when it is much, which is 2 GiB unless one says otherwise, then each time that it has doubled."""
+    body = """
+        import numpy as np
+        ray.init(num_cpus=1, object_store_memory=100 * 2**20)
+        refs = [ray.put(np.full(5 * 2**20, i, dtype=np.uint8)) for i in range(100)]
+        assert ray.get(refs[0])[-1] == 0
+        """
+    told = run_driver(body, env={"RAY_verbose_spill_logs": str(60 * MIB)}).stderr
+    lines = [line for line in told.splitlines() if "Spilled" in line]
+    pattern = (
+        r"\(raylet\) Spilled (\d+) MiB, (\d+) objects, write throughput \d+ MiB/s\. "
+        r"Set RAY_verbose_spill_logs=0 to disable this message\."
+    )
+    found = [re.search(pattern, line) for line in lines]
+    assert all(found) and 2 <= len(found) <= 4, told
+    sizes = [int(match[1]) for match in found]
+    assert sizes[0] >= 60 and sizes[-1] >= 240 and sizes == sorted(sizes)
+    assert all(int(match[2]) * 5 == int(match[1]) for match in found)
+    for quiet in ({"RAY_verbose_spill_logs": "0"}, None):
+        assert "Spilled" not in run_driver(body, env=quiet).stderr
 
 
 @ray_rs_only("Ray retries for long")

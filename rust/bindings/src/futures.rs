@@ -1,5 +1,5 @@
 //! Futures of references: each waits with a token, and the engine's thread for such things completes them in batches,
-//! one call into an event loop for all that became ready together.
+//! one call into an event loop for all that became ready together. What is on disk is waited for without a thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use ray_rs_core_worker::CoreWorker;
+use ray_rs_core_worker::{CoreWorker, Read, ReadData};
 use rustc_hash::FxHashMap;
 
 use crate::object_ref::Counted;
@@ -21,24 +21,91 @@ enum Waiter {
 
 static NEXT_TOKEN: AtomicU64 = AtomicU64::new(1);
 // Moved in and out only: no Python object is made or dropped under this lock.
-static WAITERS: Mutex<Option<FxHashMap<u64, (Counted, Waiter)>>> = Mutex::new(None);
+static WAITERS: Mutex<Option<FxHashMap<u64, Entry>>> = Mutex::new(None);
+
+struct Entry {
+    waiter: Waiter,
+    arrived: Arrived,
+}
+
+/// A reference, and what was read of it.
+struct Arrived {
+    counted: Counted,
+    value: Option<PyResult<Read>>,
+}
+
+impl Drop for Arrived {
+    fn drop(&mut self) {
+        if let Some(Ok(read)) = &self.value {
+            drop_read(&self.counted.core, read);
+        }
+    }
+}
+
+/// Gives back the references inside a value that is not decoded.
+pub fn drop_read(core: &CoreWorker, read: &Read) {
+    if let Read::Value(value) = read {
+        value.refs.iter().for_each(|slot| core.drop_ref(*slot));
+    }
+}
+
+fn insert(token: u64, entry: Entry) {
+    WAITERS.lock().get_or_insert_default().insert(token, entry);
+}
 
 fn register(counted: &Counted, waiter: Waiter) {
     let token = NEXT_TOKEN.fetch_add(1, Ordering::Relaxed);
-    let entry = (counted.clone(), waiter);
-    WAITERS.lock().get_or_insert_default().insert(token, entry);
+    let arrived = Arrived {
+        counted: counted.clone(),
+        value: None,
+    };
+    insert(token, Entry { waiter, arrived });
     counted.core.notify_when_ready(counted.slot, token);
 }
 
-fn take(token: u64) -> Option<(Counted, Waiter)> {
+fn take(token: u64) -> Option<Entry> {
     WAITERS.lock().as_mut()?.remove(&token)
+}
+
+/// What became ready and can be read without waiting. What is on disk is asked for, and its token comes again.
+fn read(py: Python<'_>, token: u64) -> Option<Entry> {
+    let mut entry = take(token)?;
+    let Arrived { counted, value } = &mut entry.arrived;
+    let core = Arc::clone(&counted.core);
+    match value {
+        None => {
+            let read = core.try_read(counted.slot);
+            *value = Some(read.ok_or_else(|| errors::disconnected(py, &core)));
+        }
+        Some(Ok(Read::Value(read))) => match core.take_brought(token) {
+            Some(Ok(Ok(data))) => read.data = data,
+            failed => {
+                let error = match failed {
+                    Some(Ok(Err(failure))) => errors::from_failure(py, *failure, Some(core.object_id(counted.slot))),
+                    Some(Err(error)) => errors::from_core(py, error),
+                    Some(Ok(Ok(_))) | None => errors::disconnected(py, &core),
+                };
+                read.refs.iter().for_each(|slot| core.drop_ref(*slot));
+                *value = Some(Err(error));
+            }
+        },
+        Some(Ok(Read::Failed(_)) | Err(_)) => {}
+    }
+    if let Some(Ok(Read::Value(read))) = value
+        && let ReadData::Away(location) = read.data
+    {
+        insert(token, entry);
+        core.bring_for(token, location);
+        return None;
+    }
+    Some(entry)
 }
 
 /// The session has ended: what has not come will never come.
 pub fn fail_all(py: Python<'_>, core: &Arc<CoreWorker>) {
     let tokens: Vec<u64> = match WAITERS.lock().as_ref() {
         Some(waiters) => {
-            let of_session = |(_, (counted, _)): &(&u64, &(Counted, Waiter))| Arc::ptr_eq(&counted.core, core);
+            let of_session = |(_, entry): &(&u64, &Entry)| Arc::ptr_eq(&entry.arrived.counted.core, core);
             waiters.iter().filter(of_session).map(|(token, _)| *token).collect()
         }
         None => return,
@@ -77,23 +144,23 @@ pub fn call_back(counted: &Counted, callback: Py<PyAny>) {
 
 /// These are ready, or never will be.
 pub fn complete(py: Python<'_>, tokens: &[u64]) {
-    type Batch = (Py<PyAny>, Vec<(Counted, Py<PyAny>)>);
-    let mut batches: Vec<Batch> = Vec::new();
+    type OfLoop = (Py<PyAny>, Vec<(Arrived, Py<PyAny>)>);
+    let mut batches: Vec<OfLoop> = Vec::new();
     for token in tokens {
-        let Some((counted, waiter)) = take(*token) else {
+        let Some(Entry { waiter, arrived }) = read(py, *token) else {
             continue;
         };
         let result = match waiter {
             Waiter::Asyncio { event_loop, future } => {
                 match batches.iter_mut().find(|(other, _)| other.is(&event_loop)) {
-                    Some((_, batch)) => batch.push((counted, future)),
-                    None => batches.push((event_loop, vec![(counted, future)])),
+                    Some((_, batch)) => batch.push((arrived, future)),
+                    None => batches.push((event_loop, vec![(arrived, future)])),
                 }
                 Ok(())
             }
-            Waiter::Concurrent { future } => settle(py, &counted, future.bind(py)),
+            Waiter::Concurrent { future } => settle(py, arrived, future.bind(py)),
             Waiter::Callback { callback } => {
-                let outcome = value_of(py, &counted).unwrap_or_else(|error| error.into_value(py).into_any());
+                let outcome = value_of(py, arrived).unwrap_or_else(|error| error.into_value(py).into_any());
                 callback.call1(py, (outcome,)).map(drop)
             }
         };
@@ -110,32 +177,33 @@ pub fn complete(py: Python<'_>, tokens: &[u64]) {
 
 /// Completes futures on their own loop.
 #[pyclass(frozen, module = "ray_rs._core")]
-struct Batch(Mutex<Vec<(Counted, Py<PyAny>)>>);
+struct Batch(Mutex<Vec<(Arrived, Py<PyAny>)>>);
 
 #[pymethods]
 impl Batch {
     fn __call__(&self, py: Python<'_>) {
         let batch = std::mem::take(&mut *self.0.lock());
-        for (counted, future) in batch {
-            if let Err(error) = settle(py, &counted, future.bind(py)) {
+        for (arrived, future) in batch {
+            if let Err(error) = settle(py, arrived, future.bind(py)) {
                 error.write_unraisable(py, Some(future.bind(py)));
             }
         }
     }
 }
 
-fn value_of(py: Python<'_>, counted: &Counted) -> PyResult<Py<PyAny>> {
-    let read = counted.core.try_read(counted.slot);
-    let read = read.ok_or_else(|| errors::disconnected(py, &counted.core))?;
+fn value_of(py: Python<'_>, mut arrived: Arrived) -> PyResult<Py<PyAny>> {
+    let read = arrived.value.take();
+    let counted = &arrived.counted;
+    let read = read.unwrap_or_else(|| Err(errors::disconnected(py, &counted.core)))?;
     Ok(objects::decode_read(py, &counted.core, counted.slot, read)?.unbind())
 }
 
 /// Gives a future of either kind its value or exception, unless it was cancelled.
-fn settle(py: Python<'_>, counted: &Counted, future: &Bound<'_, PyAny>) -> PyResult<()> {
+fn settle(py: Python<'_>, arrived: Arrived, future: &Bound<'_, PyAny>) -> PyResult<()> {
     if future.call_method0("done")?.is_truthy()? {
         return Ok(());
     }
-    match value_of(py, counted) {
+    match value_of(py, arrived) {
         Ok(value) => future.call_method1("set_result", (value,)).map(drop),
         Err(error) => {
             let exception = error.into_value(py);

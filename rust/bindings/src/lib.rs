@@ -113,6 +113,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         executor::context::current_actor,
         executor::context::own_actor_handle,
         object_ref::_reduce_ref,
+        reftable::pickle_on_trial,
         object_ref::_load_ref,
         object_ref::_load_out_of_band,
         actor::_reduce_actor,

@@ -189,6 +189,10 @@ impl ObjectRef {
     fn __await__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let counted = self.live(py)?;
         if let Some(read) = counted.core.try_read(counted.slot) {
+            if objects::is_away(&read) {
+                futures::drop_read(&counted.core, &read);
+                return futures::asyncio(py, counted)?.call_method0("__await__");
+            }
             let value = objects::decode_read(py, &counted.core, counted.slot, read)?;
             return Ok(Bound::new(py, Resolved(value.unbind()))?.into_any());
         }

@@ -37,7 +37,7 @@ fn decode_for<'py>(
     }
 }
 
-fn is_away(read: &Read) -> bool {
+pub fn is_away(read: &Read) -> bool {
     matches!(read, Read::Value(value) if matches!(value.data, ReadData::Away(_)))
 }
 

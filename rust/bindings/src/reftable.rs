@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use ray_rs_core_worker::{CoreWorker, RefSlot};
 use smallvec::SmallVec;
 
+use crate::core;
 use crate::object_ref::{Counted, ObjectRef};
 
 struct Writing {
@@ -57,6 +58,18 @@ pub fn collecting<R>(
             Err(error)
         }
     }
+}
+
+/// Runs a pickler on a value only to see whether it can; the references in it are not counted.
+#[pyfunction]
+pub fn pickle_on_trial(pickle: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    let Some(core) = core::current() else {
+        return pickle.call1((value,)).map(drop);
+    };
+    let (made, slots) = collecting(&core, || pickle.call1((value,)))?;
+    drop(made);
+    drop_all(&core, slots);
+    Ok(())
 }
 
 pub fn drop_all(core: &Arc<CoreWorker>, slots: SmallVec<[RefSlot; 0]>) {

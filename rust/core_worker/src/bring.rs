@@ -2,17 +2,21 @@
 //!
 //! The raylet knows. It keeps in memory what it answers until it hears that this process has pinned it.
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ray_rs_object_store::Pin;
+use ray_rs_object_store::{LentMap, Pin};
 use ray_rs_ownership::RefSlot;
 use ray_rs_proto::v1;
 
 use crate::control::ROOM_TIMEOUT;
 use crate::core::{CoreWorker, Interrupt};
-use crate::model::{CoreError, Failure, Location, ReadData, ReadValue, ValueData};
-use crate::state::{Answer, State};
+use crate::model::{CoreError, Failure, HostEvent, Location, ReadData, ReadValue, ValueData};
+use crate::state::{Answer, Question, State};
+
+/// What became of an object that was asked for.
+pub type Brought = Result<Result<ReadData, Box<Failure>>, CoreError>;
 
 /// Objects are asked for ahead of the one that is waited for up to so many bytes.
 const AHEAD_BYTES: u64 = 64 << 20;
@@ -59,6 +63,19 @@ impl State {
     }
 }
 
+fn lost(message: &str) -> Box<Failure> {
+    Box::new(Failure::ObjectLost {
+        owner_died: false,
+        message: message.to_owned(),
+    })
+}
+
+fn take_lent(lent: &Bytes, location: Location, at: u64) -> Result<ReadData, Box<Failure>> {
+    let end = at.checked_add(location.length).filter(|end| *end <= lent.len() as u64);
+    let end = end.ok_or_else(|| lost("the memory that it was brought back to is too small"))?;
+    Ok(ReadData::Inline(lent.slice(at as usize..end as usize)))
+}
+
 fn name(location: &Location) -> v1::BlockName {
     v1::BlockName {
         offset: location.offset,
@@ -89,24 +106,33 @@ impl CoreWorker {
         };
         let timeout = timeout.unwrap_or(ROOM_TIMEOUT).min(ROOM_TIMEOUT);
         let answer = self.ask_with(send, "an object that is on disk", timeout, interrupt)?;
-        let Answer::Restored(restored) = answer else {
+        let Answer::Restored(restored, memory) = answer else {
             return Err(CoreError::Gcs("the raylet answered something else".to_owned()));
         };
-        if !restored.error.is_empty() {
-            return Err(match restored.out_of_disk {
-                true => CoreError::OutOfDisk(restored.error),
-                false => CoreError::StoreFull(restored.error),
-            });
-        }
-        Ok(self.with(|state| {
-            let found = locations.iter().zip(&restored.objects);
-            let values = found
-                .map(|(location, object)| state.take_restored(*location, object))
-                .collect();
-            let request_id = request;
-            state.tell_raylet(v1::to_raylet::Body::RestoredTaken(v1::RestoredTaken { request_id }));
-            values
-        }))
+        debug_assert_eq!(restored.request_id, request);
+        self.with(|state| state.take_all(locations, &restored, memory))
+    }
+
+    /// Brings one object back without waiting. [`HostEvent::Ready`] with `token` says that [`Self::take_brought`] has it.
+    pub fn bring_for(&self, token: u64, location: Location) {
+        self.with(|state| {
+            if state.raylet_dead || state.closed {
+                state.brought.insert(token, Err(CoreError::RayletDied));
+                return state.after.host.push(HostEvent::Ready(vec![token]));
+            }
+            let request_id = state.fresh_request();
+            state.questions.insert(request_id, Question::Bring { token, location });
+            state.tell_raylet(v1::to_raylet::Body::RestoreObjects(v1::RestoreObjects {
+                request_id,
+                objects: vec![name(&location)],
+                ahead: false,
+            }));
+        });
+    }
+
+    /// What came of [`Self::bring_for`]; `None` when nothing has come yet.
+    pub fn take_brought(&self, token: u64) -> Option<Brought> {
+        self.with(|state| state.brought.remove(&token))
     }
 
     /// Brings back whatever of a task's arguments is away: all at once, so that of two tasks that need more than the store
@@ -175,14 +201,81 @@ impl CoreWorker {
     }
 }
 
+/// Whether a descriptor comes with a message.
+pub(crate) fn carries_memory(message: &v1::FromRaylet) -> bool {
+    match &message.body {
+        Some(v1::from_raylet::Body::ObjectsRestored(restored)) => restored.objects.iter().any(|object| object.lent),
+        _ => false,
+    }
+}
+
 impl State {
-    fn take_restored(&mut self, location: Location, object: &v1::RestoredObject) -> Result<ReadData, Box<Failure>> {
-        let lost = |message: &str| {
-            Box::new(Failure::ObjectLost {
-                owner_died: false,
-                message: message.to_owned(),
+    pub fn brought_for(
+        &mut self,
+        token: u64,
+        location: Location,
+        restored: &v1::ObjectsRestored,
+        memory: Option<OwnedFd>,
+    ) {
+        let taken = self.take_all(&[location], restored, memory);
+        let brought = taken.and_then(|mut all| {
+            let nothing = || CoreError::Gcs("the raylet answered something else".to_owned());
+            all.pop().ok_or_else(nothing)
+        });
+        self.brought.insert(token, brought);
+        self.after.host.push(HostEvent::Ready(vec![token]));
+    }
+
+    /// Nothing more comes from the raylet.
+    pub fn bring_nothing_more(&mut self) {
+        let asked = self
+            .questions
+            .extract_if(|_, question| matches!(question, Question::Bring { .. }));
+        let tokens: Vec<u64> = asked
+            .filter_map(|(_, question)| match question {
+                Question::Bring { token, .. } => Some(token),
+                _ => None,
             })
-        };
+            .collect();
+        for token in &tokens {
+            self.brought.insert(*token, Err(CoreError::RayletDied));
+        }
+        if !tokens.is_empty() {
+            self.after.host.push(HostEvent::Ready(tokens));
+        }
+    }
+
+    /// What became of each object, once it is pinned here; then the raylet need hold it no longer.
+    fn take_all(
+        &mut self,
+        locations: &[Location],
+        restored: &v1::ObjectsRestored,
+        memory: Option<OwnedFd>,
+    ) -> Result<Vec<Result<ReadData, Box<Failure>>>, CoreError> {
+        if !restored.error.is_empty() {
+            let text = restored.error.clone();
+            return Err(match restored.out_of_disk {
+                true => CoreError::OutOfDisk(text),
+                false => CoreError::StoreFull(text),
+            });
+        }
+        let lent = memory
+            .and_then(|file| LentMap::attach(file).ok())
+            .map(Bytes::from_owner);
+        let found = locations.iter().zip(&restored.objects);
+        let values = found
+            .map(|(location, object)| match (&lent, object.lent) {
+                (_, false) => self.take_restored(*location, object),
+                (Some(lent), true) => take_lent(lent, *location, object.offset),
+                (None, true) => Err(lost("the memory that it was brought back to cannot be mapped")),
+            })
+            .collect();
+        let request_id = restored.request_id;
+        self.tell_raylet(v1::to_raylet::Body::RestoredTaken(v1::RestoredTaken { request_id }));
+        Ok(values)
+    }
+
+    fn take_restored(&mut self, location: Location, object: &v1::RestoredObject) -> Result<ReadData, Box<Failure>> {
         if object.length == 0 && object.generation == 0 {
             return Err(lost(match object.lost.as_str() {
                 "" => "its memory was freed: its owner no longer held it",

@@ -1,5 +1,6 @@
 //! Questions to the raylet, and through it to the GCS, and its news.
 
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -203,12 +204,19 @@ impl State {
                     self.after.host.push(HostEvent::Notice { level: 1, text });
                 }
             }
+            Some(Question::Bring { token, location }) => {
+                let (token, location) = (*token, *location);
+                self.questions.remove(&request);
+                if let Answer::Restored(restored, memory) = answer {
+                    self.brought_for(token, location, &restored, memory);
+                }
+            }
             Some(Question::Forget) => {
                 self.questions.remove(&request);
                 // Room that nobody waits for any more goes into use all the same.
                 match answer {
                     Answer::Extent(Ok((offset, length))) => self.arena.add_extent(offset, length),
-                    Answer::Restored(restored) => {
+                    Answer::Restored(restored, _) => {
                         let request_id = restored.request_id;
                         self.tell_raylet(v1::to_raylet::Body::RestoredTaken(v1::RestoredTaken { request_id }));
                     }
@@ -219,7 +227,8 @@ impl State {
         }
     }
 
-    pub fn raylet_says(&mut self, message: v1::FromRaylet) {
+    /// `memory`: the descriptor that came with it.
+    pub fn raylet_says(&mut self, message: v1::FromRaylet, memory: Option<OwnedFd>) {
         use v1::from_raylet::Body;
         let Some(body) = message.body else { return };
         match body {
@@ -259,7 +268,7 @@ impl State {
                 self.return_drained_extents();
             }
             Body::ObjectsRestored(restored) => {
-                self.answered(restored.request_id, Answer::Restored(restored));
+                self.answered(restored.request_id, Answer::Restored(restored, memory));
             }
             Body::ListObjectsReply(reply) => self.answered(reply.request_id, Answer::Objects(reply)),
             Body::GcsReply(reply) => {
@@ -328,12 +337,15 @@ impl State {
             .values()
             .filter_map(|question| match question {
                 Question::Thread { thread, .. } => Some(thread.clone()),
-                Question::RegisterActor(_) | Question::StoreFunction | Question::Forget => None,
+                Question::RegisterActor(_) | Question::StoreFunction | Question::Bring { .. } | Question::Forget => {
+                    None
+                }
             })
             .chain(self.groups.values().flat_map(|view| view.waiting_threads().cloned()))
             .chain(self.waiters.iter().flatten().map(|waiter| waiter.thread.clone()))
             .collect();
         self.after.wake.extend(threads);
+        self.bring_nothing_more();
         self.nudge();
         if !self.closed {
             self.after.host.push(HostEvent::RayletDied);

@@ -393,8 +393,14 @@ impl CoreWorker {
             return MethodIndex(u32::MAX);
         }
         self.with(|state| {
-            state.methods.push(Arc::new(spec));
-            MethodIndex(state.methods.len() as u32 - 1)
+            let (methods, next) = (&state.methods, state.methods.len() as u32);
+            let known = state
+                .known_methods
+                .find_or_note(&spec, |at| &*methods[at as usize], next);
+            MethodIndex(known.unwrap_or_else(|| {
+                state.methods.push(Arc::new(spec));
+                next
+            }))
         })
     }
 

@@ -143,6 +143,11 @@ impl FrameReader {
         message.map(Some)
     }
 
+    /// The descriptor that came first, of those not taken yet.
+    pub fn take_fd(&mut self) -> Option<OwnedFd> {
+        (!self.fds.is_empty()).then(|| self.fds.remove(0))
+    }
+
     /// Descriptors received so far, in order.
     pub fn take_fds(&mut self) -> Vec<OwnedFd> {
         std::mem::take(&mut self.fds)

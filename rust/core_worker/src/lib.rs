@@ -31,6 +31,7 @@ mod memory_retries;
 mod model;
 mod objects;
 mod peers;
+mod positions;
 mod progress;
 mod state;
 mod stream;
@@ -41,6 +42,7 @@ mod tests;
 mod wire;
 
 pub use crate::core::{CoreWorker, Counters};
+pub use bring::Brought;
 pub use building::Building;
 pub use execute::{Group, ReplyTo};
 pub use groups::{GroupRequest, GroupWait};

@@ -1,5 +1,6 @@
 //! The words between the core worker and the language binding above it.
 
+use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,7 +86,7 @@ pub struct ReadValue {
 }
 
 /// What does not change from call to call of one remote function with one set of options.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct FunctionSpec {
     pub id: FunctionId,
     /// Display name.
@@ -110,8 +111,16 @@ pub struct FunctionSpec {
     pub definition: Bytes,
 }
 
+impl Hash for FunctionSpec {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // What tells most of them apart.
+        (self.id, &self.name, &self.resources, &self.runtime_env).hash(state);
+        (self.max_retries, self.max_calls, self.time_limit).hash(state);
+    }
+}
+
 /// The same for an actor's method.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MethodSpec {
     pub class_name: Arc<str>,
     /// "Counter.inc".

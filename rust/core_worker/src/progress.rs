@@ -13,6 +13,7 @@ use rustc_hash::FxHashMap;
 use rustix::event::epoll;
 use rustix::net::{RecvFlags, SocketFlags};
 
+use crate::bring;
 use crate::core::CoreWorker;
 use crate::frames::{self, Filled, FrameReader};
 use crate::peers::PeerIndex;
@@ -154,7 +155,11 @@ impl<'a> Progress<'a> {
         };
         loop {
             match self.raylet_reader.next::<v1::FromRaylet>() {
-                Ok(Some(message)) => self.core.with(|state| state.raylet_says(message)),
+                Ok(Some(message)) => {
+                    let carries = bring::carries_memory(&message);
+                    let memory = carries.then(|| self.raylet_reader.take_fd()).flatten();
+                    self.core.with(|state| state.raylet_says(message, memory));
+                }
                 Ok(None) => break,
                 Err(_) => return self.raylet_gone(),
             }

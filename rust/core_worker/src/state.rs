@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,6 +23,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use crate::actors::ActorTarget;
+use crate::bring::Brought;
 use crate::describe::Blocked;
 use crate::events::TaskEvents;
 use crate::execute::Execution;
@@ -30,6 +32,7 @@ use crate::groups::GroupView;
 use crate::memory_retries::MemoryRetries;
 use crate::model::{Failure, FunctionSpec, HostEvent, Location, MethodSpec, StoredValue, ValueData};
 use crate::peers::Peers;
+use crate::positions::Positions;
 use crate::stream::Stream;
 use crate::submit::{Class, Lease, Spec};
 
@@ -75,7 +78,8 @@ pub(crate) enum Answer {
     Gcs(Result<Bytes, String>),
     /// With a refusal: whether it is for want of disk.
     Extent(Result<(u64, u64), (String, bool)>),
-    Restored(v1::ObjectsRestored),
+    /// With the memory that does not lie in the arena.
+    Restored(v1::ObjectsRestored, Option<OwnedFd>),
     Cluster(v1::ClusterViewReply),
     Store(v1::StoreStatsReply),
     Objects(v1::ListObjectsReply),
@@ -90,6 +94,8 @@ pub(crate) enum Question {
     RegisterActor(ActorId),
     /// A function for the control store: its workers have it, so only a failure matters.
     StoreFunction,
+    /// An object that somebody awaits who must not block.
+    Bring { token: u64, location: Location },
     /// Nobody waits.
     Forget,
 }
@@ -114,6 +120,8 @@ pub(crate) struct State {
     /// References to groups that are not ready yet, with the values that they will have.
     pub group_tasks: FxHashMap<TaskKey, (PlacementGroupId, StoredValue)>,
     pub functions: Vec<(Arc<FunctionSpec>, u32)>,
+    pub known_functions: Positions,
+    pub known_methods: Positions,
     pub methods: Vec<Arc<MethodSpec>>,
     pub peers: Peers,
     pub actors: Vec<ActorTarget>,
@@ -159,6 +167,8 @@ pub(crate) struct State {
     pub socket_dir: PathBuf,
     /// Where objects were brought back to, by where they were made; looked at only when they are not there.
     pub moved: FxHashMap<(u64, u64), Location>,
+    /// Objects that were awaited by a token and came, until they are taken.
+    pub brought: FxHashMap<u64, Brought>,
     pub pins_for_life: Vec<RefSlot>,
     /// Generators whose consumers are there, by the number of their task.
     pub streams: FxHashMap<u64, Stream>,
@@ -195,6 +205,8 @@ impl State {
             groups: FxHashMap::default(),
             group_tasks: FxHashMap::default(),
             functions: Vec::new(),
+            known_functions: Positions::default(),
+            known_methods: Positions::default(),
             methods: Vec::new(),
             peers: Peers::new(me),
             actors: Vec::new(),
@@ -231,6 +243,7 @@ impl State {
             session,
             socket_dir,
             moved: FxHashMap::default(),
+            brought: FxHashMap::default(),
             pins_for_life: Vec::new(),
             streams: FxHashMap::default(),
             limited_streams: FxHashSet::default(),

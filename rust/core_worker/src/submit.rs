@@ -79,9 +79,16 @@ impl State {
     }
 
     pub fn register_function(&mut self, spec: FunctionSpec) -> FunctionIndex {
+        let (functions, next) = (&self.functions, self.functions.len() as u32);
+        let known = self
+            .known_functions
+            .find_or_note(&spec, |at| &*functions[at as usize].0, next);
+        if let Some(known) = known {
+            return FunctionIndex(known);
+        }
         let class = self.class_of(&spec);
         self.functions.push((Arc::new(spec), class));
-        FunctionIndex(self.functions.len() as u32 - 1)
+        FunctionIndex(next)
     }
 
     fn class_of(&mut self, spec: &FunctionSpec) -> u32 {

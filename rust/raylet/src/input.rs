@@ -1,10 +1,11 @@
 //! Everything that can happen to a raylet.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use bytes::Bytes;
 use ray_rs_object_store::spill::{FileId, Key, Part};
-use ray_rs_object_store::{PendingGrant, Restore};
+use ray_rs_object_store::{LentPart, PendingGrant, Restore};
 use ray_rs_proto::v1;
 use ray_rs_scheduler::PoolKey;
 use ray_rs_types::ActorId;
@@ -12,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use crate::clients::Outbox;
+use crate::lending::Asker;
 use crate::spill_io::{NotRead, NotWritten};
 
 /// A connection on the raylet's socket. The scheduler knows the client by the same number.
@@ -100,11 +102,19 @@ pub(crate) enum Input {
         file: FileId,
         parts: Vec<Part>,
         outcome: Result<Vec<u32>, NotWritten>,
+        took: Duration,
     },
     /// An object was read from disk, or could not be.
     ObjectRead {
         key: Key,
         restore: Restore,
+        outcome: Result<(), NotRead>,
+    },
+    /// An object was read to memory outside the arena, or could not be.
+    ObjectLent {
+        key: Key,
+        asker: Asker,
+        part: LentPart,
         outcome: Result<(), NotRead>,
     },
     LogsWritten(Vec<String>),

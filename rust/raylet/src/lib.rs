@@ -18,7 +18,8 @@
 //! | [`actors`] | actors placed here, and who follows which actor |
 //! | [`gcs_link`] | the stream to the control store, and clients' calls to it |
 //! | [`object_service`], [`room`] | extents of the arena, pages made ready ahead of demand; who waits for room, and how some is made |
-//! | [`spill_io`], [`store_report`] | files of spilled objects; what the store holds, for people |
+//! | [`lending`] | objects from disk that find no room beside what is looked at |
+//! | [`spill_io`], [`spill_notice`], [`store_report`] | files of spilled objects; how much was spilled, and what the store holds, for people |
 //! | [`logs`] | what workers print, cut into lines and sent to their driver |
 //! | [`memory`] | what the node and its workers use of its memory, and the ends that follow when it runs short |
 //!
@@ -41,6 +42,7 @@ mod groups;
 mod input;
 mod jobs;
 mod leases;
+mod lending;
 mod logs;
 mod memory;
 mod object_service;
@@ -50,6 +52,7 @@ mod registration;
 mod requests;
 mod room;
 mod spill_io;
+mod spill_notice;
 mod store_report;
 mod timers;
 mod workers;

@@ -22,8 +22,10 @@ use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::clients::Client;
 use crate::input::{ConnKey, Input, Inputs};
+use crate::memory::Headroom;
 use crate::room::{FRESH_PAUSE, Round, Waiting, Want};
 use crate::spill_io::SpillIo;
+use crate::spill_notice::SpillNotice;
 
 pub(crate) type Clients = HashMap<ConnKey, Client, FxBuildHasher>;
 
@@ -54,6 +56,12 @@ pub(crate) struct ObjectService {
     pub(crate) answered: FxHashMap<(ConnKey, u64), Vec<(Key, u64)>>,
     /// Objects that are being read.
     pub(crate) reading: usize,
+    /// Of them, bytes of those that go to memory outside the arena.
+    pub(crate) lending_bytes: u64,
+    /// Who was last lent such memory, and when.
+    pub(crate) last_lent: Option<(ConnKey, Instant)>,
+    pub(crate) headroom: Headroom,
+    pub(crate) notice: SpillNotice,
     /// When something last found no room.
     pub(crate) last_shortage: Option<Instant>,
     /// When the disk last refused to take objects.
@@ -87,6 +95,10 @@ impl ObjectService {
             held: FxHashMap::default(),
             answered: FxHashMap::default(),
             reading: 0,
+            lending_bytes: 0,
+            last_lent: None,
+            headroom: Headroom::from_env(),
+            notice: SpillNotice::from_env(),
             last_shortage: None,
             last_refusal: None,
             slow: FxHashMap::default(),

@@ -286,11 +286,24 @@ impl Raylet {
             } => {
                 self.store.pages_reserved(conn, request_id, row, grant, &self.clients);
             }
-            Input::FileWritten { file, parts, outcome } => {
-                self.store.file_written(file, &parts, outcome, &self.clients);
+            Input::FileWritten {
+                file,
+                parts,
+                outcome,
+                took,
+            } => {
+                self.store.file_written(file, &parts, outcome, took, &self.clients);
             }
             Input::ObjectRead { key, restore, outcome } => {
                 self.store.object_read(key, restore, outcome, &self.clients);
+            }
+            Input::ObjectLent {
+                key,
+                asker,
+                part,
+                outcome,
+            } => {
+                self.store.object_lent(key, asker, &part, outcome, &self.clients);
             }
             Input::LogsWritten(names) => self.logs_written(&names),
             Input::EndSession(why) => self.ended = Some(why),

@@ -12,12 +12,14 @@ use std::time::{Duration, Instant};
 
 use ray_rs_object_store::extents::PAGE;
 use ray_rs_object_store::spill::{FileId, Found, Key, Order, Part, Place, Region, RegionKind, fuse, plan};
-use ray_rs_object_store::{Class, Restore, SetAside, StoreFull};
+use ray_rs_object_store::{Class, LentFile, Restore, SetAside, StoreFull};
 use ray_rs_proto::v1;
 use ray_rs_proto::v1::from_raylet::Body;
 use rustc_hash::FxHashSet;
 
+use crate::clients::{Client, Role};
 use crate::input::{ConnKey, Input};
+use crate::lending::Asker;
 use crate::object_service::{Clients, ObjectService, refused};
 use crate::spill_io::{NotRead, NotWritten};
 
@@ -41,18 +43,23 @@ pub(crate) const FRESH_PAUSE: Duration = Duration::from_millis(200);
 const STALL_PAUSE: Duration = Duration::from_millis(20);
 /// and who waits gives up after this.
 const STALL_LIMIT: Duration = Duration::from_secs(10);
+/// Why memory outside the arena was no help.
+const NEITHER: &str = " Nor has the machine the memory for a copy outside of the store. Get objects one after another, and let \
+                       each go (`del`) before the next; or start with a larger object_store_memory.";
 /// Objects that are read at once.
 const MAX_READS: usize = 4;
 
 /// A request that is not answered yet.
 pub(crate) struct Waiting {
     pub conn: ConnKey,
-    request_id: u64,
-    want: Want,
+    pub request_id: u64,
+    pub want: Want,
     /// It found no room, and nothing that could be moved.
     stalled_since: Option<Instant>,
     /// It found no room when it was last looked at.
     short: bool,
+    /// What does not fit is read to here.
+    pub lent: Option<LentFile>,
 }
 
 pub(crate) enum Want {
@@ -69,8 +76,26 @@ pub(crate) enum Want {
 }
 
 pub(crate) struct Wanted {
-    key: Key,
-    outcome: Option<Result<Place, String>>,
+    pub key: Key,
+    pub outcome: Option<Result<Given, String>>,
+}
+
+/// Where an object is that was asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Given {
+    /// In the arena, and held there.
+    Held(Place),
+    /// In memory that is the asker's alone.
+    Lent { at: u64, len: u64 },
+}
+
+impl Wanted {
+    fn held(&self) -> Option<Place> {
+        match self.outcome {
+            Some(Ok(Given::Held(place))) => Some(place),
+            Some(Ok(Given::Lent { .. }) | Err(_)) | None => None,
+        }
+    }
 }
 
 /// Room that is being made.
@@ -98,6 +123,7 @@ impl Waiting {
             want,
             stalled_since: None,
             short: false,
+            lent: None,
         }
     }
 }
@@ -159,7 +185,7 @@ impl ObjectService {
             let full = match self.serve(&mut waiting, clients) {
                 Served::Done => continue,
                 Served::Moving => {
-                    waiting.short = false;
+                    (waiting.short, waiting.stalled_since) = (false, None);
                     left.push_back(waiting);
                     continue;
                 }
@@ -180,10 +206,17 @@ impl ObjectService {
                 break;
             }
             let since = *waiting.stalled_since.get_or_insert(now);
-            if now.duration_since(since) < STALL_LIMIT {
+            if self.lends_to(&mut waiting, now.duration_since(since), now) {
+                queue.push_front(waiting);
+            } else if now.duration_since(since) < STALL_LIMIT
+                && !(waiting.lent.is_some() && self.blocks_itself(&waiting, clients))
+            {
                 left.push_back(waiting);
             } else {
-                let text = self.explain(&full, clients);
+                let mut text = self.explain(&full, clients);
+                if waiting.lent.is_some() {
+                    text.push_str(NEITHER);
+                }
                 self.refuse(waiting, &text, false, clients);
             }
         }
@@ -196,9 +229,10 @@ impl ObjectService {
         let Some(client) = clients.get(&waiting.conn) else {
             return Served::Done;
         };
+        let (conn, request_id) = (waiting.conn, waiting.request_id);
         match &mut waiting.want {
             Want::Extent { row, min_bytes } if client.arena_row == *row => {
-                match self.try_grant(waiting.conn, client, waiting.request_id, *min_bytes) {
+                match self.try_grant(conn, client, request_id, *min_bytes) {
                     Ok(()) => Served::Done,
                     Err(full) => Served::NoRoom(full),
                 }
@@ -211,7 +245,17 @@ impl ObjectService {
                     match self.look_for(wanted) {
                         Served::Done => {}
                         Served::Moving => moving = true,
-                        Served::NoRoom(full) => return Served::NoRoom(full),
+                        Served::NoRoom(full) => {
+                            let asker = Asker { conn, request_id };
+                            let is_coming = waiting
+                                .lent
+                                .as_mut()
+                                .is_some_and(|file| self.begin_lending(file, asker, wanted.key, full.requested_bytes));
+                            if !is_coming {
+                                return Served::NoRoom(full);
+                            }
+                            moving = true;
+                        }
                     }
                 }
                 if moving {
@@ -219,14 +263,11 @@ impl ObjectService {
                 }
                 let objects = std::mem::take(objects);
                 if ahead {
-                    for place in objects
-                        .iter()
-                        .filter_map(|wanted| wanted.outcome.as_ref()?.as_ref().ok())
-                    {
+                    for place in objects.iter().filter_map(Wanted::held) {
                         self.let_go(place.offset);
                     }
                 } else {
-                    client.outbox.send(self.answer(waiting, objects));
+                    self.answer(waiting, objects, client);
                 }
                 Served::Done
             }
@@ -240,21 +281,21 @@ impl ObjectService {
             Found::Moving => return Served::Moving,
             Found::OnDisk { .. } if self.reading >= MAX_READS => return Served::Moving,
             Found::OnDisk { len } => return self.begin_restore(key, len),
-            Found::Back(place) => Ok(place),
+            Found::Back(place) => Ok(Given::Held(place)),
             Found::Lost => Err(self.lost.get(&key).cloned().unwrap_or_default()),
             Found::Unknown => match self.arena().sealed_len(key) {
-                Some(len) => Ok(Place {
+                Some(len) => Ok(Given::Held(Place {
                     offset: key.offset,
                     len,
                     generation: key.generation,
-                }),
+                })),
                 None => Err(String::new()),
             },
         };
-        if let Ok(place) = outcome {
+        wanted.outcome = Some(outcome);
+        if let Some(place) = wanted.held() {
             *self.held.entry(place.offset).or_default() += 1;
         }
-        wanted.outcome = Some(outcome);
         Served::Done
     }
 
@@ -273,7 +314,10 @@ impl ObjectService {
         let inputs = self.inputs.clone();
         self.io.queue_read(Box::new(move |io| {
             let outcome = if restore.reserve_pages() {
-                io.read(&reading, &mut restore)
+                io.read(&reading, &mut |at, bytes| {
+                    restore.write(at, bytes);
+                    Ok(())
+                })
             } else {
                 let why = "the machine has no memory left to bring it back from disk".to_owned();
                 Err(NotRead { lost: false, why })
@@ -294,37 +338,51 @@ impl ObjectService {
                     Err(_) => self.table.not_read(key, false, &mut orders),
                 }
             }
-            Err(NotRead { lost, why }) => {
+            Err(error) => {
                 self.arena().cancel_restore(restore);
-                self.table.not_read(key, lost, &mut orders);
-                if lost {
-                    tracing::error!(why, "an object is lost");
-                    self.lost.insert(key, why);
-                } else {
-                    // Whoever waits for it would wait for ever.
-                    for waiting in &mut self.waiting {
-                        if let Want::Objects { objects, .. } = &mut waiting.want {
-                            let its = objects.iter_mut().filter(|wanted| wanted.key == key);
-                            its.for_each(|wanted| wanted.outcome = Some(Err(why.clone())));
-                        }
-                    }
-                }
+                self.not_read(key, error, &mut orders);
             }
         }
         self.carry_out(&orders, clients);
         self.pump(clients);
     }
 
-    fn answer(&mut self, waiting: &Waiting, objects: Vec<Wanted>) -> Body {
+    pub(crate) fn not_read(&mut self, key: Key, NotRead { lost, why }: NotRead, orders: &mut Vec<Order>) {
+        self.table.not_read(key, lost, orders);
+        if lost {
+            tracing::error!(why, "an object is lost");
+            self.lost.insert(key, why);
+            return;
+        }
+        // Whoever waits for it would wait for ever.
+        for waiting in &mut self.waiting {
+            if let Want::Objects { objects, .. } = &mut waiting.want {
+                let its = objects.iter_mut().filter(|wanted| wanted.key == key);
+                its.for_each(|wanted| wanted.outcome = Some(Err(why.clone())));
+            }
+        }
+    }
+
+    fn answer(&mut self, waiting: &mut Waiting, objects: Vec<Wanted>, client: &Client) {
         let mut held = Vec::new();
+        let mut any_lent = false;
         let answered = objects.into_iter().map(|wanted| match wanted.outcome {
-            Some(Ok(place)) => {
+            Some(Ok(Given::Lent { at, len })) => {
+                any_lent = true;
+                v1::RestoredObject {
+                    offset: at,
+                    length: len,
+                    lent: true,
+                    ..v1::RestoredObject::default()
+                }
+            }
+            Some(Ok(Given::Held(place))) => {
                 held.push((wanted.key, place.offset));
                 v1::RestoredObject {
                     offset: place.offset,
                     length: place.len,
                     generation: place.generation,
-                    lost: String::new(),
+                    ..v1::RestoredObject::default()
                 }
             }
             Some(Err(lost)) => v1::RestoredObject {
@@ -335,11 +393,22 @@ impl ObjectService {
         });
         let objects = answered.collect();
         self.answered.insert((waiting.conn, waiting.request_id), held);
-        Body::ObjectsRestored(v1::ObjectsRestored {
+        let mut restored = v1::ObjectsRestored {
             request_id: waiting.request_id,
             objects,
             ..v1::ObjectsRestored::default()
-        })
+        };
+        let lent = waiting.lent.take().filter(|_| any_lent).map(LentFile::finish);
+        let files = match lent.transpose() {
+            Ok(file) => file.into_iter().collect(),
+            Err(error) => {
+                self.objects_taken(waiting.conn, waiting.request_id);
+                restored.objects.clear();
+                restored.error = format!("the memory for objects that are on disk could not be handed over: {error}");
+                Vec::new()
+            }
+        };
+        client.outbox.send_with_fds(Body::ObjectsRestored(restored), files);
     }
 
     fn refuse(&mut self, waiting: Waiting, text: &str, out_of_disk: bool, clients: &Clients) {
@@ -347,10 +416,7 @@ impl ObjectService {
         let body = match waiting.want {
             Want::Extent { .. } => refused(waiting.request_id, text.to_owned(), out_of_disk),
             Want::Objects { objects, ahead } => {
-                for place in objects
-                    .iter()
-                    .filter_map(|wanted| wanted.outcome.as_ref()?.as_ref().ok())
-                {
+                for place in objects.iter().filter_map(Wanted::held) {
                     self.let_go(place.offset);
                 }
                 if ahead {
@@ -446,8 +512,15 @@ impl ObjectService {
             let file = self.table.begin(&parts);
             let inputs = self.inputs.clone();
             self.io.queue_write(Box::new(move |io| {
+                let began = Instant::now();
                 let outcome = io.write(file, bytes);
-                let _ = inputs.blocking_send(Input::FileWritten { file, parts, outcome });
+                let took = began.elapsed();
+                let _ = inputs.blocking_send(Input::FileWritten {
+                    file,
+                    parts,
+                    outcome,
+                    took,
+                });
             }));
         }
         files.len()
@@ -458,12 +531,17 @@ impl ObjectService {
         file: FileId,
         parts: &[Part],
         outcome: Result<Vec<u32>, NotWritten>,
+        took: Duration,
         clients: &Clients,
     ) {
         let mut orders = Vec::new();
         let refusal = match outcome {
             Ok(checksums) => {
                 self.table.written(file, parts, &checksums, &mut orders);
+                let (objects, bytes) = self.table.spilled_ever();
+                if let Some(text) = self.notice.written(took, objects, bytes) {
+                    tell_drivers(clients, &text);
+                }
                 None
             }
             Err(error) => {
@@ -485,7 +563,12 @@ impl ObjectService {
             let all = std::mem::take(&mut self.waiting).into_iter();
             let (short, others): (VecDeque<Waiting>, _) = all.partition(|waiting| waiting.short);
             self.waiting = others;
-            for waiting in short {
+            for mut waiting in short {
+                // What is on disk can be read all the same.
+                if self.lends_to(&mut waiting, Duration::MAX, Instant::now()) {
+                    self.waiting.push_front(waiting);
+                    continue;
+                }
                 self.refuse(waiting, &text, true, clients);
             }
         }
@@ -576,6 +659,13 @@ impl ObjectService {
                 client.outbox.send(Body::BlocksSpilled(v1::BlocksSpilled { blocks }));
             }
         }
+    }
+}
+
+fn tell_drivers(clients: &Clients, text: &str) {
+    for driver in clients.values().filter(|client| client.role == Role::Driver) {
+        let text = text.to_owned();
+        driver.outbox.send(Body::Notice(v1::Notice { level: 0, text }));
     }
 }
 

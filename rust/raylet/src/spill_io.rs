@@ -21,9 +21,10 @@ use bytes::Bytes;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+use ray_rs_object_store::SetAside;
 use ray_rs_object_store::spill::{FileId, Reading};
-use ray_rs_object_store::{Restore, SetAside};
 use ray_rs_transport::session::{SPILL_LINK, spill_directory_name};
+use tokio_stream::StreamExt;
 
 /// Read, and written to far stores, in pieces of this size.
 const PIECE_BYTES: u64 = 16 << 20;
@@ -140,15 +141,36 @@ impl SpillIo {
         }
     }
 
-    /// Begins nothing more, and waits for what runs: the directory is about to be removed.
+    /// Begins nothing more, and waits for what runs: the directory is about to be removed. What lies in a far store goes
+    /// here, since nobody else would find it.
     pub fn stop(&self) {
         let mut threads = lock(&self.threads);
-        threads.stopped = true;
+        if std::mem::replace(&mut threads.stopped, true) {
+            return;
+        }
         (threads.writer, threads.reader) = (None, None);
         let waited = self
             .idle
             .wait_timeout_while(threads, STOP_LIMIT, |threads| threads.busy > 0);
         drop(waited);
+        let far = lock(&self.backend)
+            .clone()
+            .filter(|backend| backend.directory.is_none());
+        let Some(far) = far else { return };
+        let (done, ended) = channel();
+        // Whoever calls this may be inside of another runtime.
+        let removing = std::thread::Builder::new()
+            .name("spill-remove".to_owned())
+            .spawn(move || {
+                let removed = far.run(far.remove_all());
+                let _ = done.send(removed);
+            });
+        let removed = removing.is_ok().then(|| ended.recv_timeout(STOP_LIMIT));
+        match removed {
+            Some(Ok(Ok(()))) => {}
+            Some(Ok(Err(error))) => tracing::warn!(%error, place = self.wished, "spilled objects were left behind"),
+            Some(Err(_)) | None => tracing::warn!(place = self.wished, "spilled objects were left behind"),
+        }
     }
 
     /// Where files go, for people.
@@ -197,11 +219,11 @@ impl SpillIo {
         }
     }
 
-    /// Reads one object back.
+    /// Reads one object back, piece by piece.
     ///
     /// # Errors
     /// [`NotRead`].
-    pub fn read(&self, reading: &Reading, into: &mut Restore) -> Result<(), NotRead> {
+    pub fn read(&self, reading: &Reading, take: &mut dyn FnMut(u64, &[u8]) -> io::Result<()>) -> Result<(), NotRead> {
         let place = format!("{}/{}", self.place(), name(reading.file));
         let backend = self.backend().map_err(|error| NotRead {
             lost: false,
@@ -226,7 +248,10 @@ impl SpillIo {
                 });
             }
             hasher.update(&piece);
-            into.write(at, &piece);
+            take(at, &piece).map_err(|error| NotRead {
+                lost: false,
+                why: format!("there was no memory to read it to: {error}"),
+            })?;
             at = end;
         }
         if hasher.finalize() != reading.checksum {
@@ -301,6 +326,19 @@ impl Backend {
             Some(runtime) => runtime.block_on(work),
             None => block_on(work),
         }
+    }
+
+    async fn remove_all(&self) -> Result<(), object_store::Error> {
+        let mut listed = self.store.list(Some(&self.prefix));
+        let mut keys = Vec::new();
+        while let Some(entry) = listed.next().await {
+            keys.push(Ok(entry?.location));
+        }
+        let mut removed = self.store.delete_stream(Box::pin(tokio_stream::iter(keys)));
+        while let Some(outcome) = removed.next().await {
+            outcome?;
+        }
+        Ok(())
     }
 
     fn key(&self, file: FileId) -> Key {
@@ -446,7 +484,10 @@ mod tests {
                 len,
                 checksum,
             },
-            &mut restore,
+            &mut |at, bytes| {
+                restore.write(at, bytes);
+                Ok(())
+            },
         );
         host.cancel_restore(restore);
         outcome

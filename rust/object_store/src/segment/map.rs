@@ -240,13 +240,15 @@ impl Map {
     }
 
     pub fn each_pin(&self, mut see: impl FnMut(u64)) {
-        for row in 1..MAX_CLIENTS {
-            let used = self.mark(row).load(Ordering::Relaxed).min(PINS_PER_ROW);
-            for slot in 0..used {
-                match self.pin_word(row, slot).load(Ordering::Acquire) {
-                    0 => {}
-                    offset => see(offset),
-                }
+        (1..MAX_CLIENTS).for_each(|row| self.each_pin_of(row, &mut see));
+    }
+
+    pub fn each_pin_of(&self, row: u32, mut see: impl FnMut(u64)) {
+        let used = self.mark(row).load(Ordering::Relaxed).min(PINS_PER_ROW);
+        for slot in 0..used {
+            match self.pin_word(row, slot).load(Ordering::Acquire) {
+                0 => {}
+                offset => see(offset),
             }
         }
     }

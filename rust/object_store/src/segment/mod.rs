@@ -7,6 +7,7 @@
 mod client;
 mod copy;
 mod host;
+mod lent;
 mod map;
 mod private;
 mod spill;
@@ -14,6 +15,7 @@ mod spill;
 pub use client::{ArenaClient, Block, BlockWriter, ClientStats, Pin};
 pub use copy::copy_bytes;
 pub use host::{ArenaHost, DeathSummary, HostStats, PendingGrant};
+pub use lent::{LentFile, LentMap, LentPart};
 pub use map::MAX_CLIENTS;
 pub use private::PrivateBlock;
 pub use spill::{Class, Restore, SetAside, SetAsideBlocks, StoredObject};

@@ -263,6 +263,17 @@ impl ArenaHost {
         objects
     }
 
+    /// Bytes of the objects that one client looks at.
+    pub fn pinned_by(&self, row: u32) -> u64 {
+        let mut bytes = 0;
+        self.map.each_pin_of(row, |offset| {
+            if let Some(header) = self.map.header(offset) {
+                bytes += header.data_len.load(Ordering::Relaxed);
+            }
+        });
+        bytes
+    }
+
     // ---- back --------------------------------------------------------------------------------------------------
 
     /// Room for an object that comes back.

@@ -265,6 +265,20 @@ impl SpillTable {
         }
     }
 
+    /// It was read to memory outside the arena, for one reader.
+    pub fn lent(&mut self, key: Key, orders: &mut Vec<Order>) {
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return;
+        };
+        self.totals.restored_objects += 1;
+        self.totals.restored_bytes += entry.len;
+        if entry.unwanted {
+            self.remove(key, orders);
+        } else {
+            entry.state = State::OnDisk;
+        }
+    }
+
     /// Whoever had it brought back has it: from here on it goes first when room is needed.
     pub fn used(&mut self, key: Key) {
         if let Some(Entry {
@@ -349,6 +363,11 @@ impl SpillTable {
     }
 
     // ---- questions ---------------------------------------------------------------------------------------------
+
+    /// Objects and bytes that were written, since the start.
+    pub fn spilled_ever(&self) -> (u64, u64) {
+        (self.totals.spilled_objects, self.totals.spilled_bytes)
+    }
 
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
@@ -548,7 +567,7 @@ mod tests {
     proptest! {
         /// Whatever happens in whatever order: memory and files are given up exactly when nothing needs them.
         #[test]
-        fn nothing_is_lost_and_nothing_stays(steps in prop::collection::vec((0u8..9, 0usize..6), 1..120)) {
+        fn nothing_is_lost_and_nothing_stays(steps in prop::collection::vec((0u8..10, 0usize..6), 1..120)) {
             let mut table = SpillTable::default();
             let mut naive = [Naive::Memory; 6];
             let mut unwanted = [false; 6];
@@ -598,6 +617,10 @@ mod tests {
                     },
                     6 => if naive[at] == Naive::Coming {
                         table.not_read(key, false, &mut orders);
+                        naive[at] = if unwanted[at] { Naive::Gone } else { Naive::Disk };
+                    },
+                    8 => if naive[at] == Naive::Coming {
+                        table.lent(key, &mut orders);
                         naive[at] = if unwanted[at] { Naive::Gone } else { Naive::Disk };
                     },
                     7 => if naive[at] == Naive::Both {

@@ -26,6 +26,29 @@ use settings::Settings;
 /// Workers get so long to say what they run. One that is short of memory may be slow: then its lease tells.
 const ANSWER_LIMIT: Duration = Duration::from_millis(100);
 
+/// How much of the machine's memory may still be used, for whoever is about to use some.
+pub(crate) struct Headroom {
+    meter: Meter,
+    threshold: f64,
+}
+
+impl Headroom {
+    pub fn from_env() -> Self {
+        let settings = Settings::from_env();
+        Self {
+            meter: Meter::new(&settings.root),
+            threshold: settings.options.threshold,
+        }
+    }
+
+    /// Until the watch would find that memory is short. What cannot be read limits nothing.
+    pub fn left_bytes(&self) -> u64 {
+        self.meter.read(true).map_or(u64::MAX, |usage| {
+            ((usage.limit_bytes as f64 * self.threshold) as u64).saturating_sub(usage.used_bytes)
+        })
+    }
+}
+
 pub(crate) struct Memory {
     watch: MemoryWatch,
     settings: Settings,
