@@ -47,6 +47,38 @@ def selector_problem(selector: Any, option: str) -> str | None:
     return None
 
 
+def check_labels(labels: Any) -> None:
+    """Checks the labels that a node is to have.
+
+    Raises:
+        TypeError: Not a dictionary of strings.
+        ValueError: Not the syntax of labels, or a key of the engine's own.
+    """
+    if not isinstance(labels, Mapping) or not all(isinstance(text, str) for pair in labels.items() for text in pair):
+        raise TypeError("labels must be a dictionary of strings")
+    for key, value in labels.items():
+        if key.startswith("ray.io/"):
+            raise ValueError(f"Custom label keys must not start with the reserved prefix 'ray.io/', got {key!r}")
+        _check_key(key)
+        _check_value(value)
+
+
+def _check_key(key: str) -> None:
+    if not re.fullmatch(_KEY, key):
+        raise ValueError(
+            f"{key!r} is not the key of a label: letters, digits, '-', '_' and '.', at most 63, with a letter or digit at "
+            "both ends, and before it perhaps a domain and '/'"
+        )
+
+
+def _check_value(value: str) -> None:
+    if not re.fullmatch(_VALUE, value):
+        raise ValueError(
+            f"{value!r} is not the value of a label: letters, digits, '-', '_' and '.', at most 63, with a letter or "
+            "digit at both ends, or nothing"
+        )
+
+
 def rules_of(selector: Mapping[str, str]) -> list[Rule]:
     """Reads a label selector, a dictionary of keys to `v`, `!v`, `in(a,b)` or `!in(a,b)`.
 
@@ -60,8 +92,7 @@ def rules_of(selector: Mapping[str, str]) -> list[Rule]:
     for key, text in selector.items():
         if not isinstance(key, str) or not isinstance(text, str):
             raise TypeError("its keys and values must be strings")
-        if not re.fullmatch(_KEY, key):
-            raise ValueError(f"{key!r} is not the key of a label")
+        _check_key(key)
         listed = re.fullmatch(_IN, text)
         negated, values = (
             (bool(listed[1]), [value.strip() for value in listed[2].split(",")])
@@ -69,8 +100,7 @@ def rules_of(selector: Mapping[str, str]) -> list[Rule]:
             else (text.startswith("!"), [text.removeprefix("!")])
         )
         for value in values:
-            if not re.fullmatch(_VALUE, value):
-                raise ValueError(f"{value!r} is not the value of a label")
+            _check_value(value)
         rules.append((key, int(negated), values))
     return rules
 

@@ -62,6 +62,12 @@ _REASONS = {
 }
 
 
+def _warn_deprecated(old: str, new: str) -> None:
+    import warnings
+
+    warnings.warn(f"{old} is deprecated, use {new}", DeprecationWarning, stacklevel=3)
+
+
 class RayContext(Mapping[str, Any]):
     """What `init` returns: where the session is. As a context manager it ends the session when left.
 
@@ -92,13 +98,17 @@ class RayContext(Mapping[str, Any]):
     def __exit__(self, *exc_info: object) -> None:
         self.disconnect()
 
+    # As a mapping it is what Ray 1 gave, a dictionary of addresses.
     def __getitem__(self, key: str) -> Any:
+        _warn_deprecated(f"ctx[{key!r}]", f"ctx.address_info[{key!r}]")
         return self.address_info[key]
 
     def __len__(self) -> int:
+        _warn_deprecated("len(ctx)", "len(ctx.address_info)")
         return len(self.address_info)
 
     def __iter__(self) -> Iterator[str]:
+        _warn_deprecated("iter(ctx)", "iter(ctx.address_info)")
         return iter(self.address_info)
 
     def __eq__(self, other: object) -> bool:
@@ -368,11 +378,10 @@ def _start(
     _check_resources(resources)
     if object_store_memory is not None:
         _check_object_store_memory(object_store_memory)
-    for key, value in (labels or {}).items():
-        if not isinstance(key, str) or not isinstance(value, str):
-            raise TypeError("labels must be a dictionary of strings")
-        if key.startswith("ray.io/"):
-            raise ValueError(f"Custom label keys must not start with the reserved prefix 'ray.io/', got {key!r}")
+    if labels:
+        from ray_rs import _scheduling
+
+        _scheduling.check_labels(labels)
     return _processes.launch_head(
         num_cpus=_processes.cpu_count() if num_cpus is None else int(num_cpus),
         num_gpus=_processes.gpu_count() if num_gpus is None else int(num_gpus),

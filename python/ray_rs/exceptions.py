@@ -229,8 +229,6 @@ def _dual_class(cause_class: type[BaseException]) -> Any:
             return known
 
     class dual(RayTaskError, cause_class):  # type: ignore[misc, valid-type]
-        _dual_of = cause_class
-
         def __init__(self, task_error: RayTaskError) -> None:
             cause = task_error.cause
             # Fields that live in the C part of builtin exceptions (errno, value, code...) have descriptors on the
@@ -273,6 +271,8 @@ def _dual_class(cause_class: type[BaseException]) -> Any:
             return self
 
     dual.__name__ = dual.__qualname__ = f"RayTaskError({cause_class.__name__})"
+    # Last: a class whose `__init_subclass__` refused is still in that list for a while, and must not be found there.
+    dual._dual_of = cause_class
     return dual
 
 

@@ -110,10 +110,14 @@ def _validate_fields(fields: dict[str, Any]) -> None:
     if config is not None:
         if not isinstance(config, dict):
             raise TypeError(f"runtime_env['config'] must be a dict or a RuntimeEnvConfig, got {type(config)}")
-        unknown = set(config) - {"setup_timeout_seconds", "eager_install", "log_files"}
-        if unknown:
-            raise ValueError(f"runtime_env['config'] has unknown fields: {sorted(unknown)}")
-        RuntimeEnvConfig(**config)
+        known = {"setup_timeout_seconds", "eager_install", "log_files"}
+        if set(config) - known:
+            import logging
+
+            logging.getLogger("ray_rs").warning(
+                "runtime_env['config'] has unknown fields, which are ignored: %s", sorted(set(config) - known)
+            )
+        RuntimeEnvConfig(**{name: value for name, value in config.items() if name in known})
     directory = fields.get("working_dir")
     if directory is not None:
         if not isinstance(directory, (str, os.PathLike)):

@@ -38,6 +38,8 @@ def test_a_session_from_beginning_to_end():
     } <= set(context.address_info)
     for word in ("dashboard_url", "python_version", "ray_version", "ray_commit"):
         assert word in repr(context)
+    with pytest.warns((DeprecationWarning, UserWarning), match="deprecated"):
+        assert context["node_id"] == context.address_info["node_id"]
     assert ray.get(where.remote()) != os.getpid()
 
     # A second call is a mistake, unless it says that it is not.
@@ -54,6 +56,15 @@ def test_a_session_from_beginning_to_end():
     with ray.init(**FAST):
         assert ray.get(where.remote()) != os.getpid()
         assert ray.cluster_resources()["CPU"] == 1
+    assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize(
+    "labels", [{"a b": "c"}, {"a": "b c"}, {"-a": "b"}, {"a": "b" * 64}, {"a/b/c": "d"}, {"ray.io/mine": "x"}], ids=repr
+)
+def test_labels_that_are_none(labels):
+    with pytest.raises(ValueError, match="label"):
+        ray.init(**FAST, labels=labels)
     assert not ray.is_initialized()
 
 

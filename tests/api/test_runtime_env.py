@@ -129,3 +129,8 @@ def test_bad_environments(env, error, text):
     with pytest.raises(error, match=text):
         ray.init(num_cpus=1, runtime_env=env)
     assert not ray.is_initialized()
+
+
+def test_what_nobody_knows_in_the_configuration_is_ignored():
+    env = ray.runtime_env.RuntimeEnv(config={"eager_install": False, "nobody_knows": 1}, nor_this=2)
+    assert env["config"]["eager_install"] is False
