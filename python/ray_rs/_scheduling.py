@@ -66,8 +66,8 @@ def check_labels(labels: Any) -> None:
 def _check_key(key: str) -> None:
     if not re.fullmatch(_KEY, key):
         raise ValueError(
-            f"{key!r} is not the key of a label: letters, digits, '-', '_' and '.', at most 63, with a letter or digit at "
-            "both ends, and before it perhaps a domain and '/'"
+            f"{key!r} is not the key of a label: letters, digits, '-', '_' and '.', at most 63, with a letter or digit "
+            "at both ends, and before it perhaps a domain and '/'"
         )
 
 
