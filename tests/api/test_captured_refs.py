@@ -74,7 +74,9 @@ def test_in_globals_and_defaults(kind):
     exec("def uses_a_global():\n    return first(ray.get(REF))", namespace)
     assert ray.get(ray.remote(namespace["uses_a_global"]).remote()) == 7
 
-    def with_default(refs=(of(kind),)):
+    kept = of(kind)
+
+    def with_default(refs=(kept,)):
         return first(ray.get(refs[0]))
 
     assert ray.get(ray.remote(with_default).remote()) == 7
