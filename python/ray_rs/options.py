@@ -276,8 +276,9 @@ OPTIONS: Final[dict[str, Option]] = {
     "placement_group": Option(TASK + ACTOR, object, _group, "default"),
     "placement_group_bundle_index": Option(TASK + ACTOR, int, None, -1),
     "placement_group_capture_child_tasks": Option(TASK + ACTOR, _BOOL),
-    "enable_task_events": Option(TASK + ACTOR + METHOD, bool, _only("enable_task_events", True), True),
-    "_labels": Option(TASK + ACTOR + METHOD, _DICT, _only("_labels", None, {})),
+    # What only a listing of tasks would show: taken, so that libraries that set it run.
+    "enable_task_events": Option(TASK + ACTOR + METHOD, bool, None, True),
+    "_labels": Option(TASK + ACTOR + METHOD, _DICT),
     "object_store_memory": Option(
         TASK + ACTOR,
         _INT,

@@ -313,6 +313,26 @@ def test_options_overlay():
         resources.options(max_calls=1)
 
 
+def test_what_is_about_listings_of_tasks_is_taken():
+    """Libraries on Ray set these; they change nothing of what a call does."""
+
+    @ray.remote(num_cpus=0)
+    class Actor:
+        @ray.method(enable_task_events=False)
+        def one(self):
+            return 1
+
+    quiet = {"enable_task_events": False, "_labels": {"library": "test"}}
+    actor = Actor.options(**quiet).remote()
+    assert ray.get([echo.options(**quiet).remote(2), actor.one.remote(), actor.one.options(**quiet).remote()]) == [
+        2,
+        1,
+        1,
+    ]
+    with pytest.raises(TypeError, match="_labels"):
+        echo.options(_labels="library")
+
+
 def test_two_run_at_a_time_and_no_more(tmp_path):
     @ray.remote
     def track(i):

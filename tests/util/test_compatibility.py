@@ -18,11 +18,9 @@ STATES = {"works", "partly", "refused", "absent"}
 # What is asked for where an option or a parameter is refused.
 ASKING = {
     "_actor_generator_backpressure_num_objects": 1,
-    "_labels": {"a": "b"},
     "_num_objects_per_yield": 2,
     "cgroup_path": "/sys/fs/cgroup",
     "enable_resource_isolation": True,
-    "enable_task_events": False,
     "enable_tensor_transport": True,
     "include_dashboard": True,
     "local_mode": True,
