@@ -268,6 +268,20 @@ def test_no_file_outlives_its_session(no_cluster, tmp_path, victim):
     wait_until(lambda: not list(tmp_path.iterdir()), "the files to go")
 
 
+@ray_rs_only("of ray_rs's own files")
+@pytest.mark.usefixtures("small_store")
+def test_files_are_removed_though_the_daemons_did_not_get_to_the_end():
+    """As when there are so many that the time to end was too short: then whoever ends the session removes the rest."""
+    refs = [ray.put(np.full(5 * MIB, i, dtype=np.uint8)) for i in range(60)]
+    assert spill_files() and refs
+    [gcs] = traces.daemons("gcs")
+    os.kill(gcs, signal.SIGSTOP)
+    for token in traces.session_root().glob("session_2*/token"):
+        token.unlink()
+    ray.shutdown()
+    assert not spill_files()
+
+
 @pytest.mark.usefixtures("small_store")
 def test_a_worker_that_dies_takes_its_spilled_objects_along():
     @ray.remote(max_retries=0)

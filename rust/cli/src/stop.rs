@@ -1,6 +1,7 @@
 //! Ends a session: asks, waits a while, and then insists.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ray_rs_transport::session::clean_up;
@@ -33,11 +34,17 @@ pub fn stop_session(info: &SessionInfo) {
         signal(&daemons, Signal::KILL);
         wait_for_all(&daemons, LAST_WAIT);
     }
-    if info.session_dir.join("token").exists()
+    if is_unfinished(&info.session_dir)
         && let Err(error) = clean_up(&info.session_dir)
     {
         tracing::warn!(%error, "could not remove the session's directory");
     }
+}
+
+/// Whether more than logs is left. The gcs may have been killed in the middle of removing many spilled objects.
+fn is_unfinished(session_dir: &Path) -> bool {
+    let entries = std::fs::read_dir(session_dir).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| entry.file_name() != "logs")
 }
 
 fn watch(pid: u32) -> Option<OwnedFd> {
