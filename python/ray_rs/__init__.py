@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from ray_rs._iterate import as_completed
     from ray_rs._iterate import map as map
     from ray_rs._logging_config import LoggingConfig
+    from ray_rs._timeline import timeline
     from ray_rs.actor import method
     from ray_rs.cross_language import Language, java_actor_class, java_function
     from ray_rs.runtime_context import get_runtime_context
@@ -90,6 +91,7 @@ _LAZY = {
     "java_function": "cross_language",
     "map": "_iterate",
     "method": "actor",
+    "timeline": "_timeline",
 }
 
 # Without `map`: `from ray_rs import *` shall not take Python's own away.
@@ -147,6 +149,7 @@ __all__ = [
     "runtime_context",
     "runtime_env",
     "shutdown",
+    "timeline",
     "types",
     "util",
     "wait",

@@ -547,6 +547,59 @@ def process_info() -> dict[str, Any]:
 def cluster_view() -> list[dict[str, Any]]:
     """A dict a node: node_id (hex), alive, address, hostname, total, available (dict[str, float])."""
 
+class Observer:
+    """Asks a session, on a connection of its own that registers nothing. Rows are dictionaries of plain values.
+
+    Args:
+        session_dir: Of the session.
+        timeout: Seconds to wait for each answer.
+
+    Raises:
+        ConnectionError: No raylet listens there.
+        RaySystemError: No answer came, or the session ended.
+    """
+
+    def __init__(self, session_dir: str, timeout: float = 30.0) -> None: ...
+    def nodes(self) -> list[dict[str, Any]]: ...
+    def store_stats(self) -> dict[str, int]: ...
+    def actors(self) -> list[dict[str, Any]]: ...
+    def jobs(self) -> list[dict[str, Any]]: ...
+    def placement_groups(self) -> list[dict[str, Any]]: ...
+    def dead_workers(self) -> list[dict[str, Any]]: ...
+    def metrics(self) -> list[dict[str, Any]]: ...
+    def task_events(
+        self,
+    ) -> tuple[
+        list[
+            tuple[
+                str,
+                int,
+                str,
+                int,
+                str,
+                str | None,
+                str | None,
+                str | None,
+                tuple[str, int] | None,
+                tuple[int, int, int],
+            ]
+        ],
+        int,
+    ]:
+        """Tries of tasks that have ended, and how many of them were dropped.
+
+        Returns:
+            Of each: task, attempt, name, outcome, job, actor, parent, node, worker's id and pid, and microseconds since
+            1970 of submission, start and end.
+        """
+
+    def describe_processes(
+        self, *, tasks: bool = True, objects: bool = False, waiting: bool = False, limit: int = 0
+    ) -> dict[str, Any]: ...
+
+def send_metrics(series: list[tuple[str, str, int, list[str], float, list[float], list[int]]]) -> None:
+    """Tells the control store what was measured: (name, description, kind, tags, value, boundaries, counts) each."""
+
 def store_objects() -> list[dict[str, Any]]: ...
 def describe_processes(
     *,

@@ -524,6 +524,8 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
         session = dict(_session)
         _session.clear()
         if _core.is_initialized():
+            if metrics := sys.modules.get("ray_rs._metrics"):
+                metrics.flush()
             _core.flush_logs()
         _core.disconnect()
         _logs.flush()

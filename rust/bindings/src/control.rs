@@ -53,8 +53,12 @@ pub fn process_info<'py>(py: Python<'py>, info: &ProcessInfo, is_driver: bool) -
 pub fn cluster_view(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
     let core = core::connected(py)?;
     let view = gil::wait_for(py, |interrupt| core.cluster_view(interrupt))?;
+    node_list(py, view.nodes)
+}
+
+pub fn node_list(py: Python<'_>, view: Vec<v1::NodeInfo>) -> PyResult<Bound<'_, PyList>> {
     let nodes = PyList::empty(py);
-    for node in view.nodes {
+    for node in view {
         let dict = PyDict::new(py);
         dict.set_item("node_id", PyBytes::new(py, &node.node_id).call_method0("hex")?)?;
         dict.set_item("alive", node.alive)?;
@@ -78,6 +82,10 @@ pub fn cluster_view(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
 pub fn store_stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let core = core::connected(py)?;
     let stats = gil::wait_for(py, |interrupt| core.store_stats(interrupt))?;
+    store_stats_dict(py, &stats)
+}
+
+pub fn store_stats_dict<'py>(py: Python<'py>, stats: &v1::StoreStatsReply) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("capacity_bytes", stats.capacity_bytes)?;
     dict.set_item("granted_bytes", stats.granted_bytes)?;

@@ -28,7 +28,7 @@ fn word(words: &[&'static str], index: u32) -> &'static str {
     words.get(index as usize).copied().unwrap_or("")
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes
         .iter()
@@ -39,7 +39,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// The bytes of an id in hexadecimal digits; `None` when there are none.
-fn id(bytes: &[u8]) -> Option<String> {
+pub fn id(bytes: &[u8]) -> Option<String> {
     (!bytes.is_empty()).then(|| hex(bytes))
 }
 
@@ -51,6 +51,7 @@ macro_rules! dict {
         dict
     }};
 }
+pub(crate) use dict;
 
 fn address<'py>(py: Python<'py>, address: Option<&v1::WorkerAddress>) -> PyResult<Option<Bound<'py, PyDict>>> {
     let Some(address) = address else { return Ok(None) };
@@ -61,7 +62,7 @@ fn address<'py>(py: Python<'py>, address: Option<&v1::WorkerAddress>) -> PyResul
     )))
 }
 
-fn list<'py, Row>(
+pub fn list<'py, Row>(
     py: Python<'py>,
     rows: &[Row],
     row: impl Fn(Python<'py>, &Row) -> PyResult<Bound<'py, PyDict>>,
@@ -95,6 +96,10 @@ pub fn describe_processes<'py>(
     let parts = u32::from(tasks) | u32::from(objects) << 1 | u32::from(waiting) << 2;
     let first = first.iter().filter_map(|text| bytes_of(text)).collect();
     let reply = gil::wait_for(py, |interrupt| core.descriptions(parts, limit, first, interrupt))?;
+    descriptions(py, &reply)
+}
+
+pub fn descriptions<'py>(py: Python<'py>, reply: &v1::Descriptions) -> PyResult<Bound<'py, PyDict>> {
     let silent = PyList::empty(py);
     for one in &reply.silent {
         silent.append(address(py, Some(one))?)?;

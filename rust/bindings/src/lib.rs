@@ -31,6 +31,7 @@ mod ids;
 mod imports;
 mod object_ref;
 mod objects;
+mod observer;
 mod pickle;
 mod placement_group;
 mod reftable;
@@ -61,6 +62,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<buffers::SharedBuffer>()?;
     module.add_class::<building::WritableBuffer>()?;
     module.add_class::<stream::Stream>()?;
+    module.add_class::<observer::Observer>()?;
     module.add_class::<executor::context::TaskContext>()?;
 
     macro_rules! functions {
@@ -87,6 +89,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         control::cluster_view,
         control::store_objects,
         describe::describe_processes,
+        observer::send_metrics,
         control::store_stats,
         control::gcs_call,
         control::kv_put,

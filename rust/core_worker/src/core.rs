@@ -685,7 +685,7 @@ impl CoreWorker {
         self.with(|state| {
             state.closed = true;
             let now = state.now();
-            if let Some(batch) = state.events.take(now) {
+            if let Some(batch) = state.events.take(now, state.execution.actor.map(|(actor, _)| actor)) {
                 state.tell_gcs("AddTaskEvents", &batch);
             }
             let threads: Vec<_> = state
@@ -801,7 +801,7 @@ fn note_executing(next: &Option<Next>) {
     }
 }
 
-fn connect_raylet(path: &std::path::Path) -> std::io::Result<OwnedFd> {
+pub(crate) fn connect_raylet(path: &std::path::Path) -> std::io::Result<OwnedFd> {
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
     Ok(socket)

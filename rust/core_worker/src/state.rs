@@ -229,7 +229,7 @@ impl State {
             next_unique: first_unique + 1,
             put_task: TaskId::NIL,
             next_put: 0,
-            events: TaskEvents::new(job),
+            events: TaskEvents::new(me.node_id, job),
             blocked_threads: 0,
             is_driver: false,
             asked_to_leave: false,
@@ -516,7 +516,10 @@ impl State {
         self.cancel_overdue(now);
         self.end_if_deaf(now);
         self.run_memory_retries(now);
-        if let Some(batch) = self.events.take_if_due(now) {
+        if let Some(batch) = self
+            .events
+            .take_if_due(now, self.execution.actor.map(|(actor, _)| actor))
+        {
             self.tell_gcs("AddTaskEvents", &batch);
         }
         if self.arena.has_zombies() {

@@ -15,6 +15,7 @@ use smallvec::{SmallVec, smallvec};
 use crate::argument_error;
 use crate::cancel::Cancelled;
 use crate::describe::Moment;
+use crate::events::{Ended, WORKER_DIED, outcome_of};
 use crate::model::{
     ActorIndex, Failure, FunctionIndex, FunctionSpec, Location, MethodIndex, Returns, StoredValue, TaskArgs, ValueData,
 };
@@ -227,6 +228,7 @@ impl State {
 
     /// Every return of the task becomes `error`, which is inline, and gets counts of its own of the references inside.
     pub fn finish_with(&mut self, key: TaskKey, error: &StoredValue) {
+        self.note_failed(key, self.owner.attempt(key), outcome_of(error));
         let count = self.owner.num_returns(key);
         for _ in 0..count {
             error.refs.iter().for_each(|slot| self.owner.local_added(*slot));
@@ -567,15 +569,29 @@ impl State {
         }
         let run = Duration::from_nanos(reply.run_ns);
         let now = self.now();
-        let worker = self.peers.address(who).worker_id;
+        let worker = self.peers.address(who);
+        let attempt = self.owner.attempt(key);
         let spec = self.owner.spec_mut(key).expect("in flight tasks have a spec");
         spec.sent = None;
         let (work, unique, cancelled) = (spec.work, spec.unique, spec.cancelled);
         let failed = reply.status != 0;
+        let ended = Ended {
+            outcome: u8::from(failed),
+            attempt,
+            unique,
+            parent: spec.parent,
+            actor: None,
+            since: spec.since,
+            run,
+            worker: Some(&worker),
+        };
         match work {
             Work::Normal(function) => {
                 let spec = Arc::clone(self.function(function));
-                self.events.add(&spec.name, unique, failed, now, run, worker);
+                let is_cancelled = reply.status == 5 || (failed && cancelled == Some(Cancelled::TimedOut));
+                if !is_cancelled {
+                    self.events.add(&spec.name, &ended, now);
+                }
                 if let Some(lease) = self.lease_of_lane(lane) {
                     if reply.exiting {
                         let event = Event::LeaseRevoked { lease };
@@ -588,7 +604,7 @@ impl State {
                     };
                     self.dispatch.on_event(now, event, &mut self.dispatch_effects);
                 }
-                if reply.status == 5 || (failed && cancelled == Some(Cancelled::TimedOut)) {
+                if is_cancelled {
                     self.discard_returns(reply.returns);
                     self.end_cancelled(key);
                     return self.run_effects();
@@ -601,7 +617,10 @@ impl State {
             }
             Work::Call { actor, method } => {
                 let name = Arc::clone(&self.methods[method.0 as usize].name);
-                self.events.add(&name, unique, failed, now, run, worker);
+                if cancelled.is_none() && reply.status != 3 {
+                    let actor = Some(self.actors[actor.0 as usize].id);
+                    self.events.add(&name, &Ended { actor, ..ended }, now);
+                }
                 if cancelled.is_some() {
                     self.call_replied(actor, key);
                     self.discard_returns(reply.returns);
@@ -755,7 +774,9 @@ impl State {
             }
             let crash = telling::crash(&name, report);
             self.tell_of_crash(crash.clone());
+            let attempt = self.owner.attempt(key);
             if self.owner.may_retry(key) {
+                self.note_failed(key, attempt, WORKER_DIED);
                 self.tell_of_retry(key, &name, None);
                 self.enqueue(key, function);
             } else {

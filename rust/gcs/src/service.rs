@@ -259,7 +259,20 @@ impl Gcs for GcsService {
         Ok(Response::new(Empty {}))
     }
 
-    async fn list_task_events(&self, _: Request<Empty>) -> Result<Response<v1::TaskEvents>, Status> {
+    async fn list_task_events(&self, _: Request<Empty>) -> Result<Response<v1::TaskEventBatches>, Status> {
         Ok(Response::new(self.state().list_task_events()))
+    }
+
+    async fn add_metrics(&self, request: Request<v1::MetricBatch>) -> Result<Response<Empty>, Status> {
+        self.state().add_metrics(request.into_inner())?;
+        Ok(Response::new(Empty {}))
+    }
+
+    async fn list_metrics(&self, _: Request<Empty>) -> Result<Response<v1::MetricBatch>, Status> {
+        Ok(Response::new(self.state().list_metrics()))
+    }
+
+    async fn list_dead_workers(&self, _: Request<Empty>) -> Result<Response<v1::ListDeadWorkersReply>, Status> {
+        Ok(Response::new(self.state().list_dead_workers()))
     }
 }

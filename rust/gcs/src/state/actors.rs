@@ -262,6 +262,7 @@ impl State {
 
     fn actor_info(&self, actor: ActorId) -> Option<v1::ActorInfo> {
         let mut spec = self.actors.specs.get(&actor)?.clone();
+        let has_arguments = spec.args.is_some();
         forget_construction(&mut spec);
         let status = self
             .lifecycle
@@ -270,6 +271,7 @@ impl State {
         Some(v1::ActorInfo {
             spec: Some(spec),
             status,
+            has_arguments,
         })
     }
 

@@ -9,14 +9,17 @@
 mod actors;
 mod jobs;
 mod kv;
+mod metrics;
 mod nodes;
 mod outbox;
 mod placement_groups;
 mod recovery;
 mod task_events;
 
+use std::collections::VecDeque;
+
 use ray_rs_actors::lifecycle::{Effect, Event, Lifecycle, Phase};
-use ray_rs_proto::v1::{NodeCommand, StopActor, node_command::Body};
+use ray_rs_proto::v1::{DeadWorker, NodeCommand, StopActor, node_command::Body};
 use ray_rs_scheduler::placement_group::Event as GroupEvent;
 use tokio::sync::oneshot;
 
@@ -29,6 +32,7 @@ pub use nodes::RECONNECT_GRACE;
 use actors::Actors;
 use jobs::Jobs;
 use kv::KeyValues;
+use metrics::Metrics;
 use nodes::{Nodes, Place};
 use outbox::{Outbox, Target};
 use placement_groups::PlacementGroups;
@@ -49,6 +53,8 @@ pub struct State {
     kv: KeyValues,
     groups: PlacementGroups,
     task_events: TaskEventLog,
+    metrics: Metrics,
+    dead_workers: VecDeque<DeadWorker>,
 }
 
 impl State {

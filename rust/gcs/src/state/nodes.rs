@@ -331,6 +331,7 @@ impl State {
                 if !died.driver_job_id.is_empty() {
                     drop(self.finish_job(&died.driver_job_id, now_ms)?);
                 }
+                self.note_dead_worker(node, died, now_ms);
                 self.actor_fact(Event::WorkerDied { worker, message });
             }
             Some(Report::CreateGroup(spec)) => self.group_wanted(node, spec, now_ms)?,

@@ -1,5 +1,7 @@
 //! A state from what an earlier process stored.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use prost::Message;
 use ray_rs_actors::lifecycle::Lifecycle;
@@ -10,6 +12,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::actors::{Actors, facts_of};
 use super::jobs::Jobs;
 use super::kv::KeyValues;
+use super::metrics::Metrics;
 use super::nodes::Nodes;
 use super::placement_groups::PlacementGroups;
 use super::{Outbox, State, TaskEventLog};
@@ -63,6 +66,8 @@ impl State {
                 kv,
                 groups,
                 task_events,
+                metrics: Metrics::default(),
+                dead_workers: VecDeque::new(),
             },
             flushed,
         ))

@@ -3,9 +3,8 @@
 
 use std::collections::VecDeque;
 
-use ray_rs_proto::v1::TaskEvents;
-use ray_rs_types::WorkerId;
-use rustc_hash::FxHashMap;
+use ray_rs_proto::v1::{TaskEventBatches, TaskEvents};
+use ray_rs_types::{ActorId, WorkerId};
 use tonic::Status;
 
 use super::State;
@@ -29,8 +28,15 @@ impl TaskEventLog {
             batch.outcome.len(),
             batch.end_us.len(),
             batch.run_us.len(),
+            batch.pids.len(),
+            batch.parent_unique.len(),
+            batch.attempts.len(),
+            batch.submitted_us.len(),
         ];
-        if columns.iter().any(|length| *length != count) || batch.workers.len() != count * WorkerId::SIZE {
+        if columns.iter().any(|length| *length != count)
+            || batch.workers.len() != count * WorkerId::SIZE
+            || batch.actors.len() != count * ActorId::SIZE
+        {
             return Err(Status::invalid_argument("the columns differ in length"));
         }
         if batch.name_of.iter().any(|index| *index as usize >= batch.names.len()) {
@@ -47,35 +53,11 @@ impl TaskEventLog {
         Ok(())
     }
 
-    /// All in one batch. Its job is that of the events when they share one, else empty.
-    fn all(&self) -> TaskEvents {
-        let mut all = TaskEvents {
+    fn all(&self) -> TaskEventBatches {
+        TaskEventBatches {
+            batches: self.batches.iter().cloned().collect(),
             dropped: self.dropped,
-            ..TaskEvents::default()
-        };
-        let mut indices: FxHashMap<&str, u32> = FxHashMap::default();
-        let first_job = self.batches.front().map(|batch| &batch.job_id);
-        if let Some(job) = first_job
-            && self.batches.iter().all(|batch| batch.job_id == *job)
-        {
-            all.job_id.clone_from(job);
         }
-        for batch in &self.batches {
-            for name_of in &batch.name_of {
-                let name = batch.names[*name_of as usize].as_str();
-                let index = *indices.entry(name).or_insert_with(|| {
-                    all.names.push(name.to_owned());
-                    u32::try_from(all.names.len() - 1).expect("at most MAX_EVENTS names")
-                });
-                all.name_of.push(index);
-            }
-            all.task_unique.extend(&batch.task_unique);
-            all.outcome.extend(&batch.outcome);
-            all.end_us.extend(&batch.end_us);
-            all.run_us.extend(&batch.run_us);
-            all.workers.extend(&batch.workers);
-        }
-        all
     }
 }
 
@@ -84,7 +66,7 @@ impl State {
         self.task_events.add(batch)
     }
 
-    pub fn list_task_events(&self) -> TaskEvents {
+    pub fn list_task_events(&self) -> TaskEventBatches {
         self.task_events.all()
     }
 }
@@ -105,24 +87,14 @@ mod tests {
             run_us: vec![3; count],
             workers: vec![4; count * WorkerId::SIZE],
             dropped: 1,
+            pids: vec![5; count],
+            actors: vec![6; count * ActorId::SIZE],
+            parent_unique: vec![7; count],
+            parent_actor: vec![8; ActorId::SIZE],
+            attempts: vec![0; count],
+            submitted_us: vec![1; count],
+            node_id: vec![9; 28],
         }
-    }
-
-    #[test]
-    fn batches_are_joined_and_names_renumbered() {
-        let mut log = TaskEventLog::default();
-        log.add(batch(1, &["f", "g"], &[1, 0])).expect("good");
-        log.add(batch(1, &["g"], &[0])).expect("good");
-        let all = log.all();
-        let names: Vec<&str> = all
-            .name_of
-            .iter()
-            .map(|index| all.names[*index as usize].as_str())
-            .collect();
-        assert_eq!(names, ["g", "f", "g"]);
-        assert_eq!((all.job_id, all.dropped), (vec![1; 4], 2));
-        log.add(batch(2, &["g"], &[0])).expect("good");
-        assert!(log.all().job_id.is_empty());
     }
 
     #[test]
@@ -132,7 +104,8 @@ mod tests {
         for _ in 0..3 {
             log.add(batch(1, &["f"], &half)).expect("good");
         }
-        assert_eq!(log.all().task_unique.len(), MAX_EVENTS);
+        let kept: usize = log.all().batches.iter().map(|batch| batch.task_unique.len()).sum();
+        assert_eq!(kept, MAX_EVENTS);
         assert_eq!(log.all().dropped, 3 + MAX_EVENTS as u64 / 2);
         assert!(
             log.add(TaskEvents {

@@ -1,0 +1,126 @@
+"""A session's metrics as text for Prometheus: the engine's own, and those of applications."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from ray_rs.util.state._rows import Source
+
+__all__ = ["text_of"]
+
+_KINDS = ("counter", "gauge", "histogram")
+
+
+class _Text:
+    def __init__(self, session: str) -> None:
+        self._session = session
+        self._lines: list[str] = []
+        self._heads: set[str] = set()
+
+    def sample(
+        self, family: str, kind: str, help_text: str, value: float, tags: Iterable[tuple[str, str]] = (), end: str = ""
+    ) -> None:
+        if family not in self._heads:
+            self._heads.add(family)
+            escaped = help_text.replace("\\", "\\\\").replace("\n", "\\n")
+            self._lines += [f"# HELP {family} {escaped}", f"# TYPE {family} {kind}"]
+        labels = ",".join(f'{key}="{_escape(text)}"' for key, text in (*tags, ("SessionName", self._session)))
+        self._lines.append(f"{family}{end}{{{labels}}} {_number(value)}")
+
+    def __str__(self) -> str:
+        return "\n".join((*self._lines, ""))
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def _number(value: float) -> str:
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
+    return str(int(value)) if value == int(value) else repr(value)
+
+
+def text_of(address: str | None, timeout: float = 30.0) -> str:
+    """The metrics of a session.
+
+    Args:
+        address: Of the session; this process's, else the newest one, when None.
+        timeout: Seconds to wait for an answer.
+
+    Returns:
+        Text in Prometheus' format.
+
+    Raises:
+        ServerUnavailable: There is no session.
+    """
+    source = Source(address, timeout)
+    text = _Text(os.path.basename(source.directory))
+    tasks: Counter[Any] = Counter((row.state, row.name) for row in source.rows("tasks"))
+    for (state, name), count in sorted(tasks.items()):
+        text.sample("ray_tasks", "gauge", "Tasks by state.", count, (("State", state), ("Name", name)))
+    actors: Counter[Any] = Counter((row.state, row.class_name) for row in source.rows("actors"))
+    for (state, name), count in sorted(actors.items()):
+        text.sample("ray_actors", "gauge", "Actors by state.", count, (("State", state), ("Name", name)))
+    groups: Counter[Any] = Counter(row.state for row in source.rows("placement-groups"))
+    for state, count in sorted(groups.items()):
+        text.sample("ray_placement_groups", "gauge", "Placement groups by state.", count, (("State", state),))
+    _resources(text, source.observer.nodes())
+    _store(text, source.observer.store_stats())
+    evicted = sum(worker["out_of_memory"] for worker in source.observer.dead_workers())
+    text.sample(
+        "ray_memory_manager_worker_eviction_total", "counter", "Workers ended since memory was running out.", evicted
+    )
+    for series in sorted(source.observer.metrics(), key=lambda series: series["name"]):
+        _application(text, series)
+    return str(text)
+
+
+def _resources(text: _Text, nodes: list[dict[str, Any]]) -> None:
+    for node in nodes:
+        if not node["alive"]:
+            continue
+        for name, total in sorted(node["total"].items()):
+            free = node["available"].get(name, 0.0)
+            for state, amount in (("AVAILABLE", free), ("USED", total - free)):
+                tags = (("Name", name), ("State", state), ("NodeAddress", node["address"]))
+                text.sample("ray_resources", "gauge", "Logical resources by state.", amount, tags)
+
+
+def _store(text: _Text, stats: dict[str, int]) -> None:
+    for location, key in (("MMAP_SHM", "granted_bytes"), ("SPILLED", "spilled_bytes")):
+        tags = (("Location", location),)
+        text.sample("ray_object_store_memory", "gauge", "Bytes of the object store by place.", stats[key], tags)
+    text.sample(
+        "ray_object_store_capacity_bytes", "gauge", "Size of the object store's memory.", stats["capacity_bytes"]
+    )
+    for family, what in (("ray_spill_manager_objects", "objects"), ("ray_spill_manager_objects_bytes", "bytes")):
+        for kind in ("Spilled", "Restored"):
+            count = stats[f"total_{kind.lower()}_{what}"]
+            help_text = f"{what.capitalize()} written to disk and read back."
+            text.sample(family, "counter", help_text, count, (("State", kind),))
+
+
+def _application(text: _Text, series: dict[str, Any]) -> None:
+    kind, help_text = _KINDS[series["kind"]], series["description"]
+    family = f"ray_{series['name']}"
+    tags = list(zip(series["tags"][::2], series["tags"][1::2], strict=True))
+    if series["worker_id"]:
+        tags.append(("WorkerId", series["worker_id"]))
+    if kind != "histogram":
+        if kind == "counter" and not family.endswith("_total"):
+            family += "_total"
+        return text.sample(family, kind, help_text, series["value"], tags)
+    total = 0
+    for boundary, count in zip((*series["boundaries"], "+Inf"), series["counts"], strict=True):
+        total += count
+        bound = boundary if isinstance(boundary, str) else repr(boundary)
+        text.sample(family, kind, help_text, total, (*tags, ("le", bound)), "_bucket")
+    text.sample(family, kind, help_text, series["value"], tags, "_sum")
+    text.sample(family, kind, help_text, total, tags, "_count")

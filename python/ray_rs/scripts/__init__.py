@@ -1,0 +1,64 @@
+"""The command line: `ray_rs status`, `ray_rs list tasks` and so on; also `python -m ray_rs.scripts`.
+
+Commands ask a session as the state API does: they start nothing, and are no job of it. A module of `_MODULES` adds
+commands by a function `add(commands)`, which gets what `argparse` calls subparsers; each sets `run`, a function that
+gets the parsed arguments and returns the exit status.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from importlib import import_module
+
+__all__ = ["main"]
+
+_MODULES = ("_state", "_status", "_logs", "_tools")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Makes the parser of all commands.
+
+    Returns:
+        The parser.
+    """
+    from ray_rs import __version__
+
+    top = argparse.ArgumentParser(prog="ray_rs", description="Looks at sessions of ray_rs on this machine.")
+    top.add_argument("--version", action="version", version=f"ray_rs, version {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name in _MODULES:
+        import_module(f"ray_rs.scripts.{name}").add(commands)
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        arguments: What follows the program's name; those of this process when None.
+
+    Returns:
+        Exit status: 0 when it worked, 1 when the session has no answer, 2 when the arguments make no sense.
+    """
+    from ray_rs.util.state.exception import RayStateApiException
+
+    parsed = parser().parse_args(arguments)
+    try:
+        status: int = parsed.run(parsed)
+        sys.stdout.flush()
+        return status
+    except (RayStateApiException, ConnectionError, ValueError) as error:
+        if isinstance(error, BrokenPipeError):
+            return _nobody_reads()
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _nobody_reads() -> int:
+    """The reader of a pipe has gone, as `head` does: no error, and nothing may be flushed at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

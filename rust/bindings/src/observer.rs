@@ -1,0 +1,266 @@
+//! What the state API and the command line ask a session, which they need not be part of, as plain Python values.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use prost::Message;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+use ray_rs_core_worker::v1::from_raylet::Body as From;
+use ray_rs_core_worker::v1::to_raylet::Body as To;
+use ray_rs_core_worker::{CoreError, v1};
+use ray_rs_types::{ActorId, ResourceSet, TaskId};
+
+use crate::control::{node_list, resource_dict, store_stats_dict};
+use crate::describe::{descriptions, dict, hex, id, list};
+use crate::{core, gil};
+
+/// Connection of somebody who looks at a session.
+#[pyclass(frozen, module = "ray_rs._core")]
+pub struct Observer {
+    inner: ray_rs_core_worker::Observer,
+    limit: Duration,
+}
+
+fn other_answer() -> CoreError {
+    CoreError::Gcs("the raylet answered something else".to_owned())
+}
+
+impl Observer {
+    fn raylet(&self, py: Python<'_>, body: impl FnOnce(u64) -> To + Send) -> PyResult<From> {
+        gil::wait_for(py, |interrupt| self.inner.ask(body, self.limit, interrupt))
+    }
+
+    fn gcs<Reply: Message + Default + Send>(&self, py: Python<'_>, method: &str) -> PyResult<Reply> {
+        gil::wait_for(py, |interrupt| {
+            self.inner.ask_gcs(method, &v1::Empty {}, self.limit, interrupt)
+        })
+    }
+}
+
+#[pymethods]
+impl Observer {
+    #[new]
+    #[pyo3(signature = (session_dir, timeout=30.0))]
+    fn new(py: Python<'_>, session_dir: PathBuf, timeout: f64) -> PyResult<Self> {
+        let limit = Duration::try_from_secs_f64(timeout).unwrap_or(Duration::from_secs(3600));
+        let inner = gil::wait_for(py, |_| ray_rs_core_worker::Observer::connect(&session_dir))?;
+        Ok(Self { inner, limit })
+    }
+
+    fn nodes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        match self.raylet(py, |request_id| To::ClusterView(v1::ClusterView { request_id }))? {
+            From::ClusterViewReply(view) => node_list(py, view.nodes),
+            _ => Err(crate::errors::from_core(py, other_answer())),
+        }
+    }
+
+    fn store_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        match self.raylet(py, |request_id| To::StoreStats(v1::StoreStats { request_id }))? {
+            From::StoreStatsReply(stats) => store_stats_dict(py, &stats),
+            _ => Err(crate::errors::from_core(py, other_answer())),
+        }
+    }
+
+    /// As `describe_processes`.
+    #[pyo3(signature = (*, tasks=true, objects=false, waiting=false, limit=0))]
+    fn describe_processes<'py>(
+        &self,
+        py: Python<'py>,
+        tasks: bool,
+        objects: bool,
+        waiting: bool,
+        limit: u32,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let parts = u32::from(tasks) | u32::from(objects) << 1 | u32::from(waiting) << 2;
+        let body = move |request_id| {
+            To::Describe(v1::Describe {
+                request_id,
+                parts,
+                limit,
+                first: Vec::new(),
+            })
+        };
+        match self.raylet(py, body)? {
+            From::Descriptions(reply) => descriptions(py, &reply),
+            _ => Err(crate::errors::from_core(py, other_answer())),
+        }
+    }
+
+    fn actors<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let reply: v1::ListActorsReply = self.gcs(py, "ListActors")?;
+        list(py, &reply.actors, |py, actor| {
+            let spec = actor.spec.clone().unwrap_or_default();
+            let status = actor.status.clone().unwrap_or_default();
+            let worker = status.worker.as_ref();
+            let death = status.death.as_ref();
+            let resources = spec
+                .running_resources
+                .as_ref()
+                .map(ResourceSet::from)
+                .unwrap_or_default();
+            Ok(dict!(py,
+                "actor_id": hex(&spec.actor_id),
+                "job_id": hex(&spec.job_id),
+                "class_name": &spec.class_name,
+                "name": &spec.name,
+                "namespace": &spec.namespace,
+                "is_detached": spec.detached,
+                "runtime_env": &spec.runtime_env,
+                "resources": resource_dict(py, &resources)?,
+                "has_arguments": actor.has_arguments,
+                "state": status.state,
+                "num_restarts": status.incarnation,
+                "node_id": worker.map(|worker| hex(&worker.node_id)),
+                "worker_id": worker.map(|worker| hex(&worker.worker_id)),
+                "pid": worker.map(|worker| worker.pid),
+                "death_cause": death.map(|death| death.cause),
+                "death_message": death.map(|death| death.message.clone()),
+            ))
+        })
+    }
+
+    fn jobs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let reply: v1::ListJobsReply = self.gcs(py, "ListJobs")?;
+        list(py, &reply.jobs, |py, job| {
+            let driver = job.driver.clone().unwrap_or_default();
+            Ok(dict!(py,
+                "job_id": hex(&job.job_id),
+                "driver_worker_id": hex(&driver.worker_id),
+                "driver_node_id": hex(&driver.node_id),
+                "driver_pid": driver.pid,
+                "entrypoint": &job.entrypoint,
+                "namespace": &job.namespace,
+                "start_ms": job.start_ms,
+                "end_ms": job.end_ms,
+                "finished": job.finished,
+            ))
+        })
+    }
+
+    fn placement_groups<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let reply: v1::ListPlacementGroupsReply = self.gcs(py, "ListPlacementGroups")?;
+        list(py, &reply.groups, |py, group| {
+            let spec = group.spec.clone().unwrap_or_default();
+            let bundles = PyList::empty(py);
+            for (index, bundle) in spec.bundles.iter().enumerate() {
+                bundles.append(dict!(py,
+                    "bundle_index": index,
+                    "resources": resource_dict(py, &bundle.into())?,
+                    "node_id": group.nodes.get(index).and_then(|node| id(node)),
+                ))?;
+            }
+            Ok(dict!(py,
+                "placement_group_id": hex(&spec.group_id),
+                "job_id": hex(&spec.job_id),
+                "name": &spec.name,
+                "namespace": &spec.namespace,
+                "strategy": spec.strategy,
+                "is_detached": spec.detached,
+                "state": group.state,
+                "creation_ms": group.creation_ms,
+                "detail": &group.detail,
+                "bundles": bundles,
+            ))
+        })
+    }
+
+    fn dead_workers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let reply: v1::ListDeadWorkersReply = self.gcs(py, "ListDeadWorkers")?;
+        list(py, &reply.workers, |py, worker| {
+            let report = worker.report.clone().unwrap_or_default();
+            Ok(dict!(py,
+                "worker_id": hex(&worker.worker_id),
+                "node_id": hex(&worker.node_id),
+                "is_driver": worker.is_driver,
+                "end_ms": worker.end_ms,
+                "pid": report.pid,
+                "exit_code": report.exit_code,
+                "signal": report.signal,
+                "detail": &report.detail,
+                "out_of_memory": report.out_of_memory.is_some(),
+            ))
+        })
+    }
+
+    /// Tries of tasks that have ended, and how many were dropped. Tuples, as there may be many.
+    #[allow(clippy::type_complexity)]
+    fn task_events<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyList>, u64)> {
+        let reply: v1::TaskEventBatches = self.gcs(py, "ListTaskEvents")?;
+        let rows = PyList::empty(py);
+        for batch in &reply.batches {
+            let actor_of = |bytes: &[u8]| ActorId::from_bytes(bytes).unwrap_or(ActorId::NIL);
+            let (job, node) = (hex(&batch.job_id), hex(&batch.node_id));
+            let parent_actor = actor_of(&batch.parent_actor);
+            for at in 0..batch.task_unique.len() {
+                let actor = actor_of(batch.actors.get(at * 16..at * 16 + 16).unwrap_or_default());
+                let worker = batch.workers.get(at * 28..at * 28 + 28).unwrap_or_default();
+                let ran = worker.iter().any(|byte| *byte != 0);
+                let parent = batch.parent_unique[at];
+                let (end, run) = (batch.end_us[at], batch.run_us[at]);
+                let is_call = actor.0[..12].iter().any(|byte| *byte != 0xff);
+                rows.append((
+                    hex(&TaskId::new(batch.task_unique[at], actor).0),
+                    batch.attempts[at],
+                    batch.names.get(batch.name_of[at] as usize),
+                    batch.outcome[at],
+                    &job,
+                    is_call.then(|| hex(&actor.0)),
+                    (parent != 0).then(|| hex(&TaskId::new(parent, parent_actor).0)),
+                    ran.then(|| &node),
+                    ran.then(|| (hex(worker), batch.pids[at])),
+                    (batch.submitted_us[at], end.saturating_sub(run), end),
+                ))?;
+            }
+        }
+        Ok((rows, reply.dropped))
+    }
+
+    fn metrics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let reply: v1::MetricBatch = self.gcs(py, "ListMetrics")?;
+        list(py, &reply.series, |py, series| {
+            Ok(dict!(py,
+                "name": &series.name,
+                "description": &series.description,
+                "kind": series.kind,
+                "tags": series.tags.clone(),
+                "value": series.value,
+                "boundaries": series.boundaries.clone(),
+                "counts": series.counts.clone(),
+                "worker_id": id(&series.worker_id),
+            ))
+        })
+    }
+}
+
+type Series = (String, String, u32, Vec<String>, f64, Vec<f64>, Vec<u64>);
+
+/// Tells the control store what was measured here: (name, description, kind, tags, value, boundaries, counts) of each
+/// series.
+#[pyfunction]
+pub fn send_metrics(py: Python<'_>, series: Vec<Series>) -> PyResult<()> {
+    let core = core::connected(py)?;
+    let series = series
+        .into_iter()
+        .map(
+            |(name, description, kind, tags, value, boundaries, counts)| v1::MetricSeries {
+                name,
+                description,
+                kind,
+                tags,
+                value,
+                boundaries,
+                counts,
+                worker_id: Vec::new(),
+            },
+        )
+        .collect();
+    let batch = v1::MetricBatch {
+        worker_id: core.info().address.worker_id.0.to_vec(),
+        series,
+        dropped: 0,
+    };
+    let payload = batch.encode_to_vec();
+    gil::wait_for(py, |interrupt| core.gcs_call("AddMetrics", payload, interrupt))?;
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! Who looks at a session without being part of it: a connection to the raylet that never registers, so it has no job, no
+//! worker starts for it, and nobody waits for it. The raylet answers what changes nothing.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use prost::Message;
+use ray_rs_proto::v1;
+use ray_rs_proto::v1::from_raylet::Body as From;
+use ray_rs_proto::v1::to_raylet::Body as To;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::RecvFlags;
+
+use crate::core::{Interrupt, connect_raylet};
+use crate::frames::{self, Filled, FrameReader};
+use crate::model::CoreError;
+
+/// Time between two looks at interrupts.
+const SLICE: Duration = Duration::from_millis(50);
+
+/// One connection; questions are asked one after another.
+pub struct Observer {
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    socket: OwnedFd,
+    reader: FrameReader,
+    last: u64,
+}
+
+impl Observer {
+    /// # Errors
+    /// [`CoreError::ConnectionFailed`] when no raylet listens in the session's directory.
+    pub fn connect(session_dir: &Path) -> Result<Self, CoreError> {
+        let socket = connect_raylet(&session_dir.join("sockets/raylet")).map_err(|error| {
+            CoreError::ConnectionFailed(format!("cannot reach the raylet in {}: {error}", session_dir.display()))
+        })?;
+        Ok(Self {
+            inner: Mutex::new(Inner {
+                socket,
+                reader: FrameReader::default(),
+                last: 0,
+            }),
+        })
+    }
+
+    /// Asks the raylet. An answer to an earlier question, whose asker has given up, is passed over.
+    pub fn ask(
+        &self,
+        body: impl FnOnce(u64) -> To,
+        limit: Duration,
+        interrupt: Interrupt<'_>,
+    ) -> Result<From, CoreError> {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        inner.last += 1;
+        let mut bytes = Vec::new();
+        frames::append(
+            &mut bytes,
+            &v1::ToRaylet {
+                body: Some(body(inner.last)),
+            },
+        );
+        frames::write_all(inner.socket.as_fd(), &bytes).map_err(|_| CoreError::RayletDied)?;
+        let start = Instant::now();
+        loop {
+            match inner.reader.next::<v1::FromRaylet>() {
+                Ok(Some(v1::FromRaylet { body: Some(body) })) if request_of(&body) == inner.last => return Ok(body),
+                Ok(Some(_)) => continue,
+                Ok(None) => {}
+                Err(error) => return Err(CoreError::Gcs(format!("the raylet speaks nonsense: {error}"))),
+            }
+            if interrupt() {
+                return Err(CoreError::Interrupted);
+            }
+            let Some(left) = limit.checked_sub(start.elapsed()) else {
+                return Err(CoreError::TimedOut {
+                    what: "a question to the raylet".to_owned(),
+                    after: limit,
+                });
+            };
+            let slice = rustix::time::Timespec::try_from(left.min(SLICE)).expect("short");
+            let mut ready = [PollFd::new(&inner.socket, PollFlags::IN)];
+            match poll(&mut ready, Some(&slice)) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => continue,
+                Ok(_) => {}
+                Err(error) => return Err(CoreError::Gcs(format!("cannot wait for the raylet: {error}"))),
+            }
+            if inner.reader.fill(&inner.socket, RecvFlags::DONTWAIT) == Filled::Closed {
+                return Err(CoreError::RayletDied);
+            }
+        }
+    }
+
+    /// Asks the control store, through the raylet.
+    pub fn ask_gcs<Reply: Message + Default>(
+        &self,
+        method: &str,
+        request: &impl Message,
+        limit: Duration,
+        interrupt: Interrupt<'_>,
+    ) -> Result<Reply, CoreError> {
+        let body = |request_id| {
+            To::GcsCall(v1::GcsCall {
+                request_id,
+                method: method.to_owned(),
+                payload: request.encode_to_vec(),
+            })
+        };
+        match self.ask(body, limit, interrupt)? {
+            From::GcsReply(reply) if reply.error.is_empty() => Reply::decode(&*reply.payload)
+                .map_err(|error| CoreError::Gcs(format!("{method} gave an unreadable answer: {error}"))),
+            From::GcsReply(reply) => Err(CoreError::Gcs(reply.error)),
+            _ => Err(CoreError::Gcs("the raylet answered something else".to_owned())),
+        }
+    }
+}
+
+fn request_of(body: &From) -> u64 {
+    match body {
+        From::GcsReply(reply) => reply.request_id,
+        From::ClusterViewReply(reply) => reply.request_id,
+        From::StoreStatsReply(reply) => reply.request_id,
+        From::ListObjectsReply(reply) => reply.request_id,
+        From::Descriptions(reply) => reply.request_id,
+        _ => 0,
+    }
+}

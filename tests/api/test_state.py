@@ -1,0 +1,310 @@
+"""The state API against workloads whose states are known, and the trace of tasks."""
+
+import json
+import os
+import time
+
+import pytest
+from under_test import PATIENCE, ray, ray_rs_only, wait_until
+
+pytestmark = [
+    pytest.mark.usefixtures("cluster"),
+    ray_rs_only("asks the engine itself; Ray needs its dashboard, and is a second behind"),
+]
+
+
+@pytest.fixture(scope="module")
+def state():
+    import ray_rs.util.state as module
+
+    return module
+
+
+@pytest.fixture
+def gate(tmp_path):
+    """A file that tasks wait for; there at the end, so that they end."""
+    path = tmp_path / "gate"
+    yield str(path)
+    path.touch()
+
+
+def wait_for_file(path):
+    deadline = time.monotonic() + PATIENCE
+    while not os.path.exists(path) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+@ray.remote
+def held(path):
+    wait_for_file(path)
+    return 1
+
+
+@ray.remote
+def add(a, b):
+    return a + b
+
+
+@ray.remote(num_cpus=1000)
+def too_large():
+    pass
+
+
+@ray.remote(max_retries=0)
+def fails():
+    raise ValueError("no")
+
+
+@ray.remote(max_retries=1, retry_exceptions=True)
+def fails_once(path):
+    if not os.path.exists(path):
+        open(path, "w").close()
+        raise ValueError("once")
+    return os.getpid()
+
+
+@ray.remote(max_retries=0)
+def dies():
+    os._exit(7)
+
+
+@ray.remote
+def parent(path):
+    return ray.get(held.remote(path))
+
+
+@ray.remote
+class Counter:
+    def __init__(self, value=0):
+        self.value = value
+
+    def add(self, n):
+        print("adds", n)
+        self.value += n
+        return os.getpid()
+
+
+@ray.remote
+class Broken:
+    def __init__(self):
+        raise ValueError("never")
+
+
+def task_of(ref):
+    return ref.task_id().hex()
+
+
+def in_state(state, ref, wanted):
+    def row():
+        found = state.get_task(ref)
+        return found if found and found.state == wanted else None
+
+    return wait_until(row, f"the task to be {wanted}")
+
+
+def test_a_task_in_each_state(state, gate):
+    running = held.remote(gate)
+    row = in_state(state, running, "RUNNING")
+    assert (row.name, row.type, row.attempt_number) == ("held", "NORMAL_TASK", 0)
+    assert row.worker_pid and row.start_time_ms >= row.creation_time_ms and row.end_time_ms is None
+    waiting = add.remote(running, 1)
+    in_state(state, waiting, "PENDING_ARGS_AVAIL")
+    open(gate, "w").close()
+    assert ray.get(waiting) == 2
+    row = in_state(state, waiting, "FINISHED")
+    assert row.creation_time_ms <= row.start_time_ms <= row.end_time_ms
+    assert row.job_id == ray.get_runtime_context().get_job_id()
+    assert row.node_id == ray.get_runtime_context().get_node_id()
+    assert row.error_type is None and row["name"] == "add"
+
+
+def test_a_task_that_waits_for_a_node(state, gate):
+    refs = [held.remote(gate) for _ in range(12)]
+    in_state(state, refs[-1], "PENDING_NODE_ASSIGNMENT")
+    open(gate, "w").close()
+    ray.get(refs)
+    assert all(state.get_task(ref).state == "FINISHED" for ref in refs)
+
+
+def test_a_task_that_sleeps_in_get(state, gate):
+    outer = parent.remote(gate)
+    in_state(state, outer, "RUNNING_IN_RAY_GET")
+    inner = state.list_tasks(filters=[("name", "=", "held"), ("state", "=", "RUNNING")], limit=1000)
+    assert [row.parent_task_id for row in inner] == [task_of(outer)]
+    open(gate, "w").close()
+    assert ray.get(outer) == 1
+
+
+def test_failed_tasks_say_why(state):
+    for function, error in ((fails, "TASK_EXECUTION_EXCEPTION"), (dies, "WORKER_DIED")):
+        ref = function.remote()
+        with pytest.raises(ray.exceptions.RayError):
+            ray.get(ref)
+        row = in_state(state, ref, "FAILED")
+        assert row.error_type == error and row.error_message
+
+
+def test_a_cancelled_task_has_failed(state, gate):
+    first = held.remote(gate)
+    second = add.remote(first, 1)
+    in_state(state, second, "PENDING_ARGS_AVAIL")
+    ray.cancel(second)
+    assert in_state(state, second, "FAILED").error_type == "TASK_CANCELLED"
+
+
+def test_each_try_is_a_row(state, tmp_path):
+    ref = fails_once.remote(str(tmp_path / "tried"))
+    ray.get(ref)
+    rows = wait_until(lambda: isinstance(state.get_task(ref), list) and state.get_task(ref), "two tries")
+    assert [(row.attempt_number, row.state) for row in rows] == [(0, "FAILED"), (1, "FINISHED")]
+    assert rows[0].error_type == "TASK_EXECUTION_EXCEPTION"
+
+
+def test_calls_and_creations_are_tasks(state):
+    counter = Counter.remote()
+    pid = ray.get(counter.add.remote(1))
+    actor_id = counter._actor_id.hex()
+    rows = wait_until(
+        lambda: (
+            (rows := state.list_tasks(filters=[("actor_id", "=", actor_id)], detail=True)) and len(rows) == 2 and rows
+        ),
+        "two rows",
+    )
+    kinds = {row.type: row for row in rows}
+    assert set(kinds) == {"ACTOR_TASK", "ACTOR_CREATION_TASK"}
+    assert {row.state for row in rows} == {"FINISHED"}
+    assert {row.worker_pid for row in rows} == {pid}
+    assert kinds["ACTOR_TASK"].name == "Counter.add"
+
+
+def test_actors_of_each_state(state, gate):
+    alive, dead, broken = Counter.options(name="a name").remote(), Counter.remote(), Broken.remote()
+    unready, pending = Counter.remote(held.remote(gate)), Counter.options(num_cpus=500).remote()
+    pid = ray.get(alive.add.remote(1))
+    ray.get(dead.add.remote(1))
+    ray.kill(dead)
+
+    def row(handle, wanted):
+        def found():
+            row = state.get_actor(handle._actor_id.hex())
+            return row if row and row.state == wanted else None
+
+        return wait_until(found, f"an actor that is {wanted}")
+
+    living = row(alive, "ALIVE")
+    assert (living.pid, living.name, living.class_name) == (pid, "a name", "Counter")
+    assert "ray.kill" in row(dead, "DEAD").death_cause
+    assert "constructor" in row(broken, "DEAD").death_cause
+    row(unready, "DEPENDENCIES_UNREADY")
+    row(pending, "PENDING_CREATION")
+    summary = state.summarize_actors()["cluster"]
+    assert summary["summary"]["Broken"]["state_counts"] == {"DEAD": 1}
+    ray.kill(pending)
+    ray.kill(alive)
+
+
+def test_nodes_jobs_workers_and_groups(state):
+    (node,) = state.list_nodes()
+    assert node.state == "ALIVE" and node.is_head_node and node.resources_total["CPU"] == 2
+    assert state.get_node(node.node_id) == node
+    job = state.get_job(ray.get_runtime_context().get_job_id())
+    assert (job.status, job.type, job.driver_info["pid"]) == ("RUNNING", "DRIVER", os.getpid())
+    drivers = state.list_workers(filters=[("worker_type", "=", "DRIVER"), ("is_alive", "=", True)])
+    assert [row.pid for row in drivers] == [os.getpid()]
+    group = ray.util.placement_group([{"CPU": 1}])
+    ray.get(group.ready())
+    row = state.get_placement_group(group.id.hex())
+    assert row.state == "CREATED" and row.bundles[0]["node_id"] == node.node_id
+    ray.util.remove_placement_group(group)
+
+
+def test_a_worker_that_died_is_kept_and_an_event(state):
+    counter = Counter.options(max_restarts=0).remote()
+    pid = ray.get(counter.add.remote(1))
+    os.kill(pid, 9)
+    dead = [("pid", "=", pid), ("is_alive", "=", "False")]
+    (row,) = wait_until(lambda: state.list_workers(filters=dead, limit=1000, detail=True), "the end of the worker")
+    assert row.exit_type == "SYSTEM_ERROR" and "9" in row.exit_detail
+    assert any(str(pid) in event.message for event in state.list_cluster_events(limit=1000))
+
+
+def test_filters_limits_and_details(state):
+    exception = __import__("ray_rs.util.state.exception", fromlist=["x"]).RayStateApiException
+    ray.get([add.remote(1, n) for n in range(5)])
+    assert {row.name for row in state.list_tasks(filters=[("name", "!=", "add")], limit=10_000)}.isdisjoint({"add"})
+    with pytest.warns(RuntimeWarning, match="Limit: 2 of"):
+        rows = state.list_tasks(filters=[("name", "=", "add")], limit=2)
+    assert len(rows) == 2 and rows[0].start_time_ms is None
+    with pytest.raises(exception, match="task_id"):
+        state.list_tasks(filters=[("colour", "=", "red")])
+    with pytest.raises(ValueError, match="predicate"):
+        state.list_tasks(filters=[("name", "<", "add")])
+    with pytest.raises(exception, match="10000"):
+        state.list_tasks(limit=10_001)
+    with pytest.raises(KeyError):
+        rows[0]["colour"]
+    assert state.get_actor("00" * 16) is None
+
+
+def test_no_session_says_so(state):
+    from ray_rs.util.state.exception import ServerUnavailable
+
+    with pytest.raises(ServerUnavailable, match=r"127\.0\.0\.1:1"):
+        state.list_nodes(address="127.0.0.1:1")
+
+
+def test_a_task_asks_as_well(state):
+    @ray.remote
+    def asks():
+        from ray_rs.util.state import list_tasks
+
+        return [row.name for row in list_tasks(filters=[("state", "=", "RUNNING")], limit=1000)]
+
+    assert any("asks" in name for name in ray.get(asks.remote()))
+
+
+def test_summary_counts_by_function(state):
+    before = state.summarize_tasks()["cluster"]["summary"].get("add", {"state_counts": {}})
+    ray.get([add.remote(1, n) for n in range(7)])
+    summary = state.summarize_tasks()["cluster"]
+    counts = summary["summary"]["add"]["state_counts"]
+    assert counts["FINISHED"] == before["state_counts"].get("FINISHED", 0) + 7
+    assert summary["summary_by"] == "func_name" and summary["total_tasks"] >= 7
+
+
+def test_logs(state):
+    counter = Counter.remote()
+    call = counter.add.remote(12345)
+    pid = ray.get(call)
+    for locator in ({"actor_id": counter._actor_id.hex()}, {"pid": pid}, {"task_id": task_of(call)}):
+        wait_until(lambda locator=locator: "adds 12345" in "".join(state.get_log(**locator)), "the line")
+    names = state.list_logs()
+    assert names["raylet"] and any(f"-{pid}.out" in name for name in names["worker_out"])
+    assert list(state.list_logs(glob_filter="raylet*")) == ["raylet"]
+    with pytest.raises(ValueError, match="Exactly one"):
+        state.get_log()
+    exception = __import__("ray_rs.util.state.exception", fromlist=["x"]).RayStateApiException
+    with pytest.raises(exception, match="no log file"):
+        state.get_log(filename="../session.json")
+
+
+def test_timeline_has_an_execution_of_each_task_on_its_worker(tmp_path):
+    @ray.remote
+    def traced():
+        time.sleep(0.01)
+        return os.getpid()
+
+    pids = ray.get([traced.remote() for _ in range(6)])
+    path = tmp_path / "trace.json"
+    assert ray.timeline(str(path)) is None
+    events = json.loads(path.read_text())
+    name = next(event["name"] for event in events if "traced" in event["name"])
+    executions = [event for event in events if event["ph"] == "X" and event["name"] == name]
+    assert sorted(event["tid"] for event in executions) == sorted(pids)
+    assert all(event["dur"] >= 10_000 and event["args"]["state"] == "FINISHED" for event in executions)
+    begins = {event["id"]: event["ts"] for event in events if event["ph"] == "b" and event["name"] == name}
+    ends = {event["id"]: event["ts"] for event in events if event["ph"] == "e" and event["name"] == name}
+    assert begins.keys() == ends.keys() and all(begins[id] <= ends[id] for id in ends)
+    assert {event["args"]["name"] for event in events if event["name"] == "thread_name"} >= {
+        f"worker {pid}" for pid in pids
+    }

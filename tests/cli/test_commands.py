@@ -1,0 +1,131 @@
+"""The command line: what it prints, and its exit status."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from under_test import ray, ray_rs_only, wait_until
+
+pytestmark = [pytest.mark.usefixtures("cluster"), ray_rs_only("ray_rs has its own program")]
+
+
+def run(*arguments, status=0, **environment):
+    done = subprocess.run(
+        [sys.executable, "-m", "ray_rs.scripts", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout if status == 0 else done.stderr
+
+
+@ray.remote
+def listed():
+    return os.getpid()
+
+
+@ray.remote
+class Speaker:
+    def speak(self):
+        print("spoken")
+        return os.getpid()
+
+
+def test_the_console_script_is_installed():
+    import importlib.metadata
+
+    (script,) = [each for each in importlib.metadata.entry_points(group="console_scripts") if each.name == "ray_rs"]
+    assert callable(script.load())
+    assert run("--version").startswith("ray_rs, version ")
+
+
+def test_status():
+    text = run("status", "-v")
+    assert "======== Autoscaler status:" in text
+    assert re.search(r"Total Usage:\n \S+/2\.0 CPU", text)
+    assert "Pending Demands:\n (no resource demands)" in text
+    assert ray.get_runtime_context().get_node_id() in text
+
+
+def test_status_shows_what_waits():
+    @ray.remote(num_cpus=64)
+    def too_much():
+        pass
+
+    ref = too_much.remote()
+    wait_until(lambda: "too_much" in run("status"), "the demand")
+    ray.cancel(ref)
+
+
+def test_list_in_all_formats():
+    refs = [listed.remote() for _ in range(3)]
+    ray.get(refs)
+    filters = ("-f", "name=listed", "--filter", "state!=FAILED")
+    table = run("list", "tasks", *filters)
+    assert "======== List: " in table and "Stats:" in table and "Total: 3" in table and "TASK_ID" in table
+    rows = json.loads(run("list", "tasks", *filters, "--format", "json"))
+    assert {row["task_id"] for row in rows} == {ref.task_id().hex() for ref in refs}
+    assert "start_time_ms" not in rows[0]
+    detailed = run("list", "tasks", *filters, "--detail", "--limit", "1")
+    assert detailed.startswith("---\n- task_id: ") and "\n  start_time_ms: " in detailed
+    assert "Shown: 2 (see --limit)" in run("list", "tasks", *filters, "--limit", "2")
+
+
+@pytest.mark.parametrize("resource", ["actors", "cluster-events", "jobs", "nodes", "placement-groups", "workers"])
+def test_every_kind_is_listed(resource):
+    assert isinstance(json.loads(run("list", resource, "--format", "json", "--detail")), list)
+
+
+def test_looking_is_no_job():
+    before = run("list", "jobs", "--format", "json")
+    run("status")
+    assert run("list", "jobs", "--format", "json") == before
+
+
+def test_get_and_summary():
+    speaker = Speaker.remote()
+    ray.get(speaker.speak.remote())
+    actor_id = speaker._actor_id.hex()
+    assert json.loads(run("get", "actors", actor_id, "--format", "json"))["class_name"] == "Speaker"
+    assert "state: ALIVE" in run("get", "actors", actor_id)
+    assert "no actor with id 1234" in run("get", "actors", "1234", status=1)
+    assert "FINISHED" in run("summary", "tasks")
+    assert "ALIVE: " in run("summary", "actors")
+
+
+def test_logs():
+    speaker = Speaker.remote()
+    pid = ray.get(speaker.speak.remote())
+    wait_until(lambda: "spoken" in run("logs", "actor", "--id", speaker._actor_id.hex()), "the line")
+    assert "spoken" in run("logs", "worker", "--pid", str(pid))
+    assert "raylet.log" in run("logs")
+    assert "spoken" in run("logs", f"worker-*-{pid}.out")
+    assert "no log file" in run("logs", "nothing*", status=1)
+    assert "--id" in run("logs", "actor", status=1)
+
+
+def test_timeline(tmp_path):
+    ray.get(listed.remote())
+    path = tmp_path / "trace.json"
+    assert str(path) in run("timeline", "-o", str(path))
+    assert any(event["ph"] == "X" for event in json.loads(path.read_text()))
+
+
+def test_errors():
+    assert "invalid choice" in run("list", "cabbages", status=2)
+    assert "Columns that can be filtered by" in run("list", "tasks", "-f", "colour=red", status=1)
+    assert "k=v" in run("list", "tasks", "-f", "colour", status=1)
+    assert "at 127.0.0.1:1" in run("status", "--address", "127.0.0.1:1", status=1)
+
+
+def test_no_session(tmp_path):
+    text = run("status", status=1, RAY_RS_TMPDIR=str(tmp_path))
+    assert "Could not find any running Ray instance" in text
+    run("health-check", status=1, RAY_RS_TMPDIR=str(tmp_path))
+    run("health-check")
