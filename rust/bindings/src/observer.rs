@@ -207,7 +207,7 @@ impl Observer {
                     &job,
                     is_call.then(|| hex(&actor.0)),
                     (parent != 0).then(|| hex(&TaskId::new(parent, parent_actor).0)),
-                    ran.then(|| &node),
+                    ran.then_some(&node),
                     ran.then(|| (hex(worker), batch.pids[at])),
                     (batch.submitted_us[at], end.saturating_sub(run), end),
                 ))?;
