@@ -18,11 +18,11 @@ allowed() {
     telemetry) echo "" ;;
     proto) echo "types" ;;
     lanes) echo "types" ;;
-    scheduler | ownership | dispatch | actors | object_store) echo "types" ;;
+    scheduler | ownership | dispatch | actors | explain | object_store) echo "types" ;;
     transport) echo "types proto telemetry lanes" ;;
     gcs) echo "types proto telemetry transport scheduler actors" ;;
     raylet) echo "types proto telemetry transport lanes scheduler object_store" ;;
-    core_worker) echo "types proto telemetry transport lanes ownership dispatch actors object_store" ;;
+    core_worker) echo "types proto telemetry transport lanes ownership dispatch actors explain object_store" ;;
     cli) echo "types proto telemetry transport raylet gcs" ;;
     bindings) echo "types telemetry core_worker cli object_store" ;;
     testing) echo "types proto telemetry lanes scheduler ownership dispatch actors object_store transport gcs raylet core_worker cli" ;;
@@ -36,7 +36,7 @@ forbidden() {
     types) echo "tokio tonic prost pyo3" ;;
     proto | transport) echo "pyo3" ;;
     lanes) echo "tokio tonic prost pyo3" ;;
-    scheduler | ownership | dispatch | actors | object_store) echo "tokio tonic prost pyo3" ;;
+    scheduler | ownership | dispatch | actors | explain | object_store) echo "tokio tonic prost pyo3" ;;
     gcs | raylet | core_worker | cli) echo "pyo3" ;;
     *) echo "" ;;
     esac

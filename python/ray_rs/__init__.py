@@ -22,6 +22,7 @@ from ray_rs._core import (
     kill,
     put,
     wait,
+    why,
 )
 from ray_rs.api import (
     available_resources,
@@ -153,6 +154,7 @@ __all__ = [
     "types",
     "util",
     "wait",
+    "why",
 ]
 
 

@@ -170,6 +170,9 @@ class ObjectRef(Awaitable[_T_co], Generic[_T_co]):
         """`callback(value_or_exception)` on a thread of the engine."""
     # These four are put here by `ray_rs.api`.
     def _repr_html_(self) -> str: ...
+    def _standing(self) -> tuple[str, float] | None:
+        """State of the task that makes it, until that has ended, and seconds since it was submitted; else None."""
+
     def _on_ready(self, callback: Callable[[Any], None]) -> Callable[[], None]: ...
     async def _ready(self) -> None: ...
     def tensor_transport(self) -> None: ...
@@ -621,6 +624,26 @@ def describe_processes(
     Returns:
         A dict of `processes`, `silent` (addresses of those that did not answer within two seconds) and `waiting`. Ids
         are hexadecimal digits, times microseconds since 1970.
+    """
+
+def why(target: ObjectRef[Any] | TaskID | ActorID | str | Any) -> str:
+    """Why something is not there yet, and why what it waits for is not; or where it is.
+
+    Asks all processes of the node, and answers also while they are busy.
+
+    Args:
+        target: A reference, a generator, an actor's handle, a TaskID, an ActorID, or the hexadecimal digits of an id.
+
+    Returns:
+        Text, a line for each step: what the task runs on since when, which argument it waits for, what is before it in
+        its actor's queue, which resources are missing.
+
+    Raises:
+        TypeError: It is none of these.
+        ValueError: The digits are no id.
+
+    Example:
+        >>> print(ray.why(ref))
     """
 
 def store_stats() -> dict[str, int]: ...

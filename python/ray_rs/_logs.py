@@ -85,7 +85,8 @@ def on_event(kind: str, *details: Any) -> None:
 
     Args:
         kind: "log" (name, pid, is_stderr, lines), "notice" (level 0..2, text), "retried" (task name, number of retries
-            or None, text of the error or None), "worker_crashed" (text), "unseen_error" (text), or "raylet_died".
+            or None, text of the error or None), "worker_crashed" (text), "unseen_error" (text),
+            "explanation" (text), or "raylet_died".
         *details: See `kind`.
     """
     if kind == "log":
@@ -95,6 +96,8 @@ def on_event(kind: str, *details: Any) -> None:
     elif kind == "notice":
         level, text = details
         _notice((_INFO, _WARNING, _ERROR)[level], text)
+    elif kind == "explanation":
+        print(f"(ray_rs) {details[0]}", file=sys.stderr)
     elif kind == "retried":
         name, retries, text = details
         left = "infinite" if retries is None else retries

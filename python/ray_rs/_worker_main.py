@@ -225,6 +225,8 @@ class _Callbacks:
         # What a `get` raised and nobody caught: the error keeps the cause that it has.
         original = error.__dict__.get("_task_error", error) if isinstance(error, RayTaskError) else None
         text = _argument_failed_text(error) if from_argument else _safe_traceback(error)
+        if isinstance(error, ValueError) and "read-only" in str(error):
+            text = f"{text.rstrip()}\n{_READ_ONLY_HINT}\n"
         cause = original.cause if original is not None else error
         actor_id, actor_repr = self._actor()
         task_error = RayTaskError(
@@ -315,6 +317,14 @@ class _Callbacks:
             f"Task {callee_name} has num_returns=0 but returned a value; it is dropped.",
             file=sys.stderr,
         )
+
+
+# numpy's own error says only that the array is read-only.
+_READ_ONLY_HINT = (
+    "Hint: arrays that come as arguments or from ray.get() are views of shared memory, which others read as well, and "
+    "cannot be written to. Work on a copy: array.copy(), or ray.get(ref, copy=True); copy='on_write' copies only the "
+    "pages that are written to."
+)
 
 
 def _safe_traceback(error: BaseException) -> str:

@@ -654,6 +654,12 @@ def _ref_as_html(self: Any) -> str:
     rows = {"Reference": self.hex(), "State": "pending" if known is None else "failed" if known[0] else "ready"}
     if known is not None:
         rows["Size"] = f"{known[1]:,} bytes"
+    standing = None if known is not None else self._standing()
+    if standing is not None:
+        rows["Task"] = standing[0]
+        rows["Age"] = f"{standing[1]:.1f} s"
+    if site := self.call_site():
+        rows["Made at"] = site
     return html_table(rows)
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "AsyncioActorExit",
     "AuthenticationError",
     "CrossLanguageError",
+    "DeadlockError",
     "GetTimeoutError",
     "LocalRayletDiedError",
     "NodeDiedError",
@@ -330,6 +331,14 @@ class TaskTimeoutError(TaskCancelledError, TimeoutError):
 
 class GetTimeoutError(RayError, TimeoutError):
     """`get` was given a timeout, and not all objects were ready in time."""
+
+
+class DeadlockError(RayError):
+    """A `get` inside a task or an actor can never end, because tasks wait for each other; the text has the cycle.
+
+    Such as an actor whose method gets the result of another of its own methods, which cannot begin before this one
+    ends. Of the waits on a cycle one raises; the others then go on, or fail with it.
+    """
 
 
 # ------------------------------------------------------------------------------------------------------------- actors

@@ -173,7 +173,7 @@ def test_constants():
     values = {
         f"from_{unit}({number})": f"{number} {sign}"
         for number in ("2", "10", "25", "50", "200")
-        for unit, sign in (("micros", "µs"), ("millis", "ms"))
+        for unit, sign in (("micros", "µs"), ("millis", "ms"), ("secs", "s"))
     }
     for name, value in re.findall(r"^pub const (\w+): \w+ = (?:Duration::)?([^;]+);", source, re.M):
         shown = values.get(value, value).replace(" * 1024", " KiB")

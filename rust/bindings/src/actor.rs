@@ -13,7 +13,7 @@ use crate::descriptor::{ActorDescriptor, dict_or_empty};
 use crate::ids::{PyActorId, bytes_of, hash_of};
 use crate::object_ref::{Counted, address_bytes, address_from};
 use crate::remote_function::{call_remote, wrap_returns};
-use crate::{args, core, errors, gil, imports, reftable, stream};
+use crate::{args, core, errors, gil, imports, reftable, sites, stream};
 
 /// One actor, as seen from one connection. Handles and their methods share it, so that a method outlives its handle and
 /// neither holds the other.
@@ -200,6 +200,7 @@ impl ActorMethod {
             .core
             .actor_call(target.actor, handle, self.method, args, self.num_returns)
             .map_err(|error| errors::from_core(py, error))?;
+        sites::note(py, &target.core, &returns);
         wrap_returns(py, &target.core, returns, self.num_returns)
     }
 

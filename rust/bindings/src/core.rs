@@ -188,6 +188,7 @@ fn deliver(event: HostEvent, on_event: Option<&Py<PyAny>>) {
                 Ok(text) => on_event.call1(py, ("worker_crashed", text)),
                 Err(error) => Err(error),
             },
+            HostEvent::Explanation(text) => on_event.call1(py, ("explanation", text)),
             HostEvent::UnseenError(read) => match objects::text_of_error(py, read) {
                 Ok(Some(text)) => on_event.call1(py, ("unseen_error", text)),
                 Ok(None) => return,

@@ -2,9 +2,14 @@
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
-use ray_rs_core_worker::v1;
+use ray_rs_core_worker::{Subject, v1};
+use ray_rs_types::{ActorId, ObjectId, TaskId};
 
-use crate::{core, gil};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+
+use crate::ids::{PyActorId, PyTaskId};
+use crate::object_ref::ObjectRef;
+use crate::{core, gil, stream};
 
 /// Ray's words for `UnfinishedTask.state`.
 const STATES: [&str; 5] = [
@@ -26,6 +31,10 @@ const CONNECTIONS: [&str; 4] = ["unresolved", "connected", "restarting", "dead"]
 
 fn word(words: &[&'static str], index: u32) -> &'static str {
     words.get(index as usize).copied().unwrap_or("")
+}
+
+pub fn state_word(state: u32) -> &'static str {
+    word(&STATES, state)
 }
 
 pub fn hex(bytes: &[u8]) -> String {
@@ -116,6 +125,47 @@ pub fn descriptions<'py>(py: Python<'py>, reply: &v1::Descriptions) -> PyResult<
             "infeasible": row.infeasible,
         )))?,
     ))
+}
+
+/// Why an object, task or actor is not there yet, and why what it waits for is not; or where it is.
+#[pyfunction]
+pub fn why(py: Python<'_>, target: &Bound<'_, PyAny>) -> PyResult<String> {
+    let subject = subject(target)?;
+    let core = core::connected(py)?;
+    gil::wait_for(py, |interrupt| core.why(subject, interrupt))
+}
+
+fn subject(target: &Bound<'_, PyAny>) -> PyResult<Subject> {
+    if let Ok(reference) = target.cast_exact::<ObjectRef>() {
+        return Ok(Subject::Object(reference.get().id()));
+    }
+    if let Ok(task) = target.cast_exact::<PyTaskId>() {
+        return Ok(Subject::Task(task.get().0));
+    }
+    if let Ok(actor) = target.cast_exact::<PyActorId>() {
+        return Ok(Subject::Actor(actor.get().0));
+    }
+    if let Ok(digits) = target.extract::<&str>() {
+        let object = ObjectId::from_hex(digits).map(Subject::Object);
+        let task = || TaskId::from_hex(digits).map(Subject::Task);
+        let actor = || ActorId::from_hex(digits).map(Subject::Actor);
+        return object.or_else(task).or_else(actor).ok_or_else(|| {
+            PyValueError::new_err(format!(
+                "{digits:?} is no id: an object's has 56 hexadecimal digits, a task's 48, an actor's 32"
+            ))
+        });
+    }
+    if stream::is_generator(target)? {
+        return subject(&target.getattr("_ray_waitable")?);
+    }
+    if let Ok(actor) = target.getattr("_actor_id") {
+        return subject(&actor);
+    }
+    Err(PyTypeError::new_err(format!(
+        "why() takes an ObjectRef, a generator, an actor's handle, a TaskID, an ActorID, or the hexadecimal digits of an \
+         id, not {}",
+        target.get_type()
+    )))
 }
 
 fn bytes_of(text: &str) -> Option<Vec<u8>> {

@@ -128,6 +128,11 @@ pub fn get_timeout(py: Python<'_>) -> PyErr {
     made(py, &imports::GET_TIMEOUT, ("Get timed out: some object(s) not ready.",))
 }
 
+/// A wait that is part of a cycle.
+pub fn deadlock(py: Python<'_>, why: String) -> PyErr {
+    made(py, &imports::DEADLOCK, (why,))
+}
+
 /// A wait that can never be satisfied.
 pub fn disconnected(py: Python<'_>, core: &CoreWorker) -> PyErr {
     if core.is_closed() {

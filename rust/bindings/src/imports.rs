@@ -28,6 +28,7 @@ impl Name {
 pub static PICKLE_DUMPS: Name = Name::new("_pickle", "dumps");
 pub static PICKLE_LOADS: Name = Name::new("_pickle", "loads");
 pub static PICKLE_BUFFER: Name = Name::new("_pickle", "PickleBuffer");
+pub static GET_FRAME: Name = Name::new("sys", "_getframe");
 pub static MEMORYVIEW: Name = Name::new("builtins", "memoryview");
 pub static RUNNING_LOOP: Name = Name::new("asyncio", "get_running_loop");
 pub static CONCURRENT_FUTURE: Name = Name::new("concurrent.futures", "Future");
@@ -62,6 +63,7 @@ pub static SEND_ITEMS: Name = Name::new("ray_rs._async_loop", "send_items");
 pub static RUN_ASYNC_LOOP: Name = Name::new("ray_rs._async_loop", "run");
 
 // Exceptions and the functions that compose their texts.
+pub static DEADLOCK: Name = Name::new("ray_rs.exceptions", "DeadlockError");
 pub static GET_TIMEOUT: Name = Name::new("ray_rs.exceptions", "GetTimeoutError");
 pub static TASK_CANCELLED: Name = Name::new("ray_rs.exceptions", "TaskCancelledError");
 pub static TASK_GIVEN_UP: Name = Name::new("ray_rs.exceptions", "_task_given_up");

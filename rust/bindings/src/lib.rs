@@ -38,6 +38,7 @@ mod reftable;
 mod remote_function;
 mod scalars;
 mod signature;
+mod sites;
 mod stream;
 
 use pyo3::prelude::*;
@@ -90,6 +91,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         control::store_objects,
         describe::describe_processes,
         observer::send_metrics,
+        describe::why,
         control::store_stats,
         control::gcs_call,
         control::kv_put,

@@ -9,7 +9,7 @@ use ray_rs_core_worker::{CoreWorker, RefSlot};
 use ray_rs_types::{ObjectId, WorkerAddress};
 
 use crate::ids::{PyJobId, PyTaskId, bytes_of, hash_of};
-use crate::{core, errors, futures, imports, objects, reftable};
+use crate::{core, describe, errors, futures, imports, objects, reftable};
 
 /// One local count of an object.
 pub struct Counted {
@@ -84,7 +84,7 @@ impl ObjectRef {
         live.ok_or_else(|| errors::old_reference(py))
     }
 
-    fn id(&self) -> ObjectId {
+    pub fn id(&self) -> ObjectId {
         match (&self.counted, &self.bare) {
             (Some(counted), _) => counted.core.object_id(counted.slot),
             (None, Some(id)) => **id,
@@ -163,14 +163,24 @@ impl ObjectRef {
         ))
     }
 
-    fn call_site(&self) -> &'static str {
-        ""
+    /// "file.py:12"; empty where that was not noted.
+    fn call_site(&self) -> String {
+        let live = self.counted().filter(|counted| core::is_current(&counted.core));
+        live.map(|counted| counted.core.site(counted.slot)).unwrap_or_default()
     }
 
     /// What is known here without asking anybody: (is an error, bytes) of a value that is there; else `None`.
     fn _glance(&self) -> Option<(bool, u64)> {
         let counted = self.counted().filter(|counted| core::is_current(&counted.core))?;
         counted.core.at_a_glance(counted.slot)
+    }
+
+    /// Where the task stands that makes it, in Ray's words, and seconds since it was submitted; `None` where that is not
+    /// known here, or when it has ended.
+    fn _standing(&self) -> Option<(&'static str, f64)> {
+        let counted = self.counted().filter(|counted| core::is_current(&counted.core))?;
+        let (state, age) = counted.core.standing(counted.slot)?;
+        Some((describe::state_word(state), age.as_secs_f64()))
     }
 
     fn future<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use pyo3::exceptions::{PyKeyboardInterrupt, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyFloat, PyList, PyTuple};
-use ray_rs_core_worker::{CoreWorker, Read, ReadData, RefSlot, WaitOutcome};
+use ray_rs_core_worker::{CoreWorker, Read, ReadData, RefSlot, ValueData, WaitOutcome};
 use smallvec::SmallVec;
 
 use crate::buffers::Copy;
 use crate::executor::context;
 use crate::object_ref::ObjectRef;
-use crate::{core, errors, gil, pickle, stream};
+use crate::{core, errors, gil, pickle, sites, stream};
 
 /// The Python value of what was read of `slot`, or the error that it holds.
 pub fn decode_read<'py>(
@@ -167,6 +167,7 @@ fn get_one<'py>(
         WaitOutcome::Satisfied => decode_until(py, core, slot, core.read(slot), deadline, copy),
         WaitOutcome::TimedOut => Err(errors::get_timeout(py)),
         WaitOutcome::Interrupted => Err(PyKeyboardInterrupt::new_err(())),
+        WaitOutcome::Deadlocked(why) => Err(errors::deadlock(py, why)),
         WaitOutcome::Disconnected => Err(errors::disconnected(py, core)),
     }
 }
@@ -201,6 +202,7 @@ fn get_all<'py>(
                 return Err(errors::get_timeout(py));
             }
             WaitOutcome::Interrupted => return Err(PyKeyboardInterrupt::new_err(())),
+            WaitOutcome::Deadlocked(why) => return Err(errors::deadlock(py, why)),
             WaitOutcome::Disconnected => return Err(errors::disconnected(py, core)),
         }
         mask.clear();
@@ -278,7 +280,8 @@ pub fn put(
     }
     let core = core::require(py)?;
     let stored = pickle::encode_put(&core, value)?;
-    let slot = core.put(stored);
+    let site = sites::of_put(py, matches!(stored.data, ValueData::Arena(_)));
+    let slot = core.put(stored, site.as_deref());
     ObjectRef::wrap(py, &core, slot)
 }
 
@@ -352,6 +355,7 @@ pub fn wait<'py>(
         match outcome {
             WaitOutcome::Satisfied | WaitOutcome::TimedOut => {}
             WaitOutcome::Interrupted => return Err(PyKeyboardInterrupt::new_err(())),
+            WaitOutcome::Deadlocked(why) => return Err(errors::deadlock(py, why)),
             WaitOutcome::Disconnected => return Err(errors::disconnected(py, &core)),
         }
         mask.clear();

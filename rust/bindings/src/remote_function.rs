@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::executor::context;
 use crate::object_ref::ObjectRef;
 use crate::signature::Signature;
-use crate::{args, control, core, gil, imports, placement_group, stream};
+use crate::{args, control, core, gil, imports, placement_group, sites, stream};
 
 #[pyclass(frozen, subclass, dict, weakref, module = "ray_rs._core")]
 pub struct RemoteFunction {
@@ -183,6 +183,7 @@ impl RemoteFunction {
         let to = Self::registered(slf)?;
         let args = args::encode(&to.core, args, kwargs, &to.name)?;
         let returns = to.core.submit(to.index, args, to.num_returns);
+        sites::note(slf.py(), &to.core, &returns);
         wrap_returns(slf.py(), &to.core, returns, to.num_returns)
     }
 

@@ -49,6 +49,7 @@ impl Stream {
                 WaitOutcome::Satisfied => {}
                 WaitOutcome::TimedOut => return Err(errors::get_timeout(py)),
                 WaitOutcome::Interrupted => return Err(PyKeyboardInterrupt::new_err(())),
+                WaitOutcome::Deadlocked(why) => return Err(errors::deadlock(py, why)),
                 WaitOutcome::Disconnected => return Err(errors::disconnected(py, core)),
             }
         }

@@ -305,7 +305,9 @@ impl State {
                 let Some(worker) = worker else { return };
                 self.actor(index).pid = worker.pid;
                 let who = self.owner_index(&worker);
-                let Some(lane) = self.open_lane(who) else { return };
+                let Some(lane) = self.open_lane_to_actor(who) else {
+                    return;
+                };
                 self.actor(index).lane = Some(lane);
                 self.order_event(
                     index,

@@ -174,7 +174,10 @@ impl CoreWorker {
         let body = |request_id| v1::to_raylet::Body::RequestExtent(v1::RequestExtent { request_id, min_bytes });
         match self.ask(body, "RequestExtent", ROOM_TIMEOUT, interrupt)? {
             Answer::Extent(Ok(extent)) => Ok(extent),
-            Answer::Extent(Err((message, false))) => Err(CoreError::StoreFull(message)),
+            Answer::Extent(Err((mut message, false))) => {
+                message.push_str(&self.largest_holders(interrupt));
+                Err(CoreError::StoreFull(message))
+            }
             Answer::Extent(Err((message, true))) => Err(CoreError::OutOfDisk(message)),
             _ => Err(CoreError::Gcs("the raylet answered something else".to_owned())),
         }
@@ -210,6 +213,11 @@ impl State {
                 if let Answer::Restored(restored, memory) = answer {
                     self.brought_for(token, location, &restored, memory);
                 }
+            }
+            Some(Question::Look { waiter, serial }) => {
+                let (waiter, serial) = (*waiter, *serial);
+                self.questions.remove(&request);
+                self.look_answered(waiter, serial, answer);
             }
             Some(Question::Forget) => {
                 self.questions.remove(&request);
@@ -337,9 +345,11 @@ impl State {
             .values()
             .filter_map(|question| match question {
                 Question::Thread { thread, .. } => Some(thread.clone()),
-                Question::RegisterActor(_) | Question::StoreFunction | Question::Bring { .. } | Question::Forget => {
-                    None
-                }
+                Question::RegisterActor(_)
+                | Question::StoreFunction
+                | Question::Bring { .. }
+                | Question::Look { .. }
+                | Question::Forget => None,
             })
             .chain(self.groups.values().flat_map(|view| view.waiting_threads().cloned()))
             .chain(self.waiters.iter().flatten().map(|waiter| waiter.thread.clone()))

@@ -20,6 +20,7 @@ use rustc_hash::FxHashSet;
 use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::execute::Group;
+use crate::executing::{EXECUTING, EXECUTING_NORMAL, note_executing};
 use crate::frames::{self, Filled, FrameReader};
 use crate::host::HostThread;
 use crate::model::*;
@@ -781,24 +782,6 @@ pub type Interrupt<'a> = &'a mut dyn FnMut() -> bool;
 
 std::thread_local! {
     static HELD_OVER_FORK: RefCell<Vec<ArcMutexGuard<RawMutex, State>>> = const { RefCell::new(Vec::new()) };
-    /// Number of the task that this thread runs; 0: none; [`CONSTRUCTOR`].
-    pub(crate) static EXECUTING: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
-    /// This thread runs a normal task, whose CPU is given back while it blocks.
-    pub(crate) static EXECUTING_NORMAL: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
-}
-
-/// As the number of a task: an actor's constructor runs.
-pub(crate) const CONSTRUCTOR: u64 = u64::MAX;
-
-fn note_executing(next: &Option<Next>) {
-    match next {
-        Some(Next::Task(task)) => {
-            EXECUTING_NORMAL.set(task.callee.function_id.is_some());
-            EXECUTING.set(task.task_id.unique());
-        }
-        Some(Next::StartActor(_)) => EXECUTING.set(CONSTRUCTOR),
-        Some(Next::Exit { .. } | Next::Nothing) | None => {}
-    }
 }
 
 pub(crate) fn connect_raylet(path: &std::path::Path) -> std::io::Result<OwnedFd> {

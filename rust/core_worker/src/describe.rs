@@ -13,7 +13,9 @@ use ray_rs_types::{ActorId, ObjectId, TaskId};
 use rustc_hash::FxHashSet;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::core::{CONSTRUCTOR, EXECUTING};
+use crate::core::CoreWorker;
+use crate::executing::{CONSTRUCTOR, EXECUTING};
+use crate::look::Look;
 use crate::model::{StoredValue, ValueData};
 use crate::state::State;
 use crate::submit::{Spec, Work};
@@ -62,27 +64,29 @@ pub(crate) struct Blocked {
     pub all_of: bool,
     /// [`EXECUTING`] of the thread.
     pub executing: u64,
+    /// To its last question about it.
+    pub answer: Option<Box<v1::Descriptions>>,
 }
 
 impl State {
-    /// The wait `me` of this thread really sleeps. Only the first call counts.
-    pub fn note_blocked(&mut self, me: u32, slots: &[RefSlot], num_wanted: usize, has_timeout: bool) {
+    /// The wait `me` of this thread really sleeps.
+    pub fn note_blocked(&mut self, me: u32, slots: &[RefSlot], num_wanted: usize, has_timeout: bool) -> Option<Look> {
         let serial = self.next_wait;
-        let Some(waiter) = self.waiters.get_mut(me as usize).and_then(Option::as_mut) else {
-            return;
-        };
-        if waiter.blocked.is_some() {
-            return;
-        }
+        let waiter = self.waiters.get_mut(me as usize).and_then(Option::as_mut)?;
         self.next_wait += 1;
+        let all_of = num_wanted == slots.len();
+        // Nobody waits for a driver, nor for a thread that a task has started.
+        let may_be_stuck = EXECUTING.get() != 0 && all_of && !has_timeout;
         waiter.blocked = Some(Box::new(Blocked {
             serial,
             since_us: us_ago(Duration::ZERO),
             slots: slots.to_vec(),
             has_timeout,
-            all_of: num_wanted == slots.len(),
+            all_of,
             executing: EXECUTING.get(),
+            answer: None,
         }));
+        Some(Look::new(self.me.worker_id, serial, waiter.remaining, may_be_stuck))
     }
 
     pub fn describe(&mut self, question: &v1::DescribeYourself) -> v1::Description {
@@ -183,8 +187,9 @@ impl State {
                 row.kind = CREATION;
                 row.actor_id = self.actors[actor.0 as usize].id.0.to_vec();
             }
-            Work::Call { actor, .. } => {
+            Work::Call { actor, method } => {
                 row.kind = CALL;
+                row.group = self.methods[method.0 as usize].group.to_string();
                 let target = &self.actors[actor.0 as usize];
                 row.actor_id = target.id.0.to_vec();
                 if target.order.place(CallKey(key.0)) != Some(CallPlace::InFlight)
@@ -334,6 +339,7 @@ impl State {
             submitted: u64::from(object.submitted),
             contained: u64::from(object.contained),
             borrowers: object.borrowers as u64,
+            site: self.sites.name(object.site).to_owned(),
             ..v1::KnownObject::default()
         };
         if let Some((value, is_error)) = object.value {
@@ -359,6 +365,17 @@ impl State {
             row.attempt = self.owner.attempt(key);
         }
         row
+    }
+}
+
+impl CoreWorker {
+    /// Of an object that a task of this process is to make: the task's state (as in `UnfinishedTask`) and its age.
+    pub fn standing(&self, slot: RefSlot) -> Option<(u32, Duration)> {
+        let state = self.state.lock();
+        let key = state.owner.task_of(slot)?;
+        let (spec, stands) = (state.owner.spec(key)?, state.owner.task_state(key)?);
+        let age = Moment::now().0.saturating_sub(spec.since.0);
+        Some((state.describe_task(key, stands, spec).state, age))
     }
 }
 

@@ -259,6 +259,8 @@ pub enum HostEvent {
     WorkerCrashed(Failure),
     /// The last reference to an error went before anyone had looked at it.
     UnseenError(Read),
+    /// What a wait of this process waits for, after a while.
+    Explanation(String),
     /// The raylet is gone; everything fails from here on.
     RayletDied,
 }
@@ -279,12 +281,14 @@ pub struct ProcessInfo {
 }
 
 /// How a wait ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WaitOutcome {
     Satisfied,
     TimedOut,
     /// `interrupt` returned true.
     Interrupted,
+    /// What is waited for will never come, since it waits for this; in words.
+    Deadlocked(String),
     /// What is waited for will never come: this process has left the session, or its raylet is gone.
     Disconnected,
 }

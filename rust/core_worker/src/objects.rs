@@ -11,8 +11,9 @@ use ray_rs_ownership::Watcher;
 use ray_rs_types::config::{MAX_INLINE_BYTES, SPIN};
 use smallvec::SmallVec;
 
-use crate::core::{CoreWorker, EXECUTING_NORMAL, Interrupt};
+use crate::core::{CoreWorker, Interrupt};
 use crate::execute::Group;
+use crate::executing::EXECUTING_NORMAL;
 use crate::model::*;
 use crate::state::{State, Waiter};
 
@@ -107,10 +108,15 @@ impl CoreWorker {
         })
     }
 
-    pub fn put(&self, value: StoredValue) -> RefSlot {
+    /// `site`: the line of the program that puts, if it is to be noted.
+    pub fn put(&self, value: StoredValue, site: Option<&str>) -> RefSlot {
         self.with(|state| {
             let id = state.fresh_put_id();
-            state.owner.value_put(id, value)
+            let slot = state.owner.value_put(id, value);
+            if let Some(site) = site {
+                state.made_at(&[slot], site);
+            }
+            slot
         })
     }
 
@@ -253,19 +259,25 @@ impl CoreWorker {
         let mut blocked = false;
         let mut spun = false;
         let mut rested_once = false;
+        let mut look = None;
         let outcome = loop {
             let satisfied = self.with(|state| {
                 if !is_satisfied(state, me) {
                     state.drain_lanes(256);
                 }
                 let satisfied = is_satisfied(state, me);
-                if rested_once && !satisfied {
-                    state.note_blocked(me, slots, num_wanted, timeout.is_some());
+                if rested_once && !satisfied && look.is_none() {
+                    look = state.note_blocked(me, slots, num_wanted, timeout.is_some());
                 }
                 satisfied
             });
             if satisfied {
                 break WaitOutcome::Satisfied;
+            }
+            if let Some(look) = &mut look
+                && let Some(why) = self.look_round(me, look)
+            {
+                break WaitOutcome::Deadlocked(why);
             }
             let mut slice = SLICE;
             if let (Some(limit), Some(began)) = (timeout, began) {

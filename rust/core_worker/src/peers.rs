@@ -258,7 +258,18 @@ impl State {
         if let Some(lane) = self.peers.lane_to(who) {
             return Some(lane);
         }
-        if self.peers.is_dead(who) || who == OwnerIndex::ME || self.closed {
+        if who == OwnerIndex::ME {
+            return None;
+        }
+        self.open_lane_to_actor(who)
+    }
+
+    /// The same, also to this process: an actor calls itself as it calls others, over a lane whose both ends are here.
+    pub fn open_lane_to_actor(&mut self, who: OwnerIndex) -> Option<PeerIndex> {
+        if let Some(lane) = self.peers.lane_to(who) {
+            return Some(lane);
+        }
+        if self.peers.is_dead(who) || self.closed {
             return None;
         }
         match self.connect(who) {

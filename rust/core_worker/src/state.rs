@@ -33,6 +33,7 @@ use crate::memory_retries::MemoryRetries;
 use crate::model::{Failure, FunctionSpec, HostEvent, Location, MethodSpec, StoredValue, ValueData};
 use crate::peers::Peers;
 use crate::positions::Positions;
+use crate::sites::Sites;
 use crate::stream::Stream;
 use crate::submit::{Class, Lease, Spec};
 
@@ -96,6 +97,8 @@ pub(crate) enum Question {
     StoreFunction,
     /// An object that somebody awaits who must not block.
     Bring { token: u64, location: Location },
+    /// A wait looks round.
+    Look { waiter: u32, serial: u64 },
     /// Nobody waits.
     Forget,
 }
@@ -177,6 +180,7 @@ pub(crate) struct State {
     /// When tasks are over their time: (when, key, number of the task).
     pub time_limits: BinaryHeap<Reverse<(Duration, u32, u64)>>,
     pub memory_retries: MemoryRetries,
+    pub sites: Sites,
     /// Number of the task whose thread is to be interrupted; 0: none. Shared with `CoreWorker`.
     pub interrupted: Arc<AtomicU64>,
 }
@@ -249,6 +253,7 @@ impl State {
             limited_streams: FxHashSet::default(),
             time_limits: BinaryHeap::new(),
             memory_retries: MemoryRetries::from_env(),
+            sites: Sites::default(),
             interrupted: Arc::new(AtomicU64::new(0)),
         };
         state.put_task = state.fresh_task_id(ActorId::nil_of(job));

@@ -19,6 +19,8 @@ pub struct ObjectView<'a, V> {
     pub contained: u32,
     /// Processes that borrow it.
     pub borrowers: usize,
+    /// As [`OwnerTable::made_at`] was told; 0: nothing.
+    pub site: u32,
     /// The task that makes it, while it does.
     pub task: Option<TaskKey>,
 }
@@ -37,6 +39,7 @@ fn view<V>(entry: &Entry<V>) -> ObjectView<'_, V> {
         submitted: entry.submitted,
         contained: entry.contained,
         borrowers: entry.borrowers.len(),
+        site: entry.site,
         task: entry.task.filter(|_| value.is_none()),
     }
 }

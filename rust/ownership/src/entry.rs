@@ -61,6 +61,8 @@ pub(crate) struct Entry<V> {
     pub task: Option<TaskKey>,
     /// The value was looked at, or another process or task took it over: if it is an error, someone knows.
     pub seen: bool,
+    /// Where the program made it, by the core worker's number of the place; 0: not noted.
+    pub site: u32,
     /// The last query that saw it, for finding duplicates in one pass.
     pub stamp: u32,
     pub watchers: SmallVec<[Watcher; 1]>,
@@ -81,6 +83,7 @@ impl<V> Entry<V> {
             state: State::Absent,
             task: None,
             seen: false,
+            site: 0,
             stamp: 0,
             watchers: SmallVec::new(),
         }

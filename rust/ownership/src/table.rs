@@ -509,6 +509,13 @@ impl<V: Contains, S> OwnerTable<V, S> {
         })
     }
 
+    /// Where the program made it, as a number of the caller's.
+    pub fn made_at(&mut self, slot: RefSlot, site: u32) {
+        if let Some(entry) = self.entries.get_mut(slot.0) {
+            entry.site = site;
+        }
+    }
+
     /// Someone looks at the value of the object, now or as soon as there is one.
     pub fn seen(&mut self, slot: RefSlot) {
         if let Some(entry) = self.entries.get_mut(slot.0) {

@@ -136,10 +136,14 @@ impl Scheduler {
             true => "",
             false => "; actors hold what it asks for, and it runs when one of them ends",
         };
+        let available = self.ledger.free_for(&key.shape);
+        let free: Vec<String> = (key.shape.iter())
+            .map(|(name, _)| format!("{name}: {}", available.get(name).to_f64()))
+            .collect();
         format!(
-            "{before}; it asks for {}, of which {} is available{held}",
+            "{before}; it asks for {}, and free is {{{}}}{held}",
             key.shape,
-            self.ledger.free_for(&key.shape)
+            free.join(", ")
         )
     }
 

@@ -20,5 +20,9 @@ pub const REPLIES_PER_RING: u32 = 32;
 pub const WINDOW_WORK: Duration = Duration::from_millis(2);
 /// A lane without progress for so long loses its unclaimed entries to other workers.
 pub const STALLED_LANE: Duration = Duration::from_millis(10);
+/// A `get` or `wait` without progress for so long tells what it waits for.
+pub const WAIT_TOLD: Duration = Duration::from_secs(10);
+/// A `get` inside a task that lasts so long looks whether it can ever end.
+pub const DEADLOCK_LOOK: Duration = Duration::from_secs(2);
 /// How long an owner keeps an idle lease that nobody else asks for.
 pub const LEASE_LINGER: Duration = Duration::from_millis(200);

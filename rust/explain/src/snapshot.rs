@@ -1,0 +1,148 @@
+//! What is known of a node's processes. Times are microseconds since 1970.
+
+use ray_rs_types::{ActorId, ObjectId, TaskId, WorkerId};
+
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    pub now_us: u64,
+    pub processes: Vec<Process>,
+    /// Process ids of those that did not answer.
+    pub silent: Vec<u32>,
+    /// What waits for the node's resources.
+    pub waiting: Vec<Waiting>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Process {
+    pub worker: WorkerId,
+    pub pid: u32,
+    pub is_driver: bool,
+    pub hosted: Option<Hosted>,
+    pub tasks: Vec<Task>,
+    pub executing: Vec<Executing>,
+    pub waits: Vec<Wait>,
+    pub called: Vec<Called>,
+    pub objects: Vec<Object>,
+}
+
+/// The actor of a process.
+#[derive(Debug, Clone)]
+pub struct Hosted {
+    pub actor: ActorId,
+    pub class_name: String,
+    /// Of the default group, or of all calls when there are no groups.
+    pub max_concurrency: u32,
+    pub groups: Vec<(String, u32)>,
+    /// Since when its constructor runs, while it does.
+    pub constructing_since_us: Option<u64>,
+    /// Calls that have come and not begun.
+    pub queued: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaskState {
+    PendingArguments,
+    PendingNode,
+    Submitted,
+    Running,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaskKind {
+    Normal,
+    Creation,
+    Call,
+    Group,
+}
+
+/// A task that its owner, the process, has not seen end.
+#[derive(Debug, Clone)]
+pub struct Task {
+    pub id: TaskId,
+    pub name: String,
+    pub state: TaskState,
+    pub kind: TaskKind,
+    pub attempt: u32,
+    pub actor: Option<ActorId>,
+    /// Of a call: its concurrency group; empty: the default one.
+    pub group: String,
+    /// Process id of where it was sent.
+    pub sent_to: Option<u32>,
+    pub submitted_us: u64,
+    pub missing: Vec<ObjectId>,
+    pub behind: Option<TaskId>,
+    /// Together with the owner: the requests for workers that are for it.
+    pub class: u32,
+    /// What the owner's dispatcher says.
+    pub why: String,
+    pub cancelled: bool,
+}
+
+/// A task that the process runs.
+#[derive(Debug, Clone)]
+pub struct Executing {
+    pub id: TaskId,
+    pub name: String,
+    pub started_us: u64,
+    pub group: String,
+}
+
+/// A thread that sleeps in `get` or `wait`.
+#[derive(Debug, Clone)]
+pub struct Wait {
+    pub serial: u64,
+    pub since_us: u64,
+    pub missing: Vec<ObjectId>,
+    pub has_timeout: bool,
+    pub all_of: bool,
+    /// The task whose own thread it is.
+    pub task: Option<TaskId>,
+    pub is_constructor: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connection {
+    Unresolved,
+    Connected,
+    Restarting,
+    Dead,
+}
+
+/// An actor as the process, its caller, sees it.
+#[derive(Debug, Clone)]
+pub struct Called {
+    pub actor: ActorId,
+    pub connection: Connection,
+    pub pending: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    Pending,
+    /// Nothing to store, as of `None`.
+    Empty,
+    Inline,
+    Arena,
+    Spilled,
+    Error,
+}
+
+/// An object in the words of its owner or a borrower.
+#[derive(Debug, Clone)]
+pub struct Object {
+    pub id: ObjectId,
+    pub is_owned: bool,
+    pub place: Place,
+    pub size: u64,
+    /// Where the program made it; may be empty.
+    pub site: String,
+}
+
+/// Waits for the node's resources.
+#[derive(Debug, Clone)]
+pub struct Waiting {
+    /// The owner of the tasks, and their class there.
+    pub owner: Option<(WorkerId, u32)>,
+    pub actor: Option<ActorId>,
+    pub why: String,
+}

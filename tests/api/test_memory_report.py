@@ -1,0 +1,166 @@
+"""Who holds which object, where it is, which line made it; and that the sums are the store's."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from under_test import exceptions, ray, ray_rs_only, script, wait_until
+
+pytestmark = ray_rs_only("the report is made of what processes say of themselves")
+
+MIB = 2**20
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_store_of_its_own():
+    ray.shutdown()
+    ray.init(num_cpus=2, object_store_memory=200 * MIB)
+    yield
+    ray.shutdown()
+
+
+def rows(ref=None):
+    from ray_rs import _memory
+
+    every = _memory.reference_rows()
+    return every if ref is None else [row for row in every if row["object_id"] == ref.hex()]
+
+
+def row_of(ref):
+    (row,) = rows(ref)
+    return row
+
+
+@ray.remote
+def hold(refs, path):
+    """Holds a reference, and looks at the object."""
+    value = ray.get(refs[0])
+    while not os.path.exists(path):
+        pass
+    return len(value)
+
+
+@ray.remote
+def take(value, path):
+    while not os.path.exists(path):
+        pass
+    return len(value)
+
+
+def test_places_and_reference_types(tmp_path):
+    gate = str(tmp_path / "gate")
+    small, large = ray.put(b"x" * 1000), ray.put(bytes(MIB))
+    assert (row_of(small)["place"], row_of(small)["reference_type"]) == ("inline", "LOCAL_REFERENCE")
+    assert (row_of(large)["place"], row_of(large)["reference_type"]) == ("arena", "LOCAL_REFERENCE")
+    assert row_of(large)["object_size"] >= MIB
+    outer = ray.put([small])
+    pending = take.remote(large, gate)
+    assert row_of(large)["reference_type"] == "USED_BY_PENDING_TASK"
+    assert row_of(pending)["place"] == "pending"
+    assert row_of(pending)["object_size"] is None
+    inner_id = small.hex()
+    del small
+    (captured,) = [row for row in rows() if row["object_id"] == inner_id]
+    assert captured["reference_type"] == "CAPTURED_IN_OBJECT"
+    assert row_of(outer)["task_status"] == "FINISHED"
+    open(gate, "w").close()
+    assert ray.get(pending) == MIB
+
+
+def test_what_pins_an_object(tmp_path):
+    numpy = pytest.importorskip("numpy")
+    gate = str(tmp_path / "gate")
+    ref = ray.put(numpy.zeros(MIB, dtype=numpy.uint8))
+    holder = hold.remote([ref], gate)
+    (borrower,) = wait_until(
+        lambda: [row for row in rows(ref) if not row["is_owner"] and row["reference_type"] == "PINNED_IN_MEMORY"],
+        "the worker to look at it",
+    )
+    assert borrower["type"] == "WORKER" and borrower["pid"] != os.getpid() and borrower["pins"] == 1
+    view = ray.get(ref)
+    (mine,) = [row for row in rows(ref) if row["is_owner"]]
+    assert mine["reference_type"] == "PINNED_IN_MEMORY" and mine["pins"] == 2
+    open(gate, "w").close()
+    assert ray.get(holder) == MIB
+    del view
+    wait_until(lambda: row_of(ref)["reference_type"] == "LOCAL_REFERENCE", "nobody to look at it any more")
+
+
+def test_the_line_that_put_a_large_object():
+    ref = ray.put(bytes(MIB))
+    line = sys._getframe().f_lineno - 1
+    assert row_of(ref)["call_site"] == f"{__file__}:{line}" == ref.call_site()
+    assert row_of(ray.put(1))["call_site"] == "disabled"
+
+
+def test_sums_are_those_of_the_store_to_the_byte():
+    from ray_rs import _core, _memory
+
+    refs = [ray.put(bytes(size)) for size in (MIB, 2 * MIB + 17, 3 * MIB + 1)]
+    stored = _core.store_objects()
+    memory = sum(block["length"] for block in stored if block["place"] != "spilled")
+    reported = _memory.in_store(rows())
+    assert sum(row["object_size"] for row in reported if row["place"] != "spilled") == memory
+    assert len(reported) == len(stored)
+    assert f"usage {memory} B, {len(stored)} objects" in _memory.memory_summary(stats_only=True)
+    del refs
+
+
+def test_spilled_objects_are_told_apart():
+    refs = [ray.put(bytes(30 * MIB)) for _ in range(10)]
+    places = [row_of(ref)["place"] for ref in refs]
+    assert "spilled" in places and "arena" in places
+    assert "that were spilled" in ray.why(refs[places.index("spilled")])
+    del refs
+
+
+def test_the_summary():
+    from ray_rs import _memory
+
+    ref = ray.put(bytes(MIB))
+    text = _memory.memory_summary(sort_by="PID", units="MB", group_by="STACK_TRACE")
+    assert ref.hex() in text and __file__ in text
+    assert re.search(r"arena +LOCAL_REFERENCE +" + ref.hex(), text)
+    for wrong in ({"group_by": "X"}, {"sort_by": "X"}, {"units": "X"}):
+        with pytest.raises(ValueError, match="must be one of"):
+            _memory.memory_summary(**wrong)
+    summary = _memory.summarize(rows())["cluster"]
+    assert summary["total_objects"] == len(rows())
+    assert any(__file__ in site for site in summary["summary"])
+
+
+def test_a_full_store_names_who_made_what_is_there():
+    numpy = pytest.importorskip("numpy")
+    views = []
+    with pytest.raises(exceptions.ObjectStoreFullError) as raised:
+        for _ in range(30):
+            ref = ray.put(numpy.zeros(20 * MIB, dtype=numpy.uint8))
+            # Looked at, so it cannot leave memory.
+            views.append((ref, ray.get(ref)))
+    assert re.search(rf"MiB in \d+ objects? of pid {os.getpid()}, made at {re.escape(__file__)}:\d+", str(raised.value))
+
+
+def test_every_reference_has_its_line_when_that_is_asked_for():
+    program = script(
+        """
+        ray.init(num_cpus=1)
+
+        @ray.remote
+        def f():
+            return 1
+
+        @ray.remote
+        class A:
+            def m(self):
+                return 1
+
+        refs = [ray.put(1), f.remote(), A.remote().m.remote()]
+        print([ref.call_site().rpartition(":")[2] for ref in refs])
+        """
+    )
+    environment = {**os.environ, "RAY_record_ref_creation_sites": "1"}
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    lines = set(re.findall(r"'(\d+)'", ran.stdout))
+    assert len(lines) == 1, ran.stdout
