@@ -29,6 +29,7 @@ mod frames;
 mod groups;
 mod host;
 mod look;
+mod losses;
 mod memory_retries;
 mod model;
 mod objects;

@@ -1,4 +1,4 @@
-//! Submission of normal tasks: leases, pushes, answers, and what happens when a worker is lost.
+//! Submission of normal tasks: leases, pushes, answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,21 +8,19 @@ use ray_rs_lanes::{CLAIM_WORDS, EXEC};
 use ray_rs_ownership::{RefSlot, TaskKey};
 use ray_rs_proto::lane::Kind;
 use ray_rs_proto::v1;
-use ray_rs_types::address::arena_owner;
-use ray_rs_types::{ActorId, ResourceSet, TaskId, WorkerAddress, WorkerId};
+use ray_rs_types::{ActorId, ResourceSet, TaskId, WorkerAddress};
 use smallvec::{SmallVec, smallvec};
 
 use crate::argument_error;
 use crate::cancel::Cancelled;
 use crate::describe::Moment;
-use crate::events::{Ended, WORKER_DIED, outcome_of};
+use crate::events::{Ended, outcome_of};
 use crate::model::{
     ActorIndex, Failure, FunctionIndex, FunctionSpec, Location, MethodIndex, Returns, StoredValue, TaskArgs, ValueData,
 };
 use crate::peers::{CALL_SEQ, PeerIndex};
-use crate::state::{AwaitingReport, State};
+use crate::state::State;
 use crate::stream::STREAMING;
-use crate::telling;
 use crate::wire::Coverage;
 
 /// What a submitted task is.
@@ -675,159 +673,6 @@ impl State {
         for value in values {
             self.owner.value_abandoned(value, &mut self.owner_effects);
         }
-    }
-
-    /// The worker gave unclaimed entries back, since its current task is about to block.
-    pub fn entries_returned(&mut self, lane: PeerIndex, seqs: &[u64]) {
-        let mut tasks = Vec::new();
-        for seq in seqs {
-            if let Some(key) = self.take_in_flight(lane, *seq) {
-                if let Some(spec) = self.owner.spec_mut(key) {
-                    spec.sent = None;
-                }
-                if self.is_given_up(key) {
-                    self.dispatch_gone(key);
-                    self.end_cancelled(key);
-                    continue;
-                }
-                tasks.push(DispatchKey(key.0));
-            }
-        }
-        match self.lease_of_lane(lane) {
-            Some(lease) => self.dispatch_event(Event::EntriesReturned { lease, tasks }),
-            None => {
-                for task in tasks {
-                    self.task_ready(TaskKey(task.0));
-                }
-                self.run_effects();
-            }
-        }
-    }
-
-    // ---- loss --------------------------------------------------------------------------------------------------
-
-    /// In flight on a lane that died: unclaimed tasks run elsewhere for free, claimed ones wait for the raylet's word.
-    fn lost(&mut self, key: TaskKey) {
-        let Some((lane, seq)) = self.owner.spec_mut(key).and_then(|spec| spec.sent.take()) else {
-            return self.task_ready(key);
-        };
-        let claimed = self.peers.get(lane).is_none_or(|peer| peer.out_claims.is_claimed(seq));
-        let worker = self.peers.get(lane).map(|peer| self.peers.address(peer.who).worker_id);
-        self.take_in_flight(lane, seq);
-        match worker {
-            Some(worker) if claimed => self.await_report(worker, key),
-            _ => self.task_ready(key),
-        }
-    }
-
-    fn await_report(&mut self, worker: WorkerId, key: TaskKey) {
-        if let Some(waiting) = self
-            .awaiting_reports
-            .iter_mut()
-            .find(|waiting| waiting.worker == worker)
-        {
-            return waiting.tasks.push(key);
-        }
-        self.awaiting_reports.push(AwaitingReport {
-            worker,
-            tasks: vec![key],
-        });
-        let request_id = self.fresh_request();
-        let message = v1::WhyDied {
-            request_id,
-            worker_id: worker.0.to_vec(),
-        };
-        self.tell_raylet(v1::to_raylet::Body::WhyDied(message));
-    }
-
-    /// The raylet says how a process ended.
-    pub fn death_reported(&mut self, report: &v1::DeathReport) {
-        let Ok(worker) = WorkerId::from_bytes(&report.worker_id) else {
-            return;
-        };
-        if let Some(who) = self.peers.find(&worker) {
-            self.process_died(who);
-        }
-        let Some(at) = self
-            .awaiting_reports
-            .iter()
-            .position(|waiting| waiting.worker == worker)
-        else {
-            return;
-        };
-        for key in self.awaiting_reports.swap_remove(at).tasks {
-            let Some(Work::Normal(function)) = self.owner.spec(key).map(|spec| spec.work) else {
-                continue;
-            };
-            let name = Arc::clone(&self.function(function).name);
-            if self.is_given_up(key) {
-                self.end_cancelled(key);
-                continue;
-            }
-            if let Some(end) = &report.out_of_memory {
-                self.ended_for_memory(key, function, end.may_retry, report);
-                continue;
-            }
-            if report.group_removed {
-                self.finish_with(key, &StoredValue::failed(Failure::GroupRemoved));
-                continue;
-            }
-            let crash = telling::crash(&name, report);
-            self.tell_of_crash(crash.clone());
-            let attempt = self.owner.attempt(key);
-            if self.owner.may_retry(key) {
-                self.note_failed(key, attempt, WORKER_DIED);
-                self.tell_of_retry(key, &name, None);
-                self.enqueue(key, function);
-            } else {
-                self.finish_with(key, &StoredValue::failed(crash));
-            }
-        }
-        self.run_effects();
-    }
-
-    /// A process is gone: its lanes, leases, borrows and objects.
-    pub fn process_died(&mut self, who: ray_rs_ownership::OwnerIndex) {
-        if who == ray_rs_ownership::OwnerIndex::ME || !self.peers.mark_dead(who) {
-            return;
-        }
-        // It may have been killed after it had taken our sleeper's announcement and before it woke it: then no other
-        // peer's ring would reach that sleeper (BELL-2).
-        self.bell.wake_all();
-        let lanes: Vec<PeerIndex> = (0..self.peers.lanes.len() as u32)
-            .map(PeerIndex)
-            .filter(|lane| self.peers.get(*lane).is_some_and(|peer| peer.who == who))
-            .collect();
-        for lane in &lanes {
-            // What it wrote before it died counts.
-            self.drain_lane(*lane, usize::MAX);
-        }
-        for lane in &lanes {
-            if let Some(lease) = self.lease_of_lane(*lane) {
-                self.leases.remove(&lease);
-                let now = self.now();
-                self.dispatch
-                    .on_event(now, Event::LeaseDied { lease }, &mut self.dispatch_effects);
-                self.run_effects();
-                let message = v1::ReturnLease {
-                    lease_id: lease.0,
-                    worker_gone: true,
-                };
-                self.tell_raylet(v1::to_raylet::Body::ReturnLease(message));
-            }
-        }
-        for lane in lanes {
-            self.execution.forget_lane(lane);
-            self.peers.remove(lane);
-        }
-        self.owner.borrower_died(who, &mut self.owner_effects);
-        self.arena.owner_died(arena_owner(&self.peers.address(who).worker_id));
-        self.return_drained_extents();
-        for slot in self.owner.borrowed_from(who) {
-            let value = StoredValue::failed(Failure::owner_died());
-            self.owner.fetched(slot, value, true, &mut self.owner_effects);
-        }
-        self.run_effects();
     }
 }
 
