@@ -12,7 +12,7 @@ from _thread import RLock
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ray_rs import _core, _logs, _processes
+from ray_rs import _core, _logs, _notebook, _processes
 from ray_rs.exceptions import RaySystemError
 from ray_rs.options import LIFETIME_VARIABLE, REMOTE_USAGE, check_namespace
 
@@ -129,7 +129,7 @@ class RayContext(Mapping[str, Any]):
             resources = cluster_resources()
             rows["CPUs"], rows["GPUs"] = (f"{resources.get(name, 0):g}" for name in ("CPU", "GPU"))
             rows["Object store"] = f"{resources.get('object_store_memory', 0) / 1e9:.1f} GB"
-        return html_table(rows)
+        return _notebook.html_table(rows)
 
 
 def init(
@@ -648,41 +648,8 @@ _core.ObjectRef._on_ready, _core.ObjectRef._ready = _on_ready, _ready  # type: i
 _core.ObjectRef.tensor_transport = _tensor_transport  # type: ignore[method-assign]
 
 
-def _ref_as_html(self: Any) -> str:
-    """What a notebook shows: what is known without waiting. Holds nothing, and an error still counts as unseen."""
-    known = self._glance()
-    rows = {"Reference": self.hex(), "State": "pending" if known is None else "failed" if known[0] else "ready"}
-    if known is not None:
-        rows["Size"] = f"{known[1]:,} bytes"
-    standing = None if known is not None else self._standing()
-    if standing is not None:
-        rows["Task"] = standing[0]
-        rows["Age"] = f"{standing[1]:.1f} s"
-    if site := self.call_site():
-        rows["Made at"] = site
-    return html_table(rows)
-
-
-def _handle_as_html(self: Any) -> str:
-    """What a notebook shows of an actor's handle."""
-    descriptor = self._ray_descriptor
-    methods = [name for name in descriptor.method_names if not name.startswith("__")]
-    return html_table({"Actor": descriptor.class_name, "Id": self._actor_id.hex(), "Methods": ", ".join(methods)})
-
-
-def html_table(rows: dict[str, str]) -> str:
-    """Rows with a heading each, for a notebook."""
-    import html
-
-    cells = "".join(
-        f"<tr><th style='text-align:left'>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
-        for name, value in rows.items()
-    )
-    return f"<table>{cells}</table>"
-
-
-_core.ObjectRef._repr_html_ = _ref_as_html  # type: ignore[method-assign]
-_core.ActorHandle._repr_html_ = _handle_as_html  # type: ignore[method-assign]
+_core.ObjectRef._repr_html_ = _notebook.ref_as_html  # type: ignore[method-assign]
+_core.ActorHandle._repr_html_ = _notebook.handle_as_html  # type: ignore[method-assign]
 # These classes are native; graphs of calls are not, nor is what few programs ask for.
 _core.RemoteFunction.bind = _core.ActorMethod.bind = _bind  # type: ignore[method-assign]
 _core.RemoteFunction.__signature__ = property(_signature)  # type: ignore[method-assign, assignment]
