@@ -550,6 +550,7 @@ def process_info() -> dict[str, Any]:
 def cluster_view() -> list[dict[str, Any]]:
     """A dict a node: node_id (hex), alive, address, hostname, total, available (dict[str, float])."""
 
+@final
 class Observer:
     """Asks a session, on a connection of its own that registers nothing. Rows are dictionaries of plain values.
 
@@ -562,7 +563,7 @@ class Observer:
         RaySystemError: No answer came, or the session ended.
     """
 
-    def __init__(self, session_dir: str, timeout: float = 30.0) -> None: ...
+    def __new__(cls, session_dir: str, timeout: float = 30.0) -> Observer: ...
     def nodes(self) -> list[dict[str, Any]]: ...
     def store_stats(self) -> dict[str, int]: ...
     def actors(self) -> list[dict[str, Any]]: ...
