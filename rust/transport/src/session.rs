@@ -8,11 +8,16 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// A process may start another while its like are being ended; the dead are found once more before they vanish.
 const MARK_SEARCHES: u32 = 5;
+/// A process in the middle of `exec` has no environment yet, and nothing tells when it has. It is looked at again so
+/// often, after so long.
+const EXEC_SEARCHES: u32 = 100;
+const EXEC_PAUSE: Duration = Duration::from_millis(2);
 /// Ended sessions whose logs are kept.
 pub const KEPT_SESSIONS: usize = 10;
 /// Directories of sessions are called so.
@@ -70,29 +75,62 @@ pub fn clean_up(session_dir: &Path) -> io::Result<()> {
 /// Ends all processes that carry the session's mark, those that are started meanwhile included.
 fn end_marked_processes(session_dir: &Path) {
     let mark = format!("{PROCESS_MARK}={}/", session_dir.display());
-    for _ in 0..MARK_SEARCHES {
-        let mut found = false;
+    let (mut searches, mut pauses) = (0, 0);
+    while searches < MARK_SEARCHES && pauses < EXEC_SEARCHES {
+        let (mut ended, mut unknown) = (false, false);
         for entry in entries(Path::new("/proc")).unwrap_or_default() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
-                continue;
-            };
-            // Opened first, so that what is looked at is what is ended.
-            let Some(Ok(process)) = Pid::from_raw(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty())) else {
-                continue;
-            };
-            let is_marked = fs::read(entry.path().join("environ")).is_ok_and(|environment| {
-                environment
-                    .split(|byte| *byte == 0)
-                    .any(|entry| entry.starts_with(mark.as_bytes()))
-            });
-            if is_marked && pid.cast_unsigned() != std::process::id() {
-                found |= pidfd_send_signal(process, Signal::KILL).is_ok();
+            match end_if_marked(&entry, mark.as_bytes()) {
+                Searched::Ended => ended = true,
+                Searched::Unknown => unknown = true,
+                Searched::Other => {}
             }
         }
-        if !found {
+        if ended {
+            searches += 1;
+        } else if unknown {
+            pauses += 1;
+            std::thread::sleep(EXEC_PAUSE);
+        } else {
             return;
         }
     }
+}
+
+/// What one entry of `/proc` turned out to be.
+enum Searched {
+    Ended,
+    /// This user's, alive, and without an environment: started with none, or in the middle of `exec`.
+    Unknown,
+    Other,
+}
+
+fn end_if_marked(entry: &fs::DirEntry, mark: &[u8]) -> Searched {
+    let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+        return Searched::Other;
+    };
+    // Opened first, so that what is looked at is what is ended.
+    let Some(Ok(process)) = Pid::from_raw(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty())) else {
+        return Searched::Other;
+    };
+    let Ok(environment) = fs::read(entry.path().join("environ")) else {
+        return Searched::Other;
+    };
+    if environment.is_empty() {
+        // The dead and the kernel's own threads have no program either.
+        let is_a_program = fs::read_link(entry.path().join("exe")).is_ok();
+        return if is_a_program {
+            Searched::Unknown
+        } else {
+            Searched::Other
+        };
+    }
+    let is_marked = environment
+        .split(|byte| *byte == 0)
+        .any(|entry| entry.starts_with(mark));
+    if is_marked && pid.cast_unsigned() != std::process::id() && pidfd_send_signal(process, Signal::KILL).is_ok() {
+        return Searched::Ended;
+    }
+    Searched::Other
 }
 
 fn remove_spilled_elsewhere(session_dir: &Path) -> io::Result<()> {
@@ -206,6 +244,8 @@ fn gone_is_fine(outcome: io::Result<()>) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
     use super::*;
 
     fn session(root: &Path, name: &str, log: &str) -> PathBuf {
@@ -282,7 +322,7 @@ mod tests {
         let root = tempfile::tempdir().expect("a directory");
         let start = |dir: &Path| {
             std::process::Command::new("sleep")
-                .arg("1000")
+                .arg("60")
                 .env(PROCESS_MARK, format!("{}/3", dir.display()))
                 .spawn()
                 .expect("started")
@@ -292,7 +332,11 @@ mod tests {
         fs::write(dir.join(RAYLET_SOCKET), "").expect("written");
         let (mut its, mut others) = (start(&dir), start(&other));
         clean_up(&dir).expect("cleaned");
-        assert!(!its.wait().expect("a child").success());
+        assert_eq!(
+            its.wait().expect("a child").signal(),
+            Some(9),
+            "ended by its session's end"
+        );
         // That raylet has ended in order, and what runs is not for us to judge.
         clean_up(&other).expect("cleaned");
         assert!(others.try_wait().expect("a child").is_none());
