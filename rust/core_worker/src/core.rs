@@ -233,6 +233,7 @@ impl CoreWorker {
             })
             .map_err(|e| failed("cannot start a thread", e))?;
         *core.progress.lock() = Some(handle);
+        core.with(|state| state.open_lane_ahead(registered.first_worker.as_ref()));
         Ok(core)
     }
 

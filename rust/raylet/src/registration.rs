@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ray_rs_proto::v1;
 use ray_rs_proto::v1::from_raylet::Body;
-use ray_rs_scheduler::{ClientKey, Event, JobKey};
+use ray_rs_scheduler::{ClientKey, EnvKey, Event, JobKey};
 use ray_rs_transport::session::GCS_ADDRESS_FILE;
 use ray_rs_types::{JobId, WorkerAddress, WorkerId};
 
@@ -200,6 +200,21 @@ impl Raylet {
         }
     }
 
+    /// A driver's first lease takes its oldest worker that nobody has used.
+    fn first_worker_for(&self, driver: ConnKey) -> Option<WorkerAddress> {
+        let client = self.clients.get(&driver)?;
+        if client.role != Role::Driver {
+            return None;
+        }
+        let oldest = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| Some(worker.pool.job) == client.job && worker.pool.env == EnvKey::JOB)
+            .filter(|(_, worker)| worker.conn.is_some() && !worker.set_up_follows)
+            .min_by_key(|(token, _)| token.0);
+        self.worker_address(*oldest?.0)
+    }
+
     fn complete_registration(&mut self, conn: ConnKey) {
         let fds = match (self.store.share(), self.spin_fd.try_clone()) {
             (Ok(arena), Ok(spin)) => vec![arena, spin],
@@ -207,6 +222,7 @@ impl Raylet {
         };
         let arena_row = self.store.allocate_client();
         let process_number = self.next_process_number();
+        let first_worker = self.first_worker_for(conn);
         let client = self.clients.get_mut(&conn).expect("the caller lists connected clients");
         let key = client.job.expect("its role is known");
         let job = &self.jobs[&key];
@@ -229,6 +245,7 @@ impl Raylet {
             namespace: job.config.namespace.clone(),
             node_resources: Some((&self.total).into()),
             error: String::new(),
+            first_worker: first_worker.as_ref().map(Into::into),
         };
         tracing::debug!(pid = client.pid, process_number, "a client is registered");
         client.outbox.send_with_fds(Body::Registered(registered), fds);
