@@ -77,7 +77,9 @@ def test_list_in_all_formats():
     assert "Shown: 2 (see --limit)" in run("list", "tasks", *filters, "--limit", "2")
 
 
-@pytest.mark.parametrize("resource", ["actors", "cluster-events", "jobs", "nodes", "placement-groups", "workers"])
+@pytest.mark.parametrize(
+    "resource", ["actors", "cluster-events", "jobs", "nodes", "objects", "placement-groups", "workers"]
+)
 def test_every_kind_is_listed(resource):
     assert isinstance(json.loads(run("list", resource, "--format", "json", "--detail")), list)
 
@@ -97,6 +99,25 @@ def test_get_and_summary():
     assert "no actor with id 1234" in run("get", "actors", "1234", status=1)
     assert "FINISHED" in run("summary", "tasks")
     assert "ALIVE: " in run("summary", "actors")
+
+
+def test_memory():
+    ref = ray.put(bytes(2**20))
+    rows = json.loads(run("list", "objects", "-f", f"object_id={ref.hex()}", "--format", "json", "--detail"))
+    assert [(row["pid"], row["place"], row["held_by"]) for row in rows] == [
+        (os.getpid(), "arena", {"local references": 1})
+    ]
+    assert "LOCAL_REFERENCE: " in run("summary", "objects")
+    assert "place: arena" in run("get", "objects", ref.hex())
+    text = run("memory")
+    assert "Grouping by node address...        Sorting by object size..." in text
+    assert re.search(rf" {os.getpid()} +Driver +{re.escape(__file__)}:\d+ .* {ref.hex()}", text)
+    assert "--- Summary for stack trace: " in run("memory", "--group-by", "STACK_TRACE", "--sort-by", "PID", "-n", "1")
+    assert re.search(r"\t1\.000 MB\tarena\t", run("memory", "--units", "MB", "--no-format"))
+    assert run("memory", "--stats-only").startswith(
+        "--- Aggregate object store stats across all nodes ---\nPlasma memory"
+    )
+    assert "invalid choice" in run("memory", "--units", "TB", status=2)
 
 
 def test_logs():

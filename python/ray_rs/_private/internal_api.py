@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ray_rs import _memory
+from ray_rs import _memory_report
+from ray_rs.util.state._rows import Source
 
 __all__ = ["memory_summary"]
 
@@ -16,14 +17,14 @@ def memory_summary(
     stats_only: bool = False,
     num_entries: int | None = None,
 ) -> str:
-    """What `ray memory` prints, of the cluster that this process is connected to.
+    """What `ray memory` prints.
 
     Args:
-        address: Ignored; the connection that there is counts.
+        address: Of the session; this process's, else the newest one, when None.
         group_by: "NODE_ADDRESS" or "STACK_TRACE".
         sort_by: "PID", "OBJECT_SIZE" or "REFERENCE_TYPE".
         units: "B", "KB", "MB" or "GB".
-        line_wrap: Ignored; lines are as long as they are.
+        line_wrap: Columns below each other; else there is a tab between them.
         stats_only: Only the sums.
         num_entries: Most rows of a group.
 
@@ -32,6 +33,6 @@ def memory_summary(
 
     Raises:
         ValueError: `group_by`, `sort_by` or `units` is none of these.
+        ServerUnavailable: There is no session.
     """
-    del address, line_wrap
-    return _memory.memory_summary(group_by, sort_by, units, stats_only, num_entries)
+    return _memory_report.memory_summary(Source(address), group_by, sort_by, units, stats_only, num_entries, line_wrap)

@@ -15,11 +15,19 @@ _IDS = {
     "actors": "actor_id",
     "jobs": "job_id",
     "nodes": "node_id",
+    "objects": "object_id",
     "placement-groups": "placement_group_id",
     "tasks": "task_id",
     "workers": "worker_id",
 }
-_SUMMARIES = {"actors": api.summarize_actors, "tasks": api.summarize_tasks}
+_SUMMARIES = {
+    "actors": (api.summarize_actors, ("class_name", "state_counts")),
+    "objects": (
+        api.summarize_objects,
+        ("total_objects", "total_size_mb", "total_num_workers", "task_state_counts", "ref_type_counts"),
+    ),
+    "tasks": (api.summarize_tasks, ("func_or_class_name", "type", "state_counts")),
+}
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +66,7 @@ def add(commands: Any) -> None:
     add_common(getting)
     getting.set_defaults(run=_get)
 
-    summing = commands.add_parser("summary", help="count actors or tasks by state")
+    summing = commands.add_parser("summary", help="count actors, objects or tasks")
     summing.add_argument("resource", choices=sorted(_SUMMARIES))
     add_common(summing)
     summing.set_defaults(run=_summary)
@@ -120,17 +128,23 @@ def _get(arguments: argparse.Namespace) -> int:
 
 
 def _summary(arguments: argparse.Namespace) -> int:
-    summary = _SUMMARIES[arguments.resource](arguments.address, arguments.timeout)["cluster"]
+    summarize, columns = _SUMMARIES[arguments.resource]
+    summary = summarize(arguments.address, arguments.timeout)["cluster"]
     print(f"\n======== {arguments.resource.capitalize()} Summary: {_output.now()} ========")
     print("Stats:\n------------------------------------")
     for name, value in summary.items():
         if name not in ("summary", "summary_by"):
             print(f"{name}: {value}")
-    heads = ("func_or_class_name", "type") if arguments.resource == "tasks" else ("class_name",)
-    print("\nTable (by name):\n------------------------------------")
-    rows = [
-        (*(entry[head] for head in heads), ", ".join(f"{state}: {n}" for state, n in entry["state_counts"].items()))
-        for entry in summary["summary"].values()
-    ]
-    print(_output.table((*heads, "state_counts"), rows))
+    by = summary["summary_by"]
+    print(f"\nTable (by {'name' if arguments.resource == 'tasks' else by}):\n------------------------------------")
+    # Groups are named by a column of theirs, or by their key.
+    heads = columns if columns[-1] == "state_counts" else (by, *columns)
+    rows = [[_counts({by: name, **entry}[head]) for head in heads] for name, entry in summary["summary"].items()]
+    print(_output.table(heads, rows))
     return 0
+
+
+def _counts(value: Any) -> Any:
+    if isinstance(value, dict):
+        return ", ".join(f"{state}: {number}" for state, number in value.items())
+    return f"{value:.3f}" if isinstance(value, float) else value

@@ -99,20 +99,27 @@ pub fn store_stats_dict<'py>(py: Python<'py>, stats: &v1::StoreStatsReply) -> Py
     Ok(dict)
 }
 
-/// Every object of this node's store: length, place ("arena", "spilled", "restored"), pids of its owner and of the process
-/// whose extent holds it (0: none), and how many processes look at it.
+/// Every object of this node's store, as `Observer.store_objects` gives it.
 #[pyfunction]
 pub fn store_objects(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
     let core = core::connected(py)?;
     let reply = gil::wait_for(py, |interrupt| core.list_objects(interrupt))?;
+    stored_object_list(py, &reply)
+}
+
+pub fn stored_object_list<'py>(py: Python<'py>, reply: &v1::ListObjectsReply) -> PyResult<Bound<'py, PyList>> {
     let objects = PyList::empty(py);
-    for object in reply.objects {
+    for object in &reply.objects {
         let name = object.object.unwrap_or_default();
         let dict = PyDict::new(py);
         dict.set_item("offset", name.offset)?;
         dict.set_item("generation", name.generation)?;
         dict.set_item("length", object.length)?;
-        dict.set_item("place", ["arena", "spilled", "restored"].get(object.place as usize))?;
+        dict.set_item("block_bytes", object.block_bytes)?;
+        dict.set_item(
+            "place",
+            ["arena", "spilled", "restored", "written"].get(object.place as usize),
+        )?;
         dict.set_item("owner_pid", object.owner_pid)?;
         dict.set_item("holder_pid", object.holder_pid)?;
         dict.set_item("pins", object.pins)?;

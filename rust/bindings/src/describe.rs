@@ -215,6 +215,8 @@ fn process<'py>(py: Python<'py>, process: &v1::Description) -> PyResult<Bound<'p
         )))?,
         "objects": list(py, &process.objects, object)?,
         "total_objects": process.total_objects,
+        "extent_bytes": process.extent_bytes,
+        "block_bytes": process.block_bytes,
     ))
 }
 

@@ -11,7 +11,7 @@ use ray_rs_core_worker::v1::to_raylet::Body as To;
 use ray_rs_core_worker::{CoreError, v1};
 use ray_rs_types::{ActorId, ResourceSet, TaskId};
 
-use crate::control::{node_list, resource_dict, store_stats_dict};
+use crate::control::{node_list, resource_dict, store_stats_dict, stored_object_list};
 use crate::describe::{descriptions, dict, hex, id, list};
 use crate::{core, gil};
 
@@ -58,6 +58,14 @@ impl Observer {
     fn store_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         match self.raylet(py, |request_id| To::StoreStats(v1::StoreStats { request_id }))? {
             From::StoreStatsReply(stats) => store_stats_dict(py, &stats),
+            _ => Err(crate::errors::from_core(py, other_answer())),
+        }
+    }
+
+    /// Every object of the node's store.
+    fn store_objects<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        match self.raylet(py, |request_id| To::ListObjects(v1::ListObjects { request_id }))? {
+            From::ListObjectsReply(reply) => stored_object_list(py, &reply),
             _ => Err(crate::errors::from_core(py, other_answer())),
         }
     }

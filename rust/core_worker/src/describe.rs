@@ -316,18 +316,24 @@ impl State {
     // ---- objects -----------------------------------------------------------------------------------------------
 
     fn describe_objects(&self, first: &FxHashSet<&[u8]>, limit: usize, description: &mut v1::Description) {
-        let mut rows: Vec<(bool, ObjectView<'_, StoredValue>)> = Vec::new();
+        // Where there are too many: those asked for, then those that take room in the store.
+        let mut rows: [Vec<ObjectView<'_, StoredValue>>; 3] = Default::default();
         for object in self.owner.objects() {
-            let wanted = !first.is_empty() && first.contains(&object.id.0[..]);
+            let is_stored = || matches!(object.value, Some((value, _)) if matches!(value.data, ValueData::Arena(_)));
+            let urgency = match !first.is_empty() && first.contains(&object.id.0[..]) {
+                true => 0,
+                false if is_stored() => 1,
+                false => 2,
+            };
             description.total_objects += 1;
-            if rows.len() < limit {
-                rows.push((wanted, object));
-            } else if wanted && let Some(other) = rows.iter_mut().find(|(wanted, _)| !wanted) {
-                *other = (wanted, object);
+            if rows[urgency].len() < limit {
+                rows[urgency].push(object);
             }
         }
-        rows.sort_by_key(|(wanted, _)| !wanted);
-        description.objects = rows.iter().map(|(_, object)| self.describe_object(object)).collect();
+        let arena = self.arena.stats();
+        (description.extent_bytes, description.block_bytes) = (arena.extent_bytes, arena.used_bytes);
+        let rows = rows.iter().flatten().take(limit);
+        description.objects = rows.map(|object| self.describe_object(object)).collect();
     }
 
     fn describe_object(&self, object: &ObjectView<'_, StoredValue>) -> v1::KnownObject {

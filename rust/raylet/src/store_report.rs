@@ -11,6 +11,11 @@ use crate::object_service::{Clients, ObjectService};
 
 /// Objects that an error names.
 const NAMED: usize = 3;
+/// As in `StoredObject.place`.
+const ARENA: u32 = 0;
+const SPILLED: u32 = 1;
+const RESTORED: u32 = 2;
+const WRITTEN: u32 = 3;
 const MIB: f64 = 1024.0 * 1024.0;
 
 impl ObjectService {
@@ -19,10 +24,10 @@ impl ObjectService {
         let pids = Pids::new(clients);
         let mut objects = Vec::new();
         let in_memory = self.arena().objects();
-        let mut pins_at: FxHashMap<u64, u32> = FxHashMap::default();
+        let mut restored: FxHashMap<u64, StoredObject> = FxHashMap::default();
         for object in in_memory {
             if self.table.at_place(object.key.offset).is_some() {
-                pins_at.insert(object.key.offset, object.pins);
+                restored.insert(object.key.offset, object);
                 continue;
             }
             objects.push(v1::StoredObject {
@@ -31,23 +36,26 @@ impl ObjectService {
                     generation: object.key.generation,
                 }),
                 length: object.len,
-                place: 0,
+                block_bytes: object.block_len,
+                place: if object.unsealed { WRITTEN } else { ARENA },
                 owner_pid: pids.owner(object.owner),
                 holder_pid: pids.holder(object.holder),
                 pins: object.pins,
             });
         }
         for (key, owner, len, place) in self.table.on_disk() {
+            let copy = place.and_then(|place| restored.get(&place.offset));
             objects.push(v1::StoredObject {
                 object: Some(v1::BlockName {
                     offset: key.offset,
                     generation: key.generation,
                 }),
                 length: len,
-                place: if place.is_some() { 2 } else { 1 },
+                block_bytes: copy.map_or(0, |copy| copy.block_len),
+                place: if place.is_some() { RESTORED } else { SPILLED },
                 owner_pid: pids.owner(owner),
                 holder_pid: 0,
-                pins: place.and_then(|place| pins_at.get(&place.offset).copied()).unwrap_or(0),
+                pins: copy.map_or(0, |copy| copy.pins),
             });
         }
         v1::ListObjectsReply { request_id, objects }

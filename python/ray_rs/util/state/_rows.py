@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
-from ray_rs import _core
+from ray_rs import _core, _memory
 from ray_rs.util.state import common
 from ray_rs.util.state.exception import ServerUnavailable
 
 __all__ = ["KINDS", "Source", "session_directory"]
+
+_T = TypeVar("_T")
 
 _ACTOR_STATES = ("PENDING_CREATION", "PENDING_CREATION", "ALIVE", "RESTARTING", "DEAD")
 _DEATH_CAUSES = (
@@ -101,8 +103,8 @@ class Source:
             self.observer = _core.Observer(self.directory, timeout=float(timeout))
         except (RaySystemError, ConnectionError) as error:
             raise ServerUnavailable(f"Failed to ask the session in {self.directory}: {error}") from None
-        # Tasks that were dropped since there were too many, when last asked.
-        self.dropped_tasks = 0
+        # What was left out since there was too much, when last asked.
+        self.left_out = ""
 
     def rows(self, kind: str) -> list[Any]:
         """All rows of a kind, with all that is known.
@@ -116,10 +118,24 @@ class Source:
         Raises:
             ServerUnavailable: The session ended meanwhile, or does not answer.
         """
+        return self.answer(lambda: KINDS[kind][1](self))
+
+    def answer(self, question: Callable[[], _T]) -> _T:
+        """Asks something of this source.
+
+        Args:
+            question: Asks.
+
+        Returns:
+            What it returns.
+
+        Raises:
+            ServerUnavailable: The session ended meanwhile, or does not answer.
+        """
         from ray_rs.exceptions import RayError
 
         try:
-            return KINDS[kind][1](self)
+            return question()
         except (RayError, TimeoutError) as error:
             raise ServerUnavailable(f"Failed to ask the session in {self.directory}: {error}") from None
 
@@ -168,7 +184,9 @@ def _task(**columns: Any) -> common.TaskState:
 def _tasks(source: Source) -> list[Any]:
     # In this order: owners send what has ended before they say what has not.
     processes = source.observer.describe_processes()["processes"]
-    events, source.dropped_tasks = source.observer.task_events()
+    events, dropped = source.observer.task_events()
+    if dropped:
+        source.left_out = f"{dropped} tasks are not listed: of those that have ended the latest 100000 are kept."
     rows: dict[tuple[str, int], common.TaskState] = {}
     for task_id, attempt, name, outcome, job, actor, parent, node, worker, (created, start, end) in events:
         rows[task_id, attempt] = _task(
@@ -339,6 +357,13 @@ def _jobs(source: Source) -> list[Any]:
     ]
 
 
+def _objects(source: Source) -> list[Any]:
+    rows, unlisted = _memory.reference_rows(source)
+    if unlisted:
+        source.left_out = f"{unlisted} references to small objects are not listed: their processes have too many."
+    return [common.ObjectState(**row) for row in rows]
+
+
 def _placement_groups(source: Source) -> list[Any]:
     return [
         common.PlacementGroupState(
@@ -380,6 +405,7 @@ KINDS: dict[str, tuple[type[common.StateSchema], Callable[[Source], list[Any]]]]
     "cluster-events": (common.ClusterEventState, _cluster_events),
     "jobs": (common.JobState, _jobs),
     "nodes": (common.NodeState, _nodes),
+    "objects": (common.ObjectState, _objects),
     "placement-groups": (common.PlacementGroupState, _placement_groups),
     "tasks": (common.TaskState, _tasks),
     "workers": (common.WorkerState, _workers),

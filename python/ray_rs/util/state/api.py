@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
+from ray_rs import _memory
 from ray_rs.util.state._rows import KINDS, Source
 from ray_rs.util.state.common import (
     ActorState,
     ClusterEventState,
     JobState,
     NodeState,
+    ObjectState,
     PlacementGroupState,
     StateSchema,
     TaskState,
@@ -27,6 +29,7 @@ __all__ = [
     "get_actor",
     "get_job",
     "get_node",
+    "get_objects",
     "get_placement_group",
     "get_task",
     "get_worker",
@@ -34,15 +37,19 @@ __all__ = [
     "list_cluster_events",
     "list_jobs",
     "list_nodes",
+    "list_objects",
     "list_placement_groups",
     "list_tasks",
     "list_workers",
     "summarize_actors",
+    "summarize_objects",
     "summarize_tasks",
 ]
 
 MAX_LIMIT = 10_000
 Filters = Sequence[tuple[str, str, Any]]
+_Row = TypeVar("_Row", bound=StateSchema)
+_RowOf = TypeVar("_RowOf", bound=StateSchema, covariant=True)
 
 
 def check_filters(schema: type[StateSchema], filters: Filters | None) -> list[tuple[str, str, Any]]:
@@ -133,174 +140,151 @@ def list_rows(
     if not detail:
         only_detailed = set(schema.list_columns()) - set(schema.list_columns(detail=False))
         rows = [dataclasses.replace(row, **dict.fromkeys(only_detailed)) for row in rows[:limit]]
-    warning = ""
-    if kind == "tasks" and source.dropped_tasks:
-        warning = f"{source.dropped_tasks} tasks are not listed: of those that have ended the latest 100000 are kept."
-    return rows[:limit], total, warning
-
-
-def _list(
-    kind: str,
-    address: str | None,
-    filters: Filters | None,
-    limit: int,
-    timeout: float,
-    detail: bool,
-    raise_on_missing_output: bool,
-) -> list[Any]:
-    rows, total, warning = list_rows(kind, address, filters, limit, timeout, detail)
-    if total > len(rows):
-        _warn(f"Limit: {len(rows)} of {total} {kind} are returned; use filters or a higher limit.")
-    if warning:
-        if raise_on_missing_output:
-            raise RayStateApiException(f"{warning} Pass raise_on_missing_output=False to get the others.")
-        _warn(warning)
-    return rows
+    return rows[:limit], total, source.left_out
 
 
 def _warn(text: str) -> None:
     import warnings
 
-    warnings.warn(text, RuntimeWarning, stacklevel=4)
+    warnings.warn(text, RuntimeWarning, stacklevel=3)
 
 
-def _get(kind: str, key: str, wanted: Any, address: str | None, timeout: float) -> Any:
-    rows, _, _ = list_rows(kind, address, [(key, "=", wanted)], MAX_LIMIT, timeout, detail=True)
-    return rows or None
+def _get(kind: str, key: str, wanted: Any, address: str | None, timeout: float) -> list[Any]:
+    return list_rows(kind, address, [(key, "=", wanted)], MAX_LIMIT, timeout, detail=True)[0]
 
 
-def list_actors(
-    address: str | None = None,
-    filters: Filters | None = None,
-    limit: int = 100,
-    timeout: float = 30,
-    detail: bool = False,
-    raise_on_missing_output: bool = True,
-    _explain: bool = False,
-) -> list[ActorState]:
-    """Lists actors, the dead ones too.
+class _List(Protocol, Generic[_Row]):
+    """Signature of `list_actors` and its kin."""
 
-    Args:
-        address: Of the session; this process's, else the newest one, when None.
-        filters: Tuples (column, "=" or "!=", value); all of them hold.
-        limit: So many rows at most.
-        timeout: Seconds to wait for an answer.
-        detail: With the columns that only detailed rows have.
-        raise_on_missing_output: Raise when not everything is known.
-        _explain: Without effect.
-
-    Returns:
-        The rows.
-
-    Raises:
-        ValueError: A bad filter.
-        RayStateApiException: An unknown column, too high a limit, or missing output.
-        ServerUnavailable: There is no session.
-
-    Example:
-        >>> list_actors(filters=[("state", "=", "ALIVE")])  # doctest: +SKIP
-    """
-    return _list("actors", address, filters, limit, timeout, detail, raise_on_missing_output)
+    def __call__(
+        self,
+        address: str | None = None,
+        filters: Filters | None = None,
+        limit: int = 100,
+        timeout: float = 30,
+        detail: bool = False,
+        raise_on_missing_output: bool = True,
+        _explain: bool = False,
+    ) -> list[_Row]: ...
 
 
-def list_tasks(
-    address: str | None = None,
-    filters: Filters | None = None,
-    limit: int = 100,
-    timeout: float = 30,
-    detail: bool = False,
-    raise_on_missing_output: bool = True,
-    _explain: bool = False,
-) -> list[TaskState]:
-    """Lists tasks: the latest 100,000 that have ended, each try a row, and those that have not.
+class _Get(Protocol, Generic[_RowOf]):
+    """Signature of `get_actor` and its kin."""
 
-    Args, returned value and errors are those of `list_actors`.
-    """
-    return _list("tasks", address, filters, limit, timeout, detail, raise_on_missing_output)
+    def __call__(
+        self, id: str, address: str | None = None, timeout: float = 30, _explain: bool = False
+    ) -> _RowOf | None: ...
 
 
-def list_nodes(
-    address: str | None = None,
-    filters: Filters | None = None,
-    limit: int = 100,
-    timeout: float = 30,
-    detail: bool = False,
-    raise_on_missing_output: bool = True,
-    _explain: bool = False,
-) -> list[NodeState]:
-    """Lists nodes. Args, returned value and errors are those of `list_actors`."""
-    return _list("nodes", address, filters, limit, timeout, detail, raise_on_missing_output)
+_LIST_ARGS = """
+
+Args:
+    address: Of the session; this process's, else the newest one, when None.
+    filters: Tuples (column, "=" or "!=", value); all of them hold.
+    limit: So many rows at most.
+    timeout: Seconds to wait for an answer.
+    detail: With the columns that only detailed rows have.
+    raise_on_missing_output: Raise when not everything is known.
+    _explain: Without effect.
+
+Returns:
+    The rows.
+
+Raises:
+    ValueError: A bad filter.
+    RayStateApiException: An unknown column, too high a limit, or missing output.
+    ServerUnavailable: There is no session.
+
+Example:
+    >>> {name}(limit=10)  # doctest: +SKIP
+"""
+_GET_ARGS = """
+
+Args:
+    id: Its id in hexadecimal digits.
+    address: Of the session; this process's, else the newest one, when None.
+    timeout: Seconds to wait for an answer.
+    _explain: Without effect.
+
+Returns:
+    Its row; None when there is none.
+
+Raises:
+    ServerUnavailable: There is no session.
+"""
 
 
-def list_workers(
-    address: str | None = None,
-    filters: Filters | None = None,
-    limit: int = 100,
-    timeout: float = 30,
-    detail: bool = False,
-    raise_on_missing_output: bool = True,
-    _explain: bool = False,
-) -> list[WorkerState]:
-    """Lists drivers and workers, also those that have ended. Args and the rest are those of `list_actors`."""
-    return _list("workers", address, filters, limit, timeout, detail, raise_on_missing_output)
+def _named(function: Any, name: str, doc: str) -> Any:
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = doc
+    return function
 
 
-def list_jobs(
-    address: str | None = None,
-    filters: Filters | None = None,
-    limit: int = 100,
-    timeout: float = 30,
-    detail: bool = False,
-    raise_on_missing_output: bool = True,
-    _explain: bool = False,
-) -> list[JobState]:
-    """Lists jobs. Args, returned value and errors are those of `list_actors`."""
-    return _list("jobs", address, filters, limit, timeout, detail, raise_on_missing_output)
+def _lister(kind: str, row: type[_Row], what: str) -> _List[_Row]:
+    """Makes the function that lists rows of a kind."""
+
+    def listing(
+        address: str | None = None,
+        filters: Filters | None = None,
+        limit: int = 100,
+        timeout: float = 30,
+        detail: bool = False,
+        raise_on_missing_output: bool = True,
+        _explain: bool = False,
+    ) -> list[_Row]:
+        rows, total, warning = list_rows(kind, address, filters, limit, timeout, detail)
+        if total > len(rows):
+            _warn(f"Limit: {len(rows)} of {total} {kind} are returned; use filters or a higher limit.")
+        if warning:
+            if raise_on_missing_output:
+                raise RayStateApiException(f"{warning} Pass raise_on_missing_output=False to get the others.")
+            _warn(warning)
+        return rows
+
+    assert KINDS[kind][0] is row
+    name = f"list_{kind.replace('-', '_')}"
+    function: _List[_Row] = _named(listing, name, what + _LIST_ARGS.format(name=name))
+    return function
 
 
-def list_placement_groups(
-    address: str | None = None,
-    filters: Filters | None = None,
-    limit: int = 100,
-    timeout: float = 30,
-    detail: bool = False,
-    raise_on_missing_output: bool = True,
-    _explain: bool = False,
-) -> list[PlacementGroupState]:
-    """Lists placement groups. Args, returned value and errors are those of `list_actors`."""
-    return _list("placement-groups", address, filters, limit, timeout, detail, raise_on_missing_output)
+def _getter(kind: str, row: type[_Row], key: str) -> _Get[_Row]:
+    """Makes the function that gets one row of a kind, by its id."""
+
+    def getting(id: str, address: str | None = None, timeout: float = 30, _explain: bool = False) -> _Row | None:
+        rows = _get(kind, key, id, address, timeout)
+        return rows[0] if rows else None
+
+    assert KINDS[kind][0] is row
+    thing = key.removesuffix("_id")
+    doc = f"One {thing.replace('_', ' ')}, with all details.{_GET_ARGS}"
+    function: _Get[_Row] = _named(getting, f"get_{thing}", doc)
+    return function
 
 
-def list_cluster_events(
-    address: str | None = None,
-    filters: Filters | None = None,
-    limit: int = 100,
-    timeout: float = 30,
-    detail: bool = False,
-    raise_on_missing_output: bool = True,
-    _explain: bool = False,
-) -> list[ClusterEventState]:
-    """Lists what went wrong: ends of processes that nobody asked for. Args and the rest are those of `list_actors`."""
-    return _list("cluster-events", address, filters, limit, timeout, detail, raise_on_missing_output)
+list_actors = _lister("actors", ActorState, "Lists actors, the dead ones too.")
+list_tasks = _lister(
+    "tasks",
+    TaskState,
+    "Lists tasks: the latest 100,000 that have ended, each try a row, and those that have not.",
+)
+list_nodes = _lister("nodes", NodeState, "Lists nodes.")
+list_objects = _lister(
+    "objects",
+    ObjectState,
+    "Lists references to objects, a row for each process that has one: what holds it, where it is, which line made it.",
+)
+list_workers = _lister("workers", WorkerState, "Lists drivers and workers, also those that have ended.")
+list_jobs = _lister("jobs", JobState, "Lists jobs.")
+list_placement_groups = _lister("placement-groups", PlacementGroupState, "Lists placement groups.")
+list_cluster_events = _lister(
+    "cluster-events", ClusterEventState, "Lists what went wrong: ends of processes that nobody asked for."
+)
 
-
-def get_actor(id: str, address: str | None = None, timeout: float = 30, _explain: bool = False) -> ActorState | None:
-    """One actor, with all details.
-
-    Args:
-        id: Its id in hexadecimal digits.
-        address: Of the session; this process's, else the newest one, when None.
-        timeout: Seconds to wait for an answer.
-        _explain: Without effect.
-
-    Returns:
-        Its row; None when there is no such actor.
-
-    Raises:
-        ServerUnavailable: There is no session.
-    """
-    rows = _get("actors", "actor_id", id, address, timeout)
-    return rows[0] if rows else None
+get_actor = _getter("actors", ActorState, "actor_id")
+get_node = _getter("nodes", NodeState, "node_id")
+get_worker = _getter("workers", WorkerState, "worker_id")
+get_job = _getter("jobs", JobState, "job_id")
+get_placement_group = _getter("placement-groups", PlacementGroupState, "placement_group_id")
 
 
 def get_task(id: Any, address: str | None = None, timeout: float = 30, _explain: bool = False) -> Any:
@@ -315,30 +299,22 @@ def get_task(id: Any, address: str | None = None, timeout: float = 30, _explain:
     return rows[0] if len(rows) == 1 else sorted(rows, key=lambda row: row.attempt_number)
 
 
-def get_node(id: str, address: str | None = None, timeout: float = 30, _explain: bool = False) -> NodeState | None:
-    """One node; as `get_actor`."""
-    rows = _get("nodes", "node_id", id, address, timeout)
-    return rows[0] if rows else None
+def get_objects(id: str, address: str | None = None, timeout: float = 30, _explain: bool = False) -> list[ObjectState]:
+    """An object, as each process that has a reference to it sees it.
 
+    Args:
+        id: Its id in hexadecimal digits.
+        address: Of the session; this process's, else the newest one, when None.
+        timeout: Seconds to wait for an answer.
+        _explain: Without effect.
 
-def get_worker(id: str, address: str | None = None, timeout: float = 30, _explain: bool = False) -> WorkerState | None:
-    """One driver or worker; as `get_actor`."""
-    rows = _get("workers", "worker_id", id, address, timeout)
-    return rows[0] if rows else None
+    Returns:
+        The rows.
 
-
-def get_job(id: str, address: str | None = None, timeout: float = 30, _explain: bool = False) -> JobState | None:
-    """One job; as `get_actor`."""
-    rows = _get("jobs", "job_id", id, address, timeout)
-    return rows[0] if rows else None
-
-
-def get_placement_group(
-    id: str, address: str | None = None, timeout: float = 30, _explain: bool = False
-) -> PlacementGroupState | None:
-    """One placement group; as `get_actor`."""
-    rows = _get("placement-groups", "placement_group_id", id, address, timeout)
-    return rows[0] if rows else None
+    Raises:
+        ServerUnavailable: There is no session.
+    """
+    return _get("objects", "object_id", id, address, timeout)
 
 
 def summarize_tasks(
@@ -396,3 +372,19 @@ def summarize_actors(
         entry = summary.setdefault(row.class_name, {"class_name": row.class_name, "state_counts": {}})
         entry["state_counts"][row.state] = entry["state_counts"].get(row.state, 0) + 1
     return {"cluster": {"summary": summary, "total_actors": len(rows), "summary_by": "class"}}
+
+
+def summarize_objects(
+    address: str | None = None, timeout: float = 30, raise_on_missing_output: bool = True, _explain: bool = False
+) -> dict[str, Any]:
+    """Counts references to objects by the line that made them.
+
+    Args and errors are those of `summarize_tasks`.
+
+    Returns:
+        Under "cluster": "summary" (by line: "total_objects", "total_size_mb", "total_num_workers", "total_num_nodes",
+        "task_state_counts", "task_attempt_number_counts", "ref_type_counts"), "total_objects", "total_size_mb",
+        "callsite_enabled" and "summary_by".
+    """
+    source = Source(address, timeout)
+    return _memory.summarize(source.answer(lambda: _memory.reference_rows(source))[0])

@@ -14,6 +14,7 @@ __all__ = [
     "ClusterEventState",
     "JobState",
     "NodeState",
+    "ObjectState",
     "PlacementGroupState",
     "StateSchema",
     "TaskState",
@@ -163,6 +164,29 @@ class JobState(StateSchema):
     driver_info: dict[str, Any] | None
     start_time: int | None = dataclasses.field(default=None, metadata=_DETAIL)
     end_time: int | None = dataclasses.field(default=None, metadata=_DETAIL)
+
+
+@dataclasses.dataclass
+class ObjectState(StateSchema):
+    """One process's reference to an object; an object that several processes know has several rows.
+
+    Places: "arena", "spilled", "restored" (both), "written" (in the arena, not to its end), "inline" (in its owner's
+    own memory), "none" (nothing but None), "error", "pending".
+    """
+
+    object_id: str
+    object_size: int | None
+    task_status: str
+    attempt_number: int
+    reference_type: str
+    call_site: str
+    type: str
+    pid: int
+    ip: str
+    place: str
+    is_owner: bool | None = dataclasses.field(default=None, metadata=_DETAIL)
+    held_by: dict[str, int] | None = dataclasses.field(default=None, metadata=_DETAIL)
+    block_bytes: int | None = dataclasses.field(default=None, metadata=_DETAIL)
 
 
 @dataclasses.dataclass

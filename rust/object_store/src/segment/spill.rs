@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::host::{ArenaHost, PendingGrant};
-use super::map::{FREE, FREEING, Map, SEALED, SPILLED, SPILLING};
+use super::map::{FREE, FREEING, Map, SEALED, SPILLED, SPILLING, WRITING};
 use crate::allocator::{HEADER_BYTES, block_len};
 use crate::extents::{KeptBlock, StoreFull, Taken};
 use crate::spill::{Key, Part, Place, Region, RegionKind};
@@ -40,6 +40,10 @@ pub struct SetAsideBlocks {
 pub struct StoredObject {
     pub key: Key,
     pub len: u64,
+    /// With its header, and what rounding took.
+    pub block_len: u64,
+    /// Its holder still writes it; nobody else can read it.
+    pub unsealed: bool,
     /// The process that counts the references; 0: it stays whoever ends.
     pub owner: u64,
     /// Row of the client whose extent holds it; 0: the raylet.
@@ -223,7 +227,7 @@ impl ArenaHost {
         is_it.then(|| header.data_len.load(Ordering::Relaxed))
     }
 
-    /// Every object in the arena that is readable, set aside, or freed and still looked at.
+    /// Every object in the arena that is being written, readable, set aside, or freed and still looked at.
     pub fn objects(&self) -> Vec<StoredObject> {
         let mut pins: rustc_hash::FxHashMap<u64, u32> = rustc_hash::FxHashMap::default();
         self.map.each_pin(|offset| *pins.entry(offset).or_default() += 1);
@@ -242,7 +246,8 @@ impl ArenaHost {
                 let state = header.state.load(Ordering::Acquire);
                 let pins = pins.get(&offset).copied().unwrap_or(0);
                 // What was freed lives on as long as somebody looks at it.
-                if state != SEALED && state != SPILLING && (state != FREEING || pins == 0) {
+                let unsealed = state == WRITING;
+                if !unsealed && state != SEALED && state != SPILLING && (state != FREEING || pins == 0) {
                     continue;
                 }
                 objects.push(StoredObject {
@@ -251,6 +256,8 @@ impl ArenaHost {
                         generation: header.generation.load(Ordering::Relaxed),
                     },
                     len: header.data_len.load(Ordering::Relaxed),
+                    block_len: header.block_len.load(Ordering::Relaxed),
+                    unsealed,
                     owner: header.owner.load(Ordering::Acquire),
                     holder: match taken {
                         Taken::Extent(client) => client,
