@@ -90,7 +90,7 @@ def test_what_pins_an_object(tmp_path):
     view = ray.get(ref)
     (mine,) = [row for row in rows(ref) if row["is_owner"]]
     assert mine["reference_type"] == "PINNED_IN_MEMORY"
-    # The reference here, the argument of the task that runs; and who looks at its memory. A borrower is told with the reply.
+    # The reference here, the argument of the task that runs (a borrower is told with the reply); who looks at it.
     assert mine["held_by"] == {"local references": 1, "arguments of pending tasks": 1, LOOK: 2}
     open(gate, "w").close()
     assert ray.get(holder) == MIB
