@@ -667,6 +667,9 @@ def launch_head(config_json: str) -> str:
 def stop_head(session_dir: str) -> None:
     """Ends what `launch_head` of this process started: SIGTERM, bounded wait, SIGKILL."""
 
+def list_nodes(session_dir: str) -> list[dict[str, Any]]:
+    """Nodes of the cluster whose head is this session, as `cluster_view` gives them, without being connected to it."""
+
 def discover(address: str) -> str | None:
     """ "auto" or "host:port" -> JSON as from `launch_head`, or None when nothing runs."""
 

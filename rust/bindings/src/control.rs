@@ -66,6 +66,8 @@ pub fn node_list(py: Python<'_>, view: Vec<v1::NodeInfo>) -> PyResult<Bound<'_, 
         dict.set_item("hostname", node.hostname)?;
         dict.set_item("name", node.name)?;
         dict.set_item("is_head", node.is_head)?;
+        dict.set_item("raylet_address", node.raylet_address)?;
+        dict.set_item("death_reason", node.death_reason)?;
         dict.set_item("labels", node.labels)?;
         dict.set_item(
             "total",

@@ -179,7 +179,7 @@ impl State {
                 row.class = self.functions[function.0 as usize].1;
                 if self.dispatch.place(DispatchKey(key.0)).0 == TaskPlace::Queued {
                     row.state = PENDING_NODE;
-                } else if sent_to.is_some_and(|(peer, seq)| peer.out_claims.is_claimed(seq)) {
+                } else if sent_to.is_some_and(|(peer, seq)| peer.is_claimed(seq)) {
                     row.state = RUNNING;
                 }
             }

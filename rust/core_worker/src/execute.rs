@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 use crate::cancel::{Interrupted, Running};
 use crate::model::{ActorStart, Callee, ExecTask, Next, ReadValue, StoredValue, TaskStatus};
 use crate::peers::{CALL_SEQ, PeerIndex};
+use crate::pull::{Brought, Reader};
 use crate::state::State;
 use crate::wire::{Coverage, lost_argument};
 
@@ -39,6 +40,10 @@ impl ReplyTo {
 struct Queued {
     lane: PeerIndex,
     task: v1::PushTask,
+    /// Arguments that are still on their way from other nodes. Nothing behind it begins before it.
+    awaited: usize,
+    /// Those that have come.
+    brought: Vec<Brought>,
 }
 
 /// A concurrency group by its name; `None`: calls of all groups, as they come.
@@ -103,7 +108,7 @@ impl Execution {
         let runnable = self
             .queue
             .front()
-            .is_some_and(|first| first.task.seq & CALL_SEQ == 0 || self.actor.is_some());
+            .is_some_and(|first| first.awaited == 0 && (first.task.seq & CALL_SEQ == 0 || self.actor.is_some()));
         runnable || !self.orders.is_empty()
     }
 
@@ -114,8 +119,31 @@ impl Execution {
 
 impl State {
     pub fn task_pushed(&mut self, lane: PeerIndex, task: v1::PushTask) {
-        self.execution.queue.push_back(Queued { lane, task });
-        self.wake_executor();
+        let seq = task.seq;
+        let awaited = self.pull_all(task.args.iter().chain(&task.deps), || Reader::Task(lane, seq));
+        self.execution.queue.push_back(Queued {
+            lane,
+            task,
+            awaited,
+            brought: Vec::new(),
+        });
+        if awaited == 0 {
+            self.wake_executor();
+        }
+    }
+
+    /// An argument of a task is here; the task may be gone.
+    pub fn argument_brought(&mut self, lane: PeerIndex, seq: u64, brought: Brought) {
+        let is_it = |queued: &&mut Queued| queued.lane == lane && queued.task.seq == seq;
+        let Some(queued) = self.execution.queue.iter_mut().find(is_it) else {
+            return;
+        };
+        queued.brought.push(brought);
+        queued.awaited -= 1;
+        if queued.awaited == 0 {
+            self.wake_executor();
+            self.nudge();
+        }
     }
 
     pub fn order_given(&mut self, order: Next) {
@@ -134,12 +162,13 @@ impl State {
 
     fn next_of(&self, group: &str) -> Option<usize> {
         self.execution.actor?;
-        self.execution.queue.iter().position(|queued| {
+        let at = self.execution.queue.iter().position(|queued| {
             let callees = self.peers.get(queued.lane).map(|peer| &peer.callees);
             let callee = callees.and_then(|callees| callees.get(queued.task.function as usize));
             // What can't be run goes with whoever comes first, and is dropped there.
             callee.is_none_or(|callee| &*callee.group == group)
-        })
+        })?;
+        (self.execution.queue[at].awaited == 0).then_some(at)
     }
 
     fn wake_executor(&mut self) {
@@ -152,6 +181,32 @@ impl State {
     }
 
     pub fn start_actor(&mut self, start: v1::StartActor) {
+        let awaited = match &start.spec {
+            Some(spec) => self.pull_all(spec.args.iter().chain(&spec.deps), || Reader::Constructor),
+            None => 0,
+        };
+        if awaited > 0 {
+            self.pulls.starting = Some((start, awaited, Vec::new()));
+        } else {
+            self.construct(start);
+        }
+    }
+
+    pub fn constructor_argument_brought(&mut self, brought: Brought) {
+        let Some((start, awaited, mut all)) = self.pulls.starting.take() else {
+            return;
+        };
+        all.push(brought);
+        if awaited > 1 {
+            self.pulls.starting = Some((start, awaited - 1, all));
+            return;
+        }
+        self.pulls.reading = all;
+        self.construct(start);
+        self.pulls.reading.clear();
+    }
+
+    fn construct(&mut self, start: v1::StartActor) {
         let Some(spec) = start.spec else { return };
         let Ok(actor_id) = ActorId::from_bytes(&start.actor_id) else {
             return;
@@ -224,18 +279,25 @@ impl State {
                 None => Some(0),
                 Some(group) => self.next_of(group),
             };
-            let Some(Queued { lane, task }) = at.and_then(|at| self.execution.queue.remove(at)) else {
+            let ready = |at: &usize| self.execution.queue.get(*at).is_some_and(|queued| queued.awaited == 0);
+            let Some(queued) = at.filter(ready).and_then(|at| self.execution.queue.remove(at)) else {
                 break;
             };
-            if task.seq & CALL_SEQ != 0 && self.execution.actor.is_none() {
+            if queued.task.seq & CALL_SEQ != 0 && self.execution.actor.is_none() {
                 // A caller was faster than the raylet's order to become the actor.
-                self.execution.queue.push_front(Queued { lane, task });
+                self.execution.queue.push_front(queued);
                 break;
             }
-            let Some(peer) = self.peers.get(lane) else { continue };
-            if task.seq & CALL_SEQ == 0 && !peer.in_claims.claim(task.seq) {
+            let Queued {
+                lane, task, brought, ..
+            } = queued;
+            let Some(peer) = self.peers.get_mut(lane) else {
+                continue;
+            };
+            if task.seq & CALL_SEQ == 0 && !peer.claim(task.seq) {
                 continue;
             }
+            let Some(peer) = self.peers.get(lane) else { continue };
             let Some(callee) = peer.callees.get(task.function as usize).cloned() else {
                 continue;
             };
@@ -246,6 +308,7 @@ impl State {
                 self.ring_callers();
             }
             let mut arg_refs = SmallVec::new();
+            self.pulls.reading = brought;
             let args = match task.args {
                 Some(args) => self.read_argument(args, &mut arg_refs),
                 None => ReadValue::empty(),
@@ -255,6 +318,7 @@ impl State {
                 .into_iter()
                 .map(|dep| self.read_argument(dep, &mut arg_refs))
                 .collect();
+            self.pulls.reading.clear();
             let actor = match ActorId::from_bytes(&task.actor_id) {
                 Ok(actor) => actor,
                 Err(_) => ActorId::nil_of(callee.job_id),
@@ -357,6 +421,14 @@ impl State {
         self.run_effects();
     }
 
+    /// A submitter on another node wants back what has not begun.
+    pub fn entries_wanted(&mut self, lane: PeerIndex, mut seqs: Vec<u64>) {
+        seqs.retain(|seq| self.execution.take_queued(lane, *seq));
+        if !seqs.is_empty() {
+            self.send_on(lane, Kind::EntriesReturned, &v1::EntriesReturned { seqs }, PROGRESS);
+        }
+    }
+
     /// The task of this thread is about to sleep: its unclaimed neighbours go back to their owners, its CPU to the node.
     pub fn task_blocks(&mut self) {
         self.ring_callers();
@@ -371,11 +443,11 @@ impl State {
                 kept.push_back(queued);
                 continue;
             }
-            let Some(peer) = self.peers.get(queued.lane) else {
+            let Some(peer) = self.peers.get_mut(queued.lane) else {
                 continue;
             };
             // Claimed, so that the owner's withdrawal and this return cannot both count.
-            if !peer.in_claims.claim(queued.task.seq) {
+            if !peer.claim(queued.task.seq) {
                 continue;
             }
             match returned.iter_mut().find(|(lane, _)| *lane == queued.lane) {

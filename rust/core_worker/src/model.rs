@@ -46,6 +46,8 @@ pub struct Location {
     pub generation: u64,
     /// The client whose extent holds it; `None`: the raylet.
     pub holder: Option<WorkerId>,
+    /// The node whose arena it is; `None`: this one.
+    pub node: Option<NodeId>,
 }
 
 /// Where the data of a value is.

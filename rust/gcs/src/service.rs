@@ -73,7 +73,12 @@ impl GcsService {
             Some(process) => process.ended().await,
             None => tokio::time::sleep(RECONNECT_GRACE).await,
         }
-        self.state().node_died(node, connection, now_ms());
+        self.state().node_died(
+            node,
+            connection,
+            "its connection broke and it did not come back",
+            now_ms(),
+        );
     }
 
     /// Waits until the actor is known, at most so long: handles may travel faster than registrations.
@@ -162,6 +167,19 @@ impl Gcs for GcsService {
 
     async fn list_jobs(&self, _: Request<Empty>) -> Result<Response<v1::ListJobsReply>, Status> {
         Ok(Response::new(self.state().list_jobs()))
+    }
+
+    async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Result<Response<v1::GetJobReply>, Status> {
+        Ok(Response::new(self.state().get_job(&request.into_inner())?))
+    }
+
+    async fn leave_cluster(&self, request: Request<v1::LeaveClusterRequest>) -> Result<Response<Empty>, Status> {
+        self.state().node_left(&request.into_inner(), now_ms())?;
+        Ok(Response::new(Empty {}))
+    }
+
+    async fn pick_node(&self, request: Request<v1::PickNodeRequest>) -> Result<Response<v1::PickNodeReply>, Status> {
+        Ok(Response::new(self.state().pick_node(&request.into_inner())))
     }
 
     async fn kv_put(&self, request: Request<v1::KvPutRequest>) -> Result<Response<v1::KvPutReply>, Status> {

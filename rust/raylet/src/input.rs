@@ -8,13 +8,16 @@ use ray_rs_object_store::spill::{FileId, Key, Part};
 use ray_rs_object_store::{LentPart, PendingGrant, Restore};
 use ray_rs_proto::v1;
 use ray_rs_scheduler::PoolKey;
-use ray_rs_types::ActorId;
+use ray_rs_transport::visit::Greeting;
+use ray_rs_types::{ActorId, JobId};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use crate::clients::Outbox;
 use crate::lending::Asker;
 use crate::spill_io::{NotRead, NotWritten};
+use crate::transfer::{CopyKey, PullError};
 
 /// A connection on the raylet's socket. The scheduler knows the client by the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -118,6 +121,27 @@ pub(crate) enum Input {
         outcome: Result<(), NotRead>,
     },
     LogsWritten(Vec<String>),
+    /// Somebody came through the node's port and has shown that it may.
+    Visitor {
+        stream: TcpStream,
+        greeting: Greeting,
+    },
+    JobFetched {
+        job: JobId,
+        reply: Result<v1::GetJobReply, String>,
+    },
+    /// The global scheduler's proposal for a request that waits here.
+    NodePicked {
+        conn: ConnKey,
+        request_id: u64,
+        reply: Result<v1::PickNodeReply, String>,
+    },
+    Pulled {
+        key: CopyKey,
+        outcome: Result<v1::ObjectLocation, PullError>,
+    },
+    /// The cluster does not want this node.
+    Refused(String),
     /// The driver that the session belongs to has ended, or somebody asked the session to end.
     EndSession(&'static str),
 }

@@ -122,6 +122,25 @@ impl ObjectService {
         self.arena().share()
     }
 
+    /// For work on other threads.
+    pub fn host(&self) -> Arc<Mutex<ArenaHost>> {
+        Arc::clone(&self.arena)
+    }
+
+    /// Whether a request for so many bytes may find no room.
+    pub fn is_short_of(&self, bytes: u64) -> bool {
+        let stats = self.arena().stats();
+        self.capacity.saturating_sub(stats.granted_bytes + stats.kept_bytes) < bytes
+    }
+
+    /// The raylet's own client gives an extent back.
+    pub fn take_back(&mut self, row: u32, offset: u64, length: u64) {
+        if self.arena().give_back(row, offset, length).is_err() {
+            tracing::warn!("the raylet gave back an extent that it did not have");
+        }
+        self.extent_is_back(offset);
+    }
+
     pub fn allocate_client(&mut self) -> u32 {
         self.arena().allocate_client()
     }

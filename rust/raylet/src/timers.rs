@@ -32,6 +32,10 @@ pub(crate) enum Timer {
     DescriptionsOverdue(u64),
     /// What changed since the last heartbeat is told.
     Heartbeat,
+    /// Requests that wait may have a place on another node by now.
+    Reconsider,
+    /// A cluster whose control store stays away so long is over.
+    AloneTooLong,
 }
 
 #[derive(Debug, Default)]

@@ -17,6 +17,7 @@ mod recovery;
 mod task_events;
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use ray_rs_actors::lifecycle::{Effect, Event, Lifecycle, Phase};
 use ray_rs_proto::v1::{DeadWorker, NodeCommand, StopActor, node_command::Body};
@@ -55,6 +56,9 @@ pub struct State {
     task_events: TaskEventLog,
     metrics: Metrics,
     dead_workers: VecDeque<DeadWorker>,
+    /// Name of the session; set before anything is served.
+    pub session: String,
+    started: Instant,
 }
 
 impl State {

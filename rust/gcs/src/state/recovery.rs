@@ -68,6 +68,8 @@ impl State {
                 task_events,
                 metrics: Metrics::default(),
                 dead_workers: VecDeque::new(),
+                session: String::new(),
+                started: std::time::Instant::now(),
             },
             flushed,
         ))
