@@ -207,7 +207,7 @@ def launch_head(
     num_gpus: int,
     resources: dict[str, float],
     object_store_memory: int,
-    spill_directory: str,
+    spill_directory: str = "",
     labels: dict[str, str],
     driver_config: dict[str, Any] | None,
     **cluster: Any,

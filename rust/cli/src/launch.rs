@@ -209,7 +209,7 @@ impl SessionDir {
         let pid = std::process::id();
         let count = MADE.fetch_add(1, Ordering::Relaxed);
         // Several may be made by one process in one microsecond.
-        let more = if count == 0 { String::new() } else { format!("-{count}") };
+        let more = if count == 0 { String::new() } else { format!("_{count}") };
         let name = format!("session_{}_{pid}{more}", stamp(SystemTime::now()));
         let dir = root.join(&name);
         let mut private = DirBuilder::new();
