@@ -25,6 +25,7 @@ mod bundles;
 mod effect;
 mod event;
 mod explain;
+pub mod global;
 mod gpus;
 mod groups;
 mod here;
