@@ -129,7 +129,8 @@ def test_a_task_that_waits_for_a_node(state, gate):
 def test_a_task_that_sleeps_in_get(state, gate):
     outer = parent.remote(gate)
     in_state(state, outer, "RUNNING_IN_RAY_GET")
-    inner = state.list_tasks(filters=[("name", "=", "held"), ("state", "=", "RUNNING")], limit=1000)
+    running = [("name", "=", "held"), ("state", "=", "RUNNING")]
+    inner = wait_until(lambda: state.list_tasks(filters=running, limit=1000), "the inner task to run")
     assert [row.parent_task_id for row in inner] == [task_of(outer)]
     open(gate, "w").close()
     assert ray.get(outer) == 1

@@ -215,17 +215,23 @@ def _tasks(source: Source) -> list[Any]:
 def _add_unfinished(rows: dict[tuple[str, int], common.TaskState], processes: list[dict[str, Any]]) -> None:
     running = {task["task_id"]: (task, process) for process in processes for task in process["executing"]}
     waiting = {wait["task_id"]: wait for process in processes for wait in process["waits"] if wait["task_id"]}
+    answered = {process["process"]["worker_id"] for process in processes}
     for owner in processes:
         for task in owner["tasks"]:
             key = (task["task_id"], task["attempt_number"])
             if key in rows or task["type"] == "PLACEMENT_GROUP":
                 continue
-            worker, state, start = task["worker"], task["state"], None
+            worker, state, start, created = task["worker"], task["state"], None, task["submitted_us"] / 1000
             if task["task_id"] in running:
                 execution, process = running[task["task_id"]]
                 worker, state, start = process["process"], "RUNNING", execution["started_us"] / 1000
+                # The clock of submissions is some milliseconds coarse.
+                created = min(created, start)
                 if wait := waiting.get(task["task_id"]):
                     state = "RUNNING_IN_RAY_GET" if wait["all_of"] else "RUNNING_IN_RAY_WAIT"
+            elif state == "RUNNING" and worker and worker["worker_id"] in answered:
+                # Taken by a worker that has not begun with it.
+                state = "SUBMITTED_TO_WORKER"
             rows[key] = _task(
                 task_id=task["task_id"],
                 attempt_number=task["attempt_number"],
@@ -239,7 +245,7 @@ def _add_unfinished(rows: dict[tuple[str, int], common.TaskState], processes: li
                 worker_id=worker and worker["worker_id"],
                 worker_pid=worker and worker["pid"],
                 error_type=None,
-                creation_time_ms=task["submitted_us"] / 1000,
+                creation_time_ms=created,
                 start_time_ms=start,
             )
 
