@@ -36,10 +36,11 @@ def main(config: dict[str, Any]) -> None:
     """
     gc.disable()
     _become_like_the_driver(config)
-    from ray_rs import _worker_main
+    from ray_rs import _rehearsal, _worker_main
 
     for name in config["preload"]:
         _preload(name)
+    _rehearsal.rehearse()
     # What is imported by now is never collected, so that the collector does not touch (and copy) pages shared by all.
     gc.collect()
     gc.freeze()

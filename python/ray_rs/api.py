@@ -471,6 +471,10 @@ def _connect(session: dict[str, Any], config: dict[str, Any], *, started_here: b
     import pickle
 
     try:
+        if started_here:
+            from ray_rs import _rehearsal
+
+            _rehearsal.rehearse()
         _core.connect(session["session_dir"], driver_config=pickle.dumps(config, protocol=5), on_event=_logs.on_event)
     except BaseException:
         if started_here:

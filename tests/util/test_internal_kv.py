@@ -1,9 +1,10 @@
 """`ray.experimental.internal_kv`, and the list of named actors: small questions to the control store."""
 
 import importlib
+import pickle
 
 import pytest
-from under_test import NAME, ray, wait_until
+from under_test import NAME, ray, ray_rs_only, wait_until
 
 kv = importlib.import_module(f"{NAME}.experimental.internal_kv")
 
@@ -62,3 +63,19 @@ def test_named_actors():
     ]
     ray.kill(here[0])
     wait_until(lambda: ray.util.list_named_actors() == ["a"], "a killed actor's name to go")
+
+
+@ray_rs_only("Ray keeps its functions in other ways")
+def test_functions_are_kept():
+    """A small function travels to the worker with its task; the control store has it soon after, in the background."""
+    core = importlib.import_module(f"{NAME}._core")
+    before = set(core.kv_keys("fun", b""))
+
+    @ray.remote
+    def kept():
+        return "by the hash of its bytes"
+
+    assert ray.get(kept.remote()) == "by the hash of its bytes"
+    new = wait_until(lambda: set(core.kv_keys("fun", b"")) - before, "the function is kept")
+    assert len(new) == 1
+    assert pickle.loads(core.kv_get("fun", new.pop()))() == "by the hash of its bytes"

@@ -25,7 +25,7 @@ use crate::frames::{self, Filled, FrameReader};
 use crate::host::HostThread;
 use crate::model::*;
 use crate::objects::Rester;
-use crate::state::{Answer, Question, State};
+use crate::state::{Answer, State};
 use crate::submit::Spec;
 
 /// Functions to this size are sent to each worker that runs them: one message where there would be a question as well.
@@ -357,11 +357,7 @@ impl CoreWorker {
                 if state.raylet_dead {
                     return Err(CoreError::RayletDied);
                 }
-                state.ask_gcs(
-                    "KvPut",
-                    prost::Message::encode_to_vec(&message),
-                    Question::StoreFunction,
-                );
+                state.keep_function(&message);
                 Ok(())
             })?;
         }

@@ -37,6 +37,9 @@ use crate::sites::Sites;
 use crate::stream::Stream;
 use crate::submit::{Class, Lease, Spec};
 
+/// Functions are put into the control store so long after their first use, those of this time together.
+const KEEP_FUNCTIONS_AFTER: Duration = Duration::from_millis(20);
+
 impl ray_rs_ownership::Contains for StoredValue {
     fn references(&self) -> &[RefSlot] {
         &self.refs
@@ -143,6 +146,9 @@ pub(crate) struct State {
     pub fetches: FxHashMap<u64, RefSlot>,
     pub awaiting_reports: Vec<AwaitingReport>,
     pub raylet_out: Vec<u8>,
+    /// Frames that nobody waits for, and when they are to be sent.
+    pub raylet_later: Vec<u8>,
+    pub send_later_at: Option<Duration>,
     pub raylet_dead: bool,
     pub closed: bool,
     pub after: After,
@@ -225,6 +231,8 @@ impl State {
             fetches: FxHashMap::default(),
             awaiting_reports: Vec::new(),
             raylet_out: Vec::new(),
+            raylet_later: Vec::new(),
+            send_later_at: None,
             raylet_dead: false,
             closed: false,
             after: After::default(),
@@ -315,6 +323,31 @@ impl State {
             payload,
         }));
         request_id
+    }
+
+    /// Sends a function to the GCS a little later: nobody waits for it, and at once it would take the processors from
+    /// the first task, which brings the function along.
+    pub fn keep_function(&mut self, message: &v1::KvPutRequest) {
+        let request_id = self.fresh_request();
+        self.questions.insert(request_id, Question::StoreFunction);
+        let call = v1::GcsCall {
+            request_id,
+            method: "KvPut".to_owned(),
+            payload: prost::Message::encode_to_vec(message),
+        };
+        let body = Some(v1::to_raylet::Body::GcsCall(call));
+        frames::append(&mut self.raylet_later, &v1::ToRaylet { body });
+        let due = self.now() + KEEP_FUNCTIONS_AFTER;
+        self.send_later_at.get_or_insert(due);
+    }
+
+    fn send_what_was_put_off(&mut self, now: Duration) {
+        if self.send_later_at.is_some_and(|at| at <= now) {
+            self.send_later_at = None;
+            let later = std::mem::take(&mut self.raylet_later);
+            self.raylet_out.extend_from_slice(&later);
+            self.after.raylet = true;
+        }
     }
 
     // ---- memory ------------------------------------------------------------------------------------------------
@@ -496,10 +529,13 @@ impl State {
     pub fn next_deadline(&self) -> Option<Duration> {
         let mut deadline = self.dispatch.next_deadline();
         let limit = self.time_limits.peek().map(|Reverse((at, _, _))| *at);
-        for at in [limit, self.interrupt_deadline(), self.memory_retries.next_due()]
-            .into_iter()
-            .flatten()
-        {
+        let others = [
+            limit,
+            self.interrupt_deadline(),
+            self.memory_retries.next_due(),
+            self.send_later_at,
+        ];
+        for at in others.into_iter().flatten() {
             deadline = Some(deadline.map_or(at, |other| other.min(at)));
         }
         if let Some(at) = self.events.flush_at() {
@@ -521,6 +557,7 @@ impl State {
         self.cancel_overdue(now);
         self.end_if_deaf(now);
         self.run_memory_retries(now);
+        self.send_what_was_put_off(now);
         if let Some(batch) = self
             .events
             .take_if_due(now, self.execution.actor.map(|(actor, _)| actor))

@@ -22,6 +22,9 @@ const LOOKS: u32 = 32;
 const SLOT_PATIENCE: Duration = Duration::from_micros(3);
 /// A spin so long is worth a system call to learn later whether it was preempted.
 const NOTE_SWITCHES_AFTER: Duration = Duration::from_micros(5);
+/// After so long in vain whoever else wants this core may have it once: the kernel wakes a peer on the core of the one who
+/// rang as a rule, and lets it wait there for the ringer's time slice to end.
+const GIVE_WAY_AFTER: Duration = Duration::from_micros(10);
 /// Among the spins that hit, each so-many-th is checked for preemption.
 const CHECKED_HITS: u64 = 64;
 
@@ -209,6 +212,7 @@ enum End {
 fn look(limit: Duration, ready: &mut impl FnMut() -> bool) -> End {
     let mut began = None;
     let mut switches_before = None;
+    let mut gave_way = false;
     loop {
         for _ in 0..LOOKS {
             if ready() {
@@ -224,6 +228,12 @@ fn look(limit: Duration, ready: &mut impl FnMut() -> bool) -> End {
                 spun,
                 switches_before,
             };
+        }
+        if !gave_way && spun >= GIVE_WAY_AFTER {
+            gave_way = true;
+            std::thread::yield_now();
+            // What ran meanwhile was let in.
+            switches_before = None;
         }
         if switches_before.is_none() && spun >= NOTE_SWITCHES_AFTER {
             switches_before = Some(involuntary_switches());
