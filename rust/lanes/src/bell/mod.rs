@@ -18,8 +18,8 @@ use rustix::io::Errno;
 use rustix::thread::futex;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
 
 /// Rung for replies and control messages.
@@ -45,6 +45,8 @@ struct BellPage {
     words: Line<BellWords<Shared>>,
     /// Rings that made a system call, for benchmarks.
     wakes: Line<AtomicU64>,
+    /// The core from which the futex sleeper was last woken.
+    rung_from: Line<AtomicU32>,
 }
 
 // SAFETY: only atomics, valid for any bits.
@@ -80,6 +82,7 @@ impl Bell {
     fn wake(&self, what: u32) -> bool {
         let sleepers = self.words().take_sleepers(what);
         if sleepers.on_futex {
+            self.page().rung_from.0.store(current_core(), Relaxed);
             self.wake_futex();
         }
         if sleepers.on_eventfd {
@@ -101,6 +104,10 @@ impl Bell {
         // Full (2^64 - 2 unread rings) means readable, which is all that is wanted.
         let _ = rustix::io::write(&self.eventfd, &1u64.to_ne_bytes());
     }
+}
+
+fn current_core() -> u32 {
+    u32::try_from(rustix::thread::sched_getcpu()).unwrap_or(u32::MAX)
 }
 
 /// This process's doorbell.
@@ -179,7 +186,8 @@ impl Doorbell {
             // Nothing else can happen on a mapped word; the caller looks again, which is right in any case.
             Err(_) => Woke::Rung,
         };
-        spinner.slept(began.elapsed(), woke == Woke::Rung);
+        let same_core = self.bell.page().rung_from.0.load(Relaxed) == current_core();
+        spinner.slept(began, woke == Woke::Rung, same_core);
         woke
     }
 

@@ -2,8 +2,10 @@
 //!
 //! A spinning peer answers in a tenth of a microsecond where a sleeping one takes twenty; but on busy cores a spinner
 //! keeps from running what it waits for. So a process spins only while that works: see `pace` for when it stops and
-//! begins again, and `table` for how the processes of a node share the right to spin.
+//! begins again, `table` for how the processes of a node share the right to spin, and `crowd` for what it does when its peer
+//! is on the same core.
 
+mod crowd;
 mod pace;
 mod table;
 #[cfg(test)]
@@ -11,6 +13,7 @@ mod tests;
 
 pub use table::SpinTable;
 
+use crowd::Crowd;
 use pace::Pace;
 use ray_rs_types::config;
 use std::sync::Arc;
@@ -25,6 +28,8 @@ const NOTE_SWITCHES_AFTER: Duration = Duration::from_micros(5);
 /// After so long in vain whoever else wants this core may have it once: the kernel wakes a peer on the core of the one who
 /// rang as a rule, and lets it wait there for the ringer's time slice to end.
 const GIVE_WAY_AFTER: Duration = Duration::from_micros(10);
+/// A sleep so short was the peer's turn.
+const SHORT_TURN: Duration = Duration::from_micros(200);
 /// Among the spins that hit, each so-many-th is checked for preemption.
 const CHECKED_HITS: u64 = 64;
 
@@ -76,6 +81,8 @@ pub struct SpinStats {
     pub wakes: u64,
     /// Times that spinning was switched off because this thread had been preempted.
     pub preempted: u64,
+    /// Moves to another core.
+    pub moves: u64,
 }
 
 /// One thread's spinning. The thread that waits on a doorbell passes it in. Not to be carried over a fork: it knows its
@@ -86,17 +93,20 @@ pub struct Spinner {
     policy: SpinPolicy,
     pid: u32,
     pace: Pace,
+    crowd: Crowd,
     stats: SpinStats,
 }
 
 impl Spinner {
     /// Without a table the number of spinners is not limited; that is for the moments before a process has one.
     pub fn new(table: Option<Arc<SpinTable>>, policy: SpinPolicy) -> Self {
+        let pid = std::process::id();
         Self {
             table,
             policy,
-            pid: std::process::id(),
+            pid,
             pace: Pace::default(),
+            crowd: Crowd::new(pid),
             stats: SpinStats::default(),
         }
     }
@@ -148,18 +158,40 @@ impl Spinner {
         // Freed first of all: whom we have just heard from may be about to spin.
         drop(slot);
         match end {
-            End::Hit { switches_before } => {
+            End::Hit {
+                switches_before,
+                company,
+            } => {
+                if company != Some(true) {
+                    self.crowd.alone();
+                }
                 self.hit(switches_before);
+                if company == Some(true) {
+                    self.in_company(Instant::now());
+                }
                 Ok(())
             }
             End::Missed {
                 now,
                 spun,
                 switches_before,
+                company,
             } => {
                 self.missed(now, switches_before);
+                if company == Some(true) {
+                    self.in_company(now);
+                }
                 Err(spun)
             }
+        }
+    }
+
+    #[cold]
+    fn in_company(&mut self, now: Instant) {
+        if self.crowd.in_company(now) && crowd::move_away() {
+            self.stats.moves += 1;
+            // What it has learnt of spinning it has learnt on the other core.
+            self.pace = Pace::default();
         }
     }
 
@@ -186,12 +218,24 @@ impl Spinner {
         }
     }
 
-    /// A sleep of `took` has ended, by a ring or not.
-    pub(crate) fn slept(&mut self, took: Duration, rung: bool) {
+    /// A sleep since `began` has ended, by a ring or not; by one from the core where this thread is now?
+    pub(crate) fn slept(&mut self, began: Instant, rung: bool, from_same_core: bool) {
         self.stats.sleeps += 1;
         self.stats.wakes += u64::from(rung);
-        if rung {
-            self.pace.woken(took);
+        if !rung {
+            return;
+        }
+        let now = Instant::now();
+        let took = now - began;
+        self.pace.woken(took);
+        // Two that wake each other all the time without spinning; after a longer sleep it does not matter from where.
+        if took > SHORT_TURN || !self.policy.enabled {
+            return;
+        }
+        if from_same_core {
+            self.in_company(now);
+        } else {
+            self.crowd.alone();
         }
     }
 }
@@ -199,11 +243,14 @@ impl Spinner {
 enum End {
     Hit {
         switches_before: Option<i64>,
+        /// Whether somebody else ran on this core when it gave way; `None`: it did not.
+        company: Option<bool>,
     },
     Missed {
         now: Instant,
         spun: Duration,
         switches_before: Option<i64>,
+        company: Option<bool>,
     },
 }
 
@@ -212,11 +259,14 @@ enum End {
 fn look(limit: Duration, ready: &mut impl FnMut() -> bool) -> End {
     let mut began = None;
     let mut switches_before = None;
-    let mut gave_way = false;
+    let mut company = None;
     loop {
         for _ in 0..LOOKS {
             if ready() {
-                return End::Hit { switches_before };
+                return End::Hit {
+                    switches_before,
+                    company,
+                };
             }
             std::hint::spin_loop();
         }
@@ -227,16 +277,19 @@ fn look(limit: Duration, ready: &mut impl FnMut() -> bool) -> End {
                 now,
                 spun,
                 switches_before,
+                company,
             };
         }
-        if !gave_way && spun >= GIVE_WAY_AFTER {
-            gave_way = true;
-            std::thread::yield_now();
-            // What ran meanwhile was let in.
-            switches_before = None;
-        }
-        if switches_before.is_none() && spun >= NOTE_SWITCHES_AFTER {
-            switches_before = Some(involuntary_switches());
+        match switches_before {
+            None if spun >= NOTE_SWITCHES_AFTER => switches_before = Some(involuntary_switches()),
+            Some(before) if company.is_none() && spun >= GIVE_WAY_AFTER => {
+                std::thread::yield_now();
+                let after = involuntary_switches();
+                company = Some(after > before);
+                // Who ran meanwhile was let in: that is no preemption.
+                switches_before = Some(after);
+            }
+            _ => {}
         }
     }
 }

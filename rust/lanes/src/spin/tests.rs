@@ -191,7 +191,26 @@ fn misses_switch_it_off() {
     }
     assert!(tried <= 2, "two, or one that was preempted");
     assert_eq!(spinner.stats().misses, tried);
-    spinner.slept(us(2000), true);
-    spinner.slept(us(10), false);
+    spinner.slept(Instant::now() - us(2000), true, true);
+    spinner.slept(Instant::now() - us(10), false, true);
     assert_eq!((spinner.stats().sleeps, spinner.stats().wakes), (2, 1));
+}
+
+#[test]
+fn whoever_is_woken_from_its_own_core_over_and_over_moves_once_in_a_while() {
+    let mut spinner = Spinner::new(None, ON);
+    for _ in 0..20 {
+        spinner.slept(Instant::now() - us(2000), true, true);
+        spinner.slept(Instant::now() - us(10), true, false);
+    }
+    assert_eq!(
+        spinner.stats().moves,
+        0,
+        "long sleeps, and wakes from other cores, say nothing"
+    );
+    for _ in 0..20 {
+        spinner.slept(Instant::now() - us(10), true, true);
+    }
+    let cores = rustix::thread::sched_getaffinity(None).expect("own affinity").count();
+    assert_eq!(spinner.stats().moves > 0, cores > 1);
 }
