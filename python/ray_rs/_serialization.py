@@ -42,6 +42,12 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return bytes, (obj.tobytes(),)
         if type(obj) is types.CodeType:
             return _reduce_code(obj)
+        if type(obj).__module__ == "pyarrow.lib" and type(obj) not in self.dispatch_table:
+            from ray_rs import _arrow
+
+            reduction = _arrow.reduce(obj)
+            if reduction is not NotImplemented:
+                return reduction
         return super().reducer_override(obj)
 
 
