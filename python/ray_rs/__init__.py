@@ -59,14 +59,17 @@ if TYPE_CHECKING:
     from ray_rs._generator import DynamicObjectRefGenerator, ObjectRefGenerator
     from ray_rs._iterate import as_completed
     from ray_rs._iterate import map as map
-    from ray_rs._logging_config import LoggingConfig
+    from ray_rs._logging_config import LoggingConfig, logger
     from ray_rs._timeline import timeline
     from ray_rs.actor import method
-    from ray_rs.cross_language import Language, java_actor_class, java_function
+    from ray_rs.cross_language import Language, cpp_function, java_actor_class, java_function
     from ray_rs.runtime_context import get_runtime_context
 
 # Imported when first asked for: submodules, and names in them that few programs need.
 _SUBMODULES = (
+    "_common",
+    "_private",
+    "_raylet",
     "actor",
     "cloudpickle",
     "cross_language",
@@ -86,10 +89,12 @@ _LAZY = {
     "LoggingConfig": "_logging_config",
     "ObjectRefGenerator": "_generator",
     "as_completed": "_iterate",
+    "cpp_function": "cross_language",
     "get_runtime_context": "runtime_context",
     "install_as_ray": "_as_ray",
     "java_actor_class": "cross_language",
     "java_function": "cross_language",
+    "logger": "_logging_config",
     "map": "_iterate",
     "method": "actor",
     "timeline": "_timeline",
@@ -125,6 +130,7 @@ __all__ = [
     "cancel",
     "cloudpickle",
     "cluster_resources",
+    "cpp_function",
     "cross_language",
     "dag",
     "empty",
@@ -141,6 +147,7 @@ __all__ = [
     "java_function",
     "job_config",
     "kill",
+    "logger",
     "method",
     "nodes",
     "options",
@@ -166,7 +173,9 @@ def __getattr__(name: str) -> object:
         value = getattr(module, name) if name in _LAZY else module
         globals()[name] = value
         return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from ray_rs._as_ray import no_attribute
+
+    raise no_attribute(name)
 
 
 def __dir__() -> list[str]:

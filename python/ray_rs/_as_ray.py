@@ -38,6 +38,30 @@ _LIBRARIES = {
 }
 
 
+_NO_WORKFLOWS = "Ray has dropped workflows; its last version with them is 2.47."
+
+
+class WorkflowsDroppedError(RuntimeError, AttributeError):
+    """Somebody asks for `ray.workflow`: a `RuntimeError` as of Ray, and `hasattr` says that there is none."""
+
+
+def no_attribute(name: str) -> AttributeError:
+    """The error for a name that `ray_rs` does not have.
+
+    Args:
+        name: Of the attribute.
+
+    Returns:
+        The error, with a reason where there is one.
+    """
+    if name == "workflow":
+        return WorkflowsDroppedError(f"ray.workflow is not there: {_NO_WORKFLOWS}")
+    text = f"module {_OWN!r} has no attribute {name!r}"
+    if name in _LIBRARIES:
+        text += f": {_LIBRARIES[name]} is a library on top of Ray Core, and ray_rs is Ray Core alone"
+    return AttributeError(text, name=name)
+
+
 def install_as_ray() -> None:
     """Makes `import ray`, `from ray.util import ActorPool` and so on give ray_rs, here and in the workers.
 
@@ -167,7 +191,7 @@ def _missing(name: str) -> ModuleNotFoundError:
             "for `ray` in this process, is Ray Core alone. What needs it has to run on Ray itself."
         )
     elif part == "workflow":
-        text = f"No module named '{name}': Ray has dropped it; its last version with workflows is 2.47."
+        text = f"No module named '{name}': {_NO_WORKFLOWS}"
     else:
         text = f"No module named '{name}': ray_rs, which stands for `ray` in this process, does not have it."
     return ModuleNotFoundError(text, name=name)

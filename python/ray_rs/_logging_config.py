@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import logging
+
+    # Ray's, which libraries write to.
+    logger: logging.Logger
 
 __all__ = ["VARIABLE", "LoggingConfig", "apply_in_worker"]
 
@@ -131,3 +137,12 @@ def _context() -> dict[str, str]:
         name = f"{function.__module__}.{function.__qualname__}" if function is not None else task.name
         found.update(task_id=task.task_id.hex(), task_name=task.name, task_func_name=name)
     return {name: found[name] for name in _CONTEXT if found.get(name)}
+
+
+def __getattr__(name: str) -> Any:
+    if name != "logger":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Not above: importing it costs more than most programs need it for.
+    import logging
+
+    return logging.getLogger("ray")

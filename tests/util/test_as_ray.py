@@ -151,6 +151,31 @@ def test_what_is_missing_says_so(program):
     assert lines[4] == "False None False"
 
 
+def test_private_modules_that_libraries_use_are_there_without_an_import(program):
+    lines = program(
+        """
+        import ray
+        print(ray._raylet.ObjectRef is ray.ObjectRef, ray._private.worker.global_worker.mode)
+        print(ray._private.services.get_node_ip_address() == ray.util.get_node_ip_address())
+        from ray._private.services import get_node_ip_address
+        print(hasattr(ray._private, "nothing"), ray._private.ray_constants is not None)
+        """
+    )
+    assert lines == ["True None", "True", "False True"]
+
+
+def test_attributes_that_are_missing_say_so():
+    import ray_rs as ray
+
+    with pytest.raises(RuntimeError, match=r"dropped workflows; its last version with them is 2\.47"):
+        ray.workflow
+    with pytest.raises(AttributeError, match="Ray Data is a library on top of Ray Core"):
+        ray.data
+    with pytest.raises(AttributeError, match="module 'ray_rs' has no attribute 'cabbage'"):
+        ray.cabbage
+    assert not hasattr(ray, "workflow") and not hasattr(ray, "data")
+
+
 def test_libraries_find_a_version_of_ray(program):
     lines = program(
         """
