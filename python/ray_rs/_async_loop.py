@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
-__all__ = ["iterate", "run", "send_items"]
+__all__ = ["awaited", "construct", "iterate", "make", "run", "send_items"]
 
 
 class _Selector(selectors.DefaultSelector):
@@ -33,17 +33,43 @@ class _Selector(selectors.DefaultSelector):
         return events
 
 
-def run(engine: Any) -> None:
-    """Runs the loop until the engine says that the actor ends.
+def make(engine: Any) -> asyncio.AbstractEventLoop:
+    """Makes the loop of an actor.
 
     Args:
-        engine: `_core.AsyncEngine`: `eventfd`, `attach(loop)` (gives the future that ends the loop),
-            `before_select(timeout)` and `after_select()`.
+        engine: `_core.AsyncEngine`: `eventfd`, `before_select(timeout)` and `after_select()`.
+
+    Returns:
+        The loop, which is this thread's from now on.
     """
     loop = asyncio.SelectorEventLoop(_Selector(engine))
     asyncio.set_event_loop(loop)
+    return loop
+
+
+def construct(loop: asyncio.AbstractEventLoop, construction: Callable[[], None]) -> None:
+    """Runs the constructor while the loop runs: it may create tasks of asyncio, which go on when calls do.
+
+    Args:
+        loop: The loop.
+        construction: Calls the constructor, and raises nothing.
+    """
+
+    async def on_loop() -> None:
+        construction()
+
+    loop.run_until_complete(on_loop())
+
+
+def run(loop: asyncio.AbstractEventLoop, ended: asyncio.Future[None]) -> None:
+    """Runs the loop until the engine says that the actor ends.
+
+    Args:
+        loop: The loop.
+        ended: Done when it is to end.
+    """
     try:
-        loop.run_until_complete(engine.attach(loop))
+        loop.run_until_complete(ended)
     finally:
         loop.close()
 
@@ -90,3 +116,55 @@ def iterate(items: AsyncGenerator[Any, None]) -> Iterator[Any]:
     finally:
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
+
+
+def awaited(
+    calls: list[tuple[int, asyncio.Task[Any]]], loop: asyncio.AbstractEventLoop
+) -> list[tuple[int, list[asyncio.Future[Any]]]]:
+    """Which futures calls can't go on without. Called on any thread; only looks.
+
+    A call needs what its task waits for: a future, another task and what that needs, or all members of a `gather`.
+    Whatever has another way out is left out: what has a time limit, and what waits for events, locks or one of several.
+
+    Args:
+        calls: Numbers of calls, and their tasks.
+        loop: That they run on.
+
+    Returns:
+        For each call that waits: its number and the futures.
+    """
+    limited = _with_time_limits(loop)
+    found = []
+    for number, call in calls:
+        futures: list[asyncio.Future[Any]] = []
+        seen: set[int] = set()
+        queue: list[Any] = [call]
+        while queue:
+            one = queue.pop()
+            if id(one) in seen or one.done():
+                continue
+            seen.add(id(one))
+            if isinstance(one, asyncio.Task):
+                waits_for = getattr(one, "_fut_waiter", None)
+                if waits_for is not None and id(one) not in limited:
+                    queue.append(waits_for)
+            elif isinstance(members := getattr(one, "_children", None), list):
+                queue.extend(members)
+            else:
+                futures.append(one)
+        if futures:
+            found.append((number, futures))
+    return found
+
+
+def _with_time_limits(loop: asyncio.AbstractEventLoop) -> set[int]:
+    """Ids of tasks that a timer of the loop may cancel."""
+    limited: set[int] = set()
+    for timer in list(getattr(loop, "_scheduled", ())):
+        if timer.cancelled():
+            continue
+        callback = getattr(timer, "_callback", None)
+        held = [*(getattr(timer, "_args", None) or ()), getattr(callback, "__self__", None)]
+        held += [getattr(each, "_task", None) for each in held]
+        limited.update(id(each) for each in held if isinstance(each, asyncio.Task))
+    return limited

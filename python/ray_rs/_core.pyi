@@ -184,6 +184,30 @@ class ObjectRef(Awaitable[_T_co], Generic[_T_co]):
 
 # --- remote functions ------------------------------------------------------------------------------------------------
 
+@final
+class RemoteCall:
+    """`f.remote`: called, it calls the function elsewhere. Has the function's own signature, name and docstring."""
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any]: ...
+    @property
+    def __name__(self) -> str: ...
+    @property
+    def __qualname__(self) -> str: ...
+    @property
+    def _function(self) -> Callable[..., Any]: ...
+    @property
+    def _function_name(self) -> str: ...
+    @property
+    def _default_options(self) -> dict[str, Any]: ...
+    @property
+    def _signature(self) -> _Signature: ...
+    @property
+    def _shared(self) -> Any: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """ObjectRef, a list of them (num_returns > 1), or None (num_returns = 0)."""
+    def __reduce__(self) -> Any: ...
+
 @disjoint_base
 class RemoteFunction:
     """A function that runs elsewhere. Attributes libraries use: `_function`, `_function_name`, `_default_options`.
@@ -212,7 +236,10 @@ class RemoteFunction:
     @property
     def _shared(self) -> Any: ...
     def remote(self, *args: Any, **kwargs: Any) -> Any:
-        """ObjectRef, a list of them (num_returns > 1), or None (num_returns = 0)."""
+        """ObjectRef, a list of them (num_returns > 1), or None (num_returns = 0). `_call` lies before it in the
+        `__dict__`."""
+    @property
+    def _call(self) -> RemoteCall: ...
     def _remote(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> Any: ...
@@ -239,12 +266,12 @@ class ActorDescriptor:
         cls,
         class_name: str,
         module: str,
-        methods: Sequence[tuple[str, _Signature, int, int, bytes, bool, float | None, int, str]],
+        methods: Sequence[tuple[str, _Signature, int, int, bytes, bool, bool, float | None, int, str]],
         max_pending_calls: int = ...,
         extra: Any = None,
     ) -> Self:
         """`methods`: (name, signature, num_returns, max_task_retries, retry_exceptions as in `_prepare`, is_async,
-        timeout_s, backpressure, concurrency_group), with the builtin ones (`__ray_ready__`, `__ray_call__`,
+        unlisted, timeout_s, backpressure, concurrency_group), with the builtin ones (`__ray_ready__`, `__ray_call__`,
         `__ray_terminate__`, `__init__`) among them when they shall be callable. `extra`: plain picklable data for
         Python's own use."""
     @staticmethod
@@ -298,6 +325,7 @@ class ActorMethod:
         timeout_s: float | None = None,
         backpressure: int | None = None,
         concurrency_group: str | None = None,
+        unlisted: bool | None = None,
     ) -> ActorMethod: ...
     @property
     def _concurrency_groups(self) -> tuple[str, ...]: ...
@@ -332,6 +360,7 @@ def create_actor(
     runtime_env: str = "",
     strategy: _Strategy | None = None,
     captures_children: bool = False,
+    unlisted: bool = False,
 ) -> ActorHandle[Any]:
     """Returns at once unless named. `namespace` "" is the job's. `class_blob` is exported once per content.
     Raises ActorAlreadyExistsError. `extra`: pickled dict given to the hosting worker's `start_actor` callback.
@@ -575,6 +604,9 @@ class Observer:
             `holder_pid` (whose extent it lies in; 0: the raylet's or none), and `pins`, how many processes look at it.
         """
 
+    def why(self, id: str) -> str:
+        """As the function `why`, of an id in hexadecimal digits."""
+
     def actors(self) -> list[dict[str, Any]]: ...
     def jobs(self) -> list[dict[str, Any]]: ...
     def placement_groups(self) -> list[dict[str, Any]]: ...
@@ -595,6 +627,7 @@ class Observer:
                 str | None,
                 tuple[str, int] | None,
                 tuple[int, int, int],
+                str | None,
             ]
         ],
         int,
@@ -602,13 +635,21 @@ class Observer:
         """Tries of tasks that have ended, and how many of them were dropped.
 
         Returns:
-            Of each: task, attempt, name, outcome, job, actor, parent, node, worker's id and pid, and microseconds since
-            1970 of submission, start and end.
+            Of each: task, attempt, name, outcome, job, actor, parent, node, worker's id and pid, microseconds since
+            1970 of submission, start and end, and what its error says.
         """
 
     def describe_processes(
-        self, *, tasks: bool = True, objects: bool = False, waiting: bool = False, limit: int = 0
-    ) -> dict[str, Any]: ...
+        self,
+        *,
+        tasks: bool = True,
+        objects: bool = False,
+        waiting: bool = False,
+        environments: bool = False,
+        moves: bool = False,
+        limit: int = 0,
+    ) -> dict[str, Any]:
+        """As the function, with runtime environments, and what the object store moved to and from disk lately."""
 
 def send_metrics(series: list[tuple[str, str, int, list[str], float, list[float], list[int]]]) -> None:
     """Tells the control store what was measured: (name, description, kind, tags, value, boundaries, counts) each."""

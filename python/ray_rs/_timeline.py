@@ -7,6 +7,9 @@ from typing import Any
 
 __all__ = ["timeline", "trace"]
 
+# Rows of the object store: numbers that no process has.
+_STORE_ROWS = 1 << 30
+
 
 def timeline(filename: str | os.PathLike[str] | None = None) -> list[dict[str, Any]] | None:
     """Traces the tasks that have ended, the latest 100,000 at most.
@@ -16,7 +19,8 @@ def timeline(filename: str | os.PathLike[str] | None = None) -> list[dict[str, A
 
     Returns:
         Events in Chrome's format: for each try an execution on its worker's row ("X"), and its way from submission to
-        start ("b", "e"). None when it is written to a file.
+        start ("b", "e"); for each node what its object store wrote to disk and read back ("X", the latest 10,000). None
+        when it is written to a file.
 
     Raises:
         RaySystemError: There is no session.
@@ -85,4 +89,36 @@ def trace(address: str | None) -> list[dict[str, Any]]:
             waiting = {**common, "cat": "task:queued", "id": f"{row.task_id}-{row.attempt_number}"}
             events.append({**waiting, "ph": "b", "ts": row.creation_time_ms * 1000, "args": about})
             events.append({**waiting, "ph": "e", "ts": start, "args": {}})
+    moves = source.answer(lambda: source.observer.describe_processes(tasks=False, moves=True)["moves"])
+    return events + _store_events(moves, numbers)
+
+
+def _store_events(moves: list[dict[str, Any]], numbers: dict[str, int]) -> list[dict[str, Any]]:
+    """What went to disk, and came from there. What overlaps has a row of its own: several files may be on their way."""
+    events: list[dict[str, Any]] = []
+    # By node and kind: when each row is free again.
+    rows: dict[tuple[int, str], list[int]] = {}
+    for move in sorted(moves, key=lambda move: move["start_us"]):
+        node = numbers.setdefault(move["node_id"], len(numbers) + 1)
+        ends = rows.setdefault((node, move["kind"]), [])
+        row = next((row for row, end in enumerate(ends) if end <= move["start_us"]), len(ends))
+        thread = _STORE_ROWS + 1000 * (move["kind"] == "restore") + row
+        if row == len(ends):
+            ends.append(0)
+            name = f"object store: {move['kind']}" + (f" {row + 1}" if row else "")
+            events.append({"name": "thread_name", "ph": "M", "pid": node, "tid": thread, "args": {"name": name}})
+        ends[row] = move["end_us"]
+        events.append(
+            {
+                "name": move["kind"],
+                "cat": f"object_store:{move['kind']}",
+                "ph": "X",
+                "pid": node,
+                "tid": thread,
+                "ts": move["start_us"],
+                "dur": max(move["end_us"] - move["start_us"], 0),
+                "cname": "terrible" if move["failed"] else "rail_response",
+                "args": {"bytes": move["bytes"], "objects": move["objects"], "failed": move["failed"]},
+            }
+        )
     return events

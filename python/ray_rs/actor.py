@@ -193,8 +193,8 @@ class _ClassState:
         self._methods: dict[str, Callable[..., Any]] | None = None
         self._is_async = False
         self._constructor: Signature = None
-        # (max_task_retries, max_pending_calls) -> descriptor of the handles.
-        self._descriptors: dict[tuple[int, int], _core.ActorDescriptor] = {}
+        # (max_task_retries, max_pending_calls, unlisted) -> descriptor of the handles.
+        self._descriptors: dict[tuple[int, int, bool], _core.ActorDescriptor] = {}
         # (the options' environment, the text that the engine is told); for the session below.
         self._environment: tuple[Any, str] = (None, "")
         self._session: Any = None
@@ -261,6 +261,7 @@ class _ClassState:
             runtime_env=self._environment[1],
             strategy=plan.strategy,
             captures_children=plan.captures_children,
+            unlisted=plan.unlisted,
         )
 
     def _inspect(self) -> None:
@@ -275,13 +276,14 @@ class _ClassState:
         self._methods = methods
 
     def _descriptor(self, plan: _table.ActorPlan) -> _core.ActorDescriptor:
-        key = (plan.max_task_retries, plan.max_pending_calls)
+        key = (plan.max_task_retries, plan.max_pending_calls, plan.unlisted)
         if key not in self._descriptors:
             assert self._methods is not None, "create() inspects the class first"
-            rows = [_describe(name, member, plan.max_task_retries) for name, member in self._methods.items()]
-            rows += [(name, signature, 1, 0, b"", False, None, 0, "") for name, signature in _BUILTIN_METHODS]
+            rows = [_describe(name, member, plan) for name, member in self._methods.items()]
+            others: list[tuple[str, Signature]] = list(_BUILTIN_METHODS)
             if "__init__" not in self._methods:
-                rows.append(("__init__", None, 1, 0, b"", False, None, 0, ""))
+                others.append(("__init__", None))
+            rows += [(name, signature, 1, 0, b"", False, plan.unlisted, None, 0, "") for name, signature in others]
             groups = tuple(plan.concurrency_groups)
             for row in rows:
                 assert not row[-1] or row[-1] in groups, (
@@ -348,13 +350,13 @@ def _unbound(member: Any) -> Callable[..., Any]:
 
 
 def _describe(
-    name: str, member: Any, actor_max_task_retries: int
-) -> tuple[str, Signature, int, int, bytes, bool, float | None, int, str]:
+    name: str, member: Any, actor: _table.ActorPlan
+) -> tuple[str, Signature, int, int, bytes, bool, bool, float | None, int, str]:
     from ray_rs import _function_table
 
     function = _unbound(member)
     settings = _method_settings(function)
-    plan = _table.method_plan(settings, actor_max_task_retries, is_generator=is_generator(function))
+    plan = _table.method_plan(settings, actor.max_task_retries, is_generator=is_generator(function))
     return (
         name,
         signature_of(function, bound=not isinstance(member, staticmethod)),
@@ -362,6 +364,7 @@ def _describe(
         plan.max_task_retries,
         _function_table.pickle_classes(plan.retry_exceptions),
         is_async(function),
+        not settings.get("enable_task_events", not actor.unlisted),
         plan.timeout_s,
         plan.backpressure,
         settings.get("concurrency_group", ""),
@@ -377,6 +380,7 @@ _SETTINGS = (
     "timeout_s",
     "_generator_backpressure_num_objects",
     "concurrency_group",
+    "enable_task_events",
 )
 
 
@@ -438,6 +442,7 @@ def _method_options(method: ActorMethod, options: dict[str, Any]) -> ActorMethod
     num_returns = options.get("num_returns")
     backpressure = options.get("_generator_backpressure_num_objects")
     group = options.get("concurrency_group")
+    listed = options.get("enable_task_events")
     known = method._concurrency_groups
     if group is not None and group not in known:
         raise ValueError(f"The actor has no concurrency group {group!r}; it has {sorted(known)}.")
@@ -453,6 +458,7 @@ def _method_options(method: ActorMethod, options: dict[str, Any]) -> ActorMethod
         timeout_s=options.get("timeout_s"),
         backpressure=None if backpressure is None else max(backpressure, 0),
         concurrency_group=group,
+        unlisted=None if listed is None else not listed,
     )
 
 

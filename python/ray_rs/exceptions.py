@@ -334,7 +334,8 @@ class GetTimeoutError(RayError, TimeoutError):
 
 
 class DeadlockError(RayError):
-    """A `get` inside a task or an actor can never end, because tasks wait for each other; the text has the cycle.
+    """A `get` or `await` inside a task or an actor can never end, because tasks wait for each other; the text has the
+    cycle.
 
     Such as an actor whose method gets the result of another of its own methods, which cannot begin before this one
     ends. Of the waits on a cycle one raises; the others then go on, or fail with it.

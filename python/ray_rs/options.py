@@ -276,7 +276,7 @@ OPTIONS: Final[dict[str, Option]] = {
     "placement_group": Option(TASK + ACTOR, object, _group, "default"),
     "placement_group_bundle_index": Option(TASK + ACTOR, int, None, -1),
     "placement_group_capture_child_tasks": Option(TASK + ACTOR, _BOOL),
-    # What only a listing of tasks would show: taken, so that libraries that set it run.
+    # What a listing of tasks shows. Labels are taken, so that libraries that set them run.
     "enable_task_events": Option(TASK + ACTOR + METHOD, bool, None, True),
     "_labels": Option(TASK + ACTOR + METHOD, _DICT),
     "object_store_memory": Option(
@@ -402,6 +402,7 @@ class TaskPlan(NamedTuple):
     strategy: _scheduling.Strategy | None
     captures_children: bool
     follows_caller: bool
+    unlisted: bool
 
 
 class ActorPlan(NamedTuple):
@@ -420,6 +421,7 @@ class ActorPlan(NamedTuple):
     concurrency_groups: dict[str, int]
     strategy: _scheduling.Strategy | None
     captures_children: bool
+    unlisted: bool
 
 
 class MethodPlan(NamedTuple):
@@ -488,6 +490,7 @@ def task_plan(options: Mapping[str, Any], function_name: str, *, is_generator: b
         strategy=placed.strategy,
         captures_children=placed.captures_children,
         follows_caller=placed.follows_caller,
+        unlisted=not options.get("enable_task_events", True),
     )
 
 
@@ -543,6 +546,7 @@ def actor_plan(options: Mapping[str, Any], *, is_async: bool, class_name: str = 
         concurrency_groups=concurrency_groups(options.get("concurrency_groups")),
         strategy=placed.strategy,
         captures_children=placed.captures_children,
+        unlisted=not options.get("enable_task_events", True),
     )
 
 

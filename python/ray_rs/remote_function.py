@@ -50,6 +50,7 @@ def _build(
 ) -> RemoteFunction[Any, Any]:
     made: RemoteFunction[Any, Any] = RemoteFunction(function, name, signature, options)
     made.__doc__ = getattr(function, "__doc__", None)
+    made.__dict__["remote"] = made._call
     return made
 
 
@@ -100,6 +101,7 @@ def _prepare(function: RemoteFunction[Any, Any]) -> dict[str, Any]:
         "num_returns": plan.num_returns,
         "timeout_s": plan.timeout_s,
         "backpressure": plan.backpressure,
+        "unlisted": plan.unlisted,
     }
 
 

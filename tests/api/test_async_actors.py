@@ -168,3 +168,41 @@ def test_a_thousand_waiting_calls_do_not_hold_up_the_one_they_wait_for():
     waiting = [gate.wait.remote() for _ in range(900)]
     ray.get(gate.let_in.remote(), timeout=60)
     ray.get(waiting, timeout=60)
+
+
+@ray.remote(num_cpus=0)
+class Background:
+    """Starts what goes on beside its calls when it is made."""
+
+    def __init__(self, fail=False):
+        self.loop = asyncio.get_running_loop()
+        self.ticks = 0
+        self.task = asyncio.create_task(self.tick())
+        self.got = ray.get(ray.put(5))
+        if fail:
+            raise ValueError("after the task was made")
+
+    async def tick(self):
+        while True:
+            self.ticks += 1
+            await asyncio.sleep(0.001)
+
+    async def same_loop(self):
+        return asyncio.get_running_loop() is self.loop
+
+    async def seen(self):
+        before = self.ticks
+        while self.ticks == before:
+            await asyncio.sleep(0.001)
+        return self.got
+
+
+def test_the_constructor_runs_on_the_loop():
+    actor = Background.remote()
+    # Calls that are there before the constructor is done begin after it.
+    assert ray.get([actor.same_loop.remote(), actor.seen.remote()]) == [True, 5]
+
+
+def test_a_constructor_on_the_loop_that_raises():
+    with pytest.raises(exceptions.ActorDiedError, match="after the task was made"):
+        ray.get(Background.remote(fail=True).seen.remote())

@@ -143,6 +143,93 @@ def test_failed_tasks_say_why(state):
             ray.get(ref)
         row = in_state(state, ref, "FAILED")
         assert row.error_type == error and row.error_message
+    # What was raised, and no more of it than a listing can bear.
+    ref = fails.remote()
+    assert in_state(state, ref, "FAILED").error_message == "ValueError: no"
+
+    @ray.remote(max_retries=0)
+    def fails_at_length():
+        raise KeyError("x" * 5000)
+
+    message = in_state(state, fails_at_length.remote(), "FAILED").error_message
+    assert message.startswith("KeyError: 'xxx") and message.endswith("...") and len(message) == 1000
+    assert "argument" in in_state(state, add.remote(ref, 1), "FAILED").error_message
+
+
+def test_a_failed_call_says_what_was_raised(state):
+    ref = Counter.remote().add.remote("a")
+    row = in_state(state, ref, "FAILED")
+    assert (row.type, row.error_type) == ("ACTOR_TASK", "TASK_EXECUTION_EXCEPTION")
+    assert row.error_message.startswith("TypeError: unsupported operand")
+
+
+def test_tasks_that_want_to_be_in_no_listing(state, gate):
+    @ray.remote(enable_task_events=False)
+    def secret(path):
+        wait_for_file(path)
+
+    class Shy:
+        def call(self):
+            pass
+
+        @ray.method(enable_task_events=True)
+        def seen(self):
+            pass
+
+    shy = ray.remote(enable_task_events=False)(Shy).remote()
+    open_one = ray.remote(Shy).remote()
+    refs = [secret.remote(gate), shy.call.remote(), open_one.call.options(enable_task_events=False).remote()]
+    shown = [shy.seen.remote(), open_one.call.remote(), add.remote(1, 2)]
+    ray.get(refs[1:] + shown)
+    for ref in shown:
+        in_state(state, ref, "FINISHED")
+    assert "secret" in ray.why(refs[0])
+    assert [state.get_task(ref) for ref in refs] == [None, None, None]
+    open(gate, "w").close()
+    ray.get(refs)
+    names = {row.name for row in state.list_tasks(limit=10_000)}
+    assert not any("secret" in name for name in names)
+    creations = state.list_tasks(filters=[("type", "=", "ACTOR_CREATION_TASK")], limit=10_000)
+    assert shy._actor_id.hex() not in {row.actor_id for row in creations}
+    assert open_one._actor_id.hex() in {row.actor_id for row in creations}
+
+
+def test_a_creation_has_its_times_and_its_error(state):
+    @ray.remote
+    class Slow:
+        def __init__(self):
+            time.sleep(0.2)
+
+    def row_of(actor, wanted):
+        rows = state.list_tasks(filters=[("actor_id", "=", actor._actor_id.hex()), ("state", "=", wanted)], detail=True)
+        return rows[0] if rows and rows[0].end_time_ms else None
+
+    slow, broken = Slow.remote(), Broken.remote()
+    row = wait_until(lambda: row_of(slow, "FINISHED"), "the creation")
+    assert row.type == "ACTOR_CREATION_TASK" and row.name.endswith("Slow.__init__")
+    assert row.creation_time_ms <= row.start_time_ms <= row.end_time_ms - 200
+    row = wait_until(lambda: row_of(broken, "FAILED"), "the failed creation")
+    assert (row.error_type, row.error_message) == ("ACTOR_CREATION_FAILED", "ValueError: never")
+    assert row.start_time_ms and row.worker_pid
+
+
+def test_runtime_environments(state):
+    environment = {"env_vars": {"LISTED": "here"}}
+
+    @ray.remote(runtime_env=environment)
+    def pid():
+        return os.getpid()
+
+    ray.get(pid.remote())
+    rows = wait_until(
+        lambda: [row for row in state.list_runtime_envs(detail=True) if row.runtime_env.get("env_vars")],
+        "the environment",
+    )
+    (row,) = rows
+    assert row.runtime_env["env_vars"] == {"LISTED": "here"} and row.success is True and row.ref_cnt >= 1
+    assert row.node_id == ray.get_runtime_context().get_node_id()
+    assert row.creation_time_ms > 1e12 and row.error is None
+    assert row.job_id == ray.get_runtime_context().get_job_id()
 
 
 def test_a_cancelled_task_has_failed(state, gate):
@@ -199,7 +286,7 @@ def test_actors_of_each_state(state, gate):
     row(unready, "DEPENDENCIES_UNREADY")
     row(pending, "PENDING_CREATION")
     summary = state.summarize_actors()["cluster"]
-    assert summary["summary"]["Broken"]["state_counts"] == {"DEAD": 1}
+    assert set(summary["summary"]["Broken"]["state_counts"]) == {"DEAD"}
     ray.kill(pending)
     ray.kill(alive)
 

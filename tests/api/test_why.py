@@ -211,3 +211,49 @@ def test_a_get_that_waits_for_long_says_why_once(tmp_path):
     environment["RAY_RS_EXPLAIN_WAITS_AFTER_S"] = "0"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
     assert "has waited for" not in ran.stderr
+
+
+def test_an_await_that_lasts_says_why(tmp_path):
+    program = script(
+        """
+        import asyncio, time
+        ray.init(num_cpus=2)
+
+        @ray.remote
+        def slow(seconds):
+            time.sleep(seconds)
+            return seconds
+
+        @ray.remote
+        def never(value):
+            pass
+
+        async def main():
+            cancelled = asyncio.ensure_future(never.options(num_gpus=5).remote(1))
+            await asyncio.sleep(0)
+            cancelled.cancel()
+            print(await asyncio.gather(slow.remote(1.5), slow.remote(0)))
+
+        asyncio.run(main())
+        """
+    )
+    environment = {**os.environ, "RAY_RS_EXPLAIN_WAITS_AFTER_S": "0.2"}
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    assert ran.stdout.strip() == "[1.5, 0]"
+    # It simply runs: that is said once. What nobody awaits any more is not told of.
+    assert ran.stderr.count("An await has waited for") == 1
+    assert "'slow' runs since" in ran.stderr and "GPU" not in ran.stderr.partition("An await")[2]
+    environment["RAY_RS_EXPLAIN_WAITS_AFTER_S"] = "0"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    assert "has waited for" not in ran.stderr
+
+
+def test_a_coroutine_that_awaits(gate):
+    @ray.remote
+    class Awaits:
+        async def ask(self, refs):
+            return await refs[0]
+
+    ref = Awaits.remote().ask.remote([until.remote(gate)])
+    text = says(ref, "'Awaits.ask' runs since", "It awaits since", "'until' runs since")
+    assert text.index("It awaits") < text.index("'until' runs")

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 from under_test import ray, ray_rs_only, wait_until
@@ -63,6 +64,84 @@ def test_status_shows_what_waits():
     ray.cancel(ref)
 
 
+def test_status_shows_shapes_and_reasons_of_all_that_waits(tmp_path):
+    gate = tmp_path / "gate"
+
+    @ray.remote(num_cpus=2)
+    def holds():
+        while not gate.exists():
+            time.sleep(0.01)
+
+    @ray.remote(num_cpus=2)
+    def waits():
+        pass
+
+    @ray.remote(num_gpus=3)
+    class Impossible:
+        pass
+
+    holder = holds.remote()
+    wait_until(lambda: "2.0/2.0 CPU" in run("status"), "the CPUs to be taken")
+    refs = [waits.remote() for _ in range(7)]
+    actor = Impossible.remote()
+    group = ray.util.placement_group([{"CPU": 50}], strategy="SPREAD")
+
+    def demands():
+        text = run("status").partition("Pending Demands:")[2]
+        wanted = ("waits: 7, ", "'GPU': 3.0", "{'CPU': 50.0} * 1 (SPREAD): 1+ pending placement groups")
+        return text if all(each in text for each in wanted) else None
+
+    text = wait_until(demands, "all three demands")
+    assert "\n {'CPU': 2.0}: 7+ pending tasks/actors\n  waits: 7, " in text
+    assert re.search(r"'GPU': 3\.0\}: 1\+ pending tasks/actors \(infeasible\)\n  .*Impossible: 1, .* is missing", text)
+    ray.kill(actor)
+    ray.util.remove_placement_group(group)
+    gate.touch()
+    ray.get([holder, *refs])
+    wait_until(lambda: "(no resource demands)" in run("status"), "nothing to wait")
+
+
+def test_why(tmp_path):
+    gate = tmp_path / "gate"
+
+    @ray.remote
+    def blocks():
+        while not gate.exists():
+            time.sleep(0.01)
+        return 1
+
+    @ray.remote
+    def follows(value):
+        return value
+
+    running = blocks.remote()
+    last = follows.remote(running)
+    wait_until(lambda: "runs since" in run("why", running.hex()), "the task to run")
+    for target in (last.hex(), last.task_id().hex().upper(), "follows"):
+        text = run("why", target)
+        assert "'follows' waits for an argument that is not there:" in text and "'blocks' runs since" in text
+    assert ray.why(last).partition(" runs since ")[0] == run("why", last.hex()).partition(" runs since ")[0]
+    # The same name several times, and as data.
+    more = [follows.remote(running) for _ in range(3)]
+    assert "And 2 more of that name" in run("why", "follows", "--limit", "2")
+    (story, *_) = json.loads(run("why", "follows", "--format", "json"))
+    assert story["id"] == last.task_id().hex() and story["kind"] == "task" and "blocks" in story["why"]
+    gate.touch()
+    ray.get([last, *more])
+    assert "is there: " in run("why", last.hex())
+    assert "4 tasks of that name have ended" in run("why", "follows", status=1)
+    assert "no unfinished task or living actor is called 'nobody'" in run("why", "nobody", status=1)
+
+
+def test_why_of_actors():
+    speaker = Speaker.options(name="loud", num_cpus=0).remote()
+    pid = ray.get(speaker.speak.remote())
+    for target in ("loud", speaker._actor_id.hex()):
+        assert f"The actor Speaker (pid {pid})" in run("why", target)
+    impossible = Speaker.options(num_cpus=77).remote()
+    wait_until(lambda: "{CPU: 75} is missing" in run("why", impossible._actor_id.hex()), "the reason")
+
+
 def test_list_in_all_formats():
     refs = [listed.remote() for _ in range(3)]
     ray.get(refs)
@@ -78,7 +157,7 @@ def test_list_in_all_formats():
 
 
 @pytest.mark.parametrize(
-    "resource", ["actors", "cluster-events", "jobs", "nodes", "objects", "placement-groups", "workers"]
+    "resource", ["actors", "cluster-events", "jobs", "nodes", "objects", "placement-groups", "runtime-envs", "workers"]
 )
 def test_every_kind_is_listed(resource):
     assert isinstance(json.loads(run("list", resource, "--format", "json", "--detail")), list)

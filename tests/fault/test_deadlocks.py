@@ -1,5 +1,6 @@
 """Waits that can never end because tasks wait for each other raise, with the cycle; all others go on."""
 
+import asyncio
 import time
 
 import pytest
@@ -140,3 +141,133 @@ def test_tasks_in_tasks_end_on_few_cpus():
         return 1 if depth == 0 else sum(ray.get([tree.remote(depth - 1) for _ in range(3)]))
 
     assert ray.get(tree.remote(4)) == 81
+
+
+@ray.remote(num_cpus=0)
+class Coroutines:
+    """Awaits what it is told."""
+
+    def meet(self, *others):
+        self.others = list(others)
+
+    async def value(self):
+        return 1
+
+    async def ask(self, *path):
+        if not path:
+            return 1
+        return await self.others[path[0]].ask.remote(*path[1:])
+
+    async def await_given(self, how):
+        """Awaits the reference that `give` brings."""
+        while not hasattr(self, "given"):
+            await asyncio.sleep(0.01)
+        return await how(self.given)
+
+    def give(self, refs):
+        (self.given,) = refs
+
+
+@ray.remote
+def follow(value):
+    return value
+
+
+async def plainly(ref):
+    return await ref
+
+
+async def in_a_task_of_its_own(ref):
+    return await asyncio.create_task(plainly(ref))
+
+
+async def gathered(ref):
+    return (await asyncio.gather(asyncio.sleep(0, 5), plainly(ref), follow.remote(2)))[1]
+
+
+def awaits_what_follows_it(how):
+    """A call that awaits a task whose argument is the call's own result."""
+    actor = Coroutines.remote()
+    result = actor.await_given.remote(how)
+    ray.get(actor.give.remote([follow.remote(result)]))
+    return actor, result
+
+
+@pytest.mark.parametrize("how", [plainly, in_a_task_of_its_own, gathered])
+def test_a_coroutine_that_awaits_a_task_that_waits_for_it(how):
+    actor, result = awaits_what_follows_it(how)
+    with pytest.raises(exceptions.DeadlockError) as raised:
+        ray.get(result)
+    text = str(raised.value)
+    assert "'Coroutines.await_given' (pid " in text and "awaits the result of 'follow'" in text
+    assert "'follow' waits for 'Coroutines.await_given'" in text
+    assert ray.get(actor.value.remote()) == 1
+
+
+def test_a_coroutine_on_an_actor_with_one_place():
+    actor = Coroutines.options(max_concurrency=1).remote()
+    ray.get(actor.meet.remote(actor))
+    with pytest.raises(exceptions.DeadlockError, match=r"awaits the result of 'Coroutines\.ask'"):
+        ray.get(actor.ask.remote(0))
+    assert ray.get(actor.value.remote()) == 1
+
+
+def test_coroutines_and_a_thread_in_a_ring():
+    one, two = Coroutines.options(max_concurrency=1).remote(), Coroutines.options(max_concurrency=1).remote()
+    thread = Node.remote()
+    ray.get([one.meet.remote(two), two.meet.remote(thread), thread.meet.remote(one)])
+    with pytest.raises(exceptions.DeadlockError):
+        ray.get(one.ask.remote(0, 0, 0))
+    assert ray.get([one.value.remote(), two.value.remote(), thread.value.remote()]) == [1, 1, 1]
+
+
+def test_the_coroutine_can_catch_it_and_go_on():
+    async def caught(ref):
+        try:
+            await ref
+        except exceptions.DeadlockError:
+            return "went on"
+
+    _, result = awaits_what_follows_it(caught)
+    assert ray.get(result) == "went on"
+
+
+async def with_limit(ref):
+    try:
+        await asyncio.wait_for(plainly(ref), 4)
+    except (TimeoutError, asyncio.TimeoutError):
+        return "its own limit"
+
+
+async def cancelled_by_a_timer(ref):
+    waiting = asyncio.ensure_future(plainly(ref))
+    asyncio.get_running_loop().call_later(4, waiting.cancel)
+    try:
+        await waiting
+    except asyncio.CancelledError:
+        return "its own limit"
+
+
+async def one_of_two(ref):
+    done, _ = await asyncio.wait(
+        [asyncio.ensure_future(plainly(ref)), asyncio.create_task(asyncio.sleep(4))], return_when="FIRST_COMPLETED"
+    )
+    return "its own limit" if done else None
+
+
+@pytest.mark.parametrize("how", [with_limit, cancelled_by_a_timer, one_of_two])
+def test_a_coroutine_with_another_way_out_takes_it(how):
+    _, result = awaits_what_follows_it(how)
+    assert ray.get(result) == "its own limit"
+
+
+def test_slow_awaits_on_a_full_actor_are_waited_for():
+    actor, node = Coroutines.options(max_concurrency=1).remote(), Node.remote()
+
+    @ray.remote(num_cpus=0)
+    class Asks:
+        async def ask(self, node):
+            return await node.slowly.remote(4)
+
+    assert ray.get(Asks.options(max_concurrency=1).remote().ask.remote(node)) == 1
+    assert ray.get(actor.value.remote()) == 1

@@ -327,3 +327,21 @@ def test_many_tasks_need_more_than_the_store_at_once():
     refs = [ray.put(np.full(10 * MIB, i, dtype=np.uint8)) for i in range(24)]
     calls = [total.remote(*(refs[(i + 3 * j) % 24] for j in range(5))) for i in range(24)]
     assert ray.get(calls, timeout=120) == [sum(2 * ((i + 3 * j) % 24) for j in range(5)) for i in range(24)]
+
+
+@ray_rs_only("Ray's timeline has no spans of the object store")
+def test_the_timeline_shows_what_went_to_disk_and_came_back(small_store):
+    refs = [make.remote(20 * MIB, seed) for seed in range(10)]
+    ray.wait(refs, num_returns=len(refs), fetch_local=False)
+    assert ray.get(total.remote(refs[0])) == 0
+    moves = [event for event in ray.timeline() if event["ph"] == "X" and event["cat"].startswith("object_store:")]
+    spilled, restored = ([move for move in moves if move["name"] == name] for name in ("spill", "restore"))
+    assert sum(move["args"]["bytes"] for move in spilled) >= 100 * MIB
+    assert sum(move["args"]["objects"] for move in spilled) >= 5
+    assert restored and all(move["args"]["bytes"] >= 20 * MIB and move["dur"] >= 0 for move in restored)
+    # Each is on a row of the object store, and what shares a row does not overlap.
+    rows = {}
+    for move in sorted(moves, key=lambda move: move["ts"]):
+        assert move["ts"] >= rows.get(move["tid"], 0)
+        rows[move["tid"]] = move["ts"] + move["dur"]
+    assert {event["tid"] for event in ray.timeline() if event["name"] == "thread_name"} >= set(rows)

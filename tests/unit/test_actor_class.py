@@ -4,7 +4,7 @@ import abc
 import pickle
 
 import pytest
-from ray_rs import _function_table, actor
+from ray_rs import _function_table, actor, options
 from under_test import ray
 
 
@@ -41,7 +41,8 @@ class Plain:
 def rows(cls):
     state = ray.remote(cls)._ray_state
     state._inspect()
-    return state, {name: actor._describe(name, member, 0) for name, member in state._methods.items()}
+    plan = options.actor_plan({}, is_async=state._is_async)
+    return state, {name: actor._describe(name, member, plan) for name, member in state._methods.items()}
 
 
 def test_the_class_stays_reachable():

@@ -85,7 +85,7 @@ def test_bad_method_options():
 
 def test_a_task_plan():
     plan = options.task_plan({}, "f")
-    assert plan == options.TaskPlan("f", {"CPU": 1.0}, 1, 3, False, 0, None, 0, None, False, True)
+    assert plan == options.TaskPlan("f", {"CPU": 1.0}, 1, 3, False, 0, None, 0, None, False, True, False)
     plan = options.task_plan(
         {"num_cpus": 0, "num_gpus": 0.5, "memory": 10.9, "accelerator_type": "A100", "resources": {"x": 2}}, "f"
     )

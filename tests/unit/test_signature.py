@@ -102,7 +102,15 @@ def test_decorated_functions_keep_signature_and_docstring():
     assert inspect.signature(changed) == inspect.signature(documented)
 
 
-@ray_rs_only("as above")
+def test_remote_itself_has_them_too():
+    for remote in (ray.remote(documented), ray.remote(documented).options(num_cpus=2)):
+        assert inspect.signature(remote.remote) == inspect.signature(documented)
+        assert inspect.getdoc(remote.remote) == "Says what it does."
+        assert remote.remote.__name__ == "documented"
+        assert remote.remote is remote.remote
+
+
+@ray_rs_only("Ray leaves the signature of a remote function at its method `remote`")
 def test_decorated_classes_keep_signature_and_docstring():
     actor_class = ray.remote(Documented)
     assert inspect.signature(actor_class) == inspect.signature(Documented)

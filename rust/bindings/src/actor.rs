@@ -227,7 +227,11 @@ impl ActorMethod {
     }
 
     #[pyo3(signature = (*, name=None, num_returns=None, max_task_retries=None, retry_exceptions=None, timeout_s=None,
-                        backpressure=None, concurrency_group=None))]
+                        backpressure=None, concurrency_group=None, unlisted=None))]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "they are keywords, one for each option of a method"
+    )]
     fn _with_options(
         &self,
         py: Python<'_>,
@@ -238,6 +242,7 @@ impl ActorMethod {
         timeout_s: Option<f64>,
         backpressure: Option<u32>,
         concurrency_group: Option<&str>,
+        unlisted: Option<bool>,
     ) -> Self {
         let descriptor = self.descriptor.get();
         let method = &descriptor.methods[self.index];
@@ -248,8 +253,9 @@ impl ActorMethod {
             timeout_s,
             backpressure,
             concurrency_group,
+            unlisted,
         ) {
-            (None, None, None, None, None, None) => self.method,
+            (None, None, None, None, None, None, None) => self.method,
             _ => {
                 let retries = (
                     max_task_retries.unwrap_or(method.max_task_retries),
@@ -259,7 +265,8 @@ impl ActorMethod {
                     timeout_s.or(method.timeout_s),
                     backpressure.unwrap_or(method.backpressure),
                 );
-                let spec = descriptor.spec(method, name, retries, limits, concurrency_group);
+                let unlisted = unlisted.unwrap_or(method.unlisted);
+                let spec = descriptor.spec(method, name, retries, limits, concurrency_group, unlisted);
                 self.target.core.register_method(spec)
             }
         };

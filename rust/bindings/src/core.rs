@@ -167,6 +167,10 @@ fn deliver(event: HostEvent, on_event: Option<&Py<PyAny>>) {
         if let HostEvent::Ready(tokens) = event {
             return futures::complete(py, &tokens);
         }
+        let event = match event {
+            HostEvent::LookAtAwaits | HostEvent::AwaitsDescribed(_) => return look_at_awaits(py, event),
+            other => other,
+        };
         let Some(on_event) = on_event else { return };
         let result = match event {
             HostEvent::Log {
@@ -200,12 +204,27 @@ fn deliver(event: HostEvent, on_event: Option<&Py<PyAny>>) {
                 }
                 on_event.call1(py, ("raylet_died",))
             }
-            HostEvent::Ready(_) | HostEvent::TaskCancelled { .. } => return,
+            HostEvent::Ready(_)
+            | HostEvent::TaskCancelled { .. }
+            | HostEvent::LookAtAwaits
+            | HostEvent::AwaitsDescribed(_) => return,
         };
         if let Err(error) = result {
             error.write_unraisable(py, Some(on_event.bind(py)));
         }
     });
+}
+
+fn look_at_awaits(py: Python<'_>, event: HostEvent) {
+    let Some(core) = current() else { return };
+    match event {
+        HostEvent::AwaitsDescribed(answer) => futures::awaits_described(py, &core, answer),
+        _ => {
+            if let Err(error) = futures::look_at_awaits(py, &core) {
+                error.write_unraisable(py, None);
+            }
+        }
+    }
 }
 
 /// A forked child shares the lanes' memory with its parent; it must not touch them.

@@ -17,7 +17,7 @@ use crate::{args, control, core, gil, placement_group};
 #[pyo3(signature = (descriptor, class_blob, signature, args, kwargs, *, placement_resources, running_resources,
                     max_restarts=0, max_task_retries=0, max_concurrency=1, is_async=false, detached=false, name="",
                     namespace="", get_if_exists=false, extra=vec![], concurrency_groups=vec![], runtime_env="",
-                    strategy=None, captures_children=false))]
+                    strategy=None, captures_children=false, unlisted=false))]
 #[allow(
     clippy::too_many_arguments,
     reason = "they are keywords, one for each option of an actor"
@@ -44,6 +44,7 @@ pub fn create_actor<'py>(
     runtime_env: &str,
     strategy: Option<Bound<'py, PyAny>>,
     captures_children: bool,
+    unlisted: bool,
 ) -> PyResult<ActorHandle> {
     Signature::new(signature)?.check(args, Some(kwargs))?;
     let core = core::require(py)?;
@@ -73,6 +74,7 @@ pub fn create_actor<'py>(
         groups: concurrency_groups,
         runtime_env: runtime_env.to_owned(),
         definition: bytes::Bytes::new(),
+        unlisted,
     };
     let created = gil::wait_for(py, |interrupt| {
         let definition = core.export_function(class_id, class_blob, interrupt)?;

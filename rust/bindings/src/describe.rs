@@ -7,6 +7,7 @@ use ray_rs_types::{ActorId, ObjectId, TaskId};
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 
+use crate::control::resource_dict;
 use crate::ids::{PyActorId, PyTaskId};
 use crate::object_ref::ObjectRef;
 use crate::{core, gil, stream};
@@ -27,6 +28,7 @@ const KINDS: [&str; 5] = [
     "PLACEMENT_GROUP",
 ];
 const PLACES: [&str; 5] = ["pending", "none", "inline", "arena", "error"];
+const MOVES: [&str; 3] = ["", "spill", "restore"];
 const CONNECTIONS: [&str; 4] = ["unresolved", "connected", "restarting", "dead"];
 
 fn word(words: &[&'static str], index: u32) -> &'static str {
@@ -123,6 +125,25 @@ pub fn descriptions<'py>(py: Python<'py>, reply: &v1::Descriptions) -> PyResult<
             "name": &row.name,
             "why": &row.why,
             "infeasible": row.infeasible,
+            "resources": resource_dict(py, &row.resources.as_ref().map(Into::into).unwrap_or_default())?,
+        )))?,
+        "environments": list(py, &reply.environments, |py, row| Ok(dict!(py,
+            "node_id": hex(&row.node_id),
+            "job_id": id(&row.job_id),
+            "text": &row.text,
+            "state": row.state,
+            "since_us": row.since_us,
+            "workers": row.workers,
+            "error": &row.error,
+        )))?,
+        "moves": list(py, &reply.moves, |py, row| Ok(dict!(py,
+            "node_id": hex(&row.node_id),
+            "kind": word(&MOVES, row.kind),
+            "start_us": row.start_us,
+            "end_us": row.end_us,
+            "bytes": row.bytes,
+            "objects": row.objects,
+            "failed": row.failed,
         )))?,
     ))
 }
@@ -146,14 +167,7 @@ fn subject(target: &Bound<'_, PyAny>) -> PyResult<Subject> {
         return Ok(Subject::Actor(actor.get().0));
     }
     if let Ok(digits) = target.extract::<&str>() {
-        let object = ObjectId::from_hex(digits).map(Subject::Object);
-        let task = || TaskId::from_hex(digits).map(Subject::Task);
-        let actor = || ActorId::from_hex(digits).map(Subject::Actor);
-        return object.or_else(task).or_else(actor).ok_or_else(|| {
-            PyValueError::new_err(format!(
-                "{digits:?} is no id: an object's has 56 hexadecimal digits, a task's 48, an actor's 32"
-            ))
-        });
+        return subject_of_digits(digits);
     }
     if stream::is_generator(target)? {
         return subject(&target.getattr("_ray_waitable")?);
@@ -166,6 +180,17 @@ fn subject(target: &Bound<'_, PyAny>) -> PyResult<Subject> {
          id, not {}",
         target.get_type()
     )))
+}
+
+pub fn subject_of_digits(digits: &str) -> PyResult<Subject> {
+    let object = ObjectId::from_hex(digits).map(Subject::Object);
+    let task = || TaskId::from_hex(digits).map(Subject::Task);
+    let actor = || ActorId::from_hex(digits).map(Subject::Actor);
+    object.or_else(task).or_else(actor).ok_or_else(|| {
+        PyValueError::new_err(format!(
+            "{digits:?} is no id: an object's has 56 hexadecimal digits, a task's 48, an actor's 32"
+        ))
+    })
 }
 
 fn bytes_of(text: &str) -> Option<Vec<u8>> {
@@ -236,6 +261,7 @@ fn task<'py>(py: Python<'py>, row: &v1::UnfinishedTask) -> PyResult<Bound<'py, P
         "class": row.class,
         "why": &row.why,
         "cancelled": row.cancelled,
+        "unlisted": row.unlisted,
     ))
 }
 
@@ -260,6 +286,7 @@ fn wait<'py>(py: Python<'py>, row: &v1::BlockedThread) -> PyResult<Bound<'py, Py
         "all_of": row.all_of,
         "task_id": id(&row.task_id),
         "is_constructor": row.is_constructor,
+        "is_await": row.is_await,
     ))
 }
 

@@ -24,6 +24,8 @@ pub struct Method {
     pub backpressure: u32,
     /// Its concurrency group; empty: the default one.
     pub group: Arc<str>,
+    /// No listing shows its calls.
+    pub unlisted: bool,
 }
 
 #[pyclass(frozen, module = "ray_rs._core")]
@@ -71,7 +73,8 @@ impl ActorDescriptor {
         *registered.1[index].get_or_insert_with(|| {
             let method = &self.methods[index];
             let retries = (method.max_task_retries, method.retry_exceptions.clone());
-            core.register_method(self.spec(method, None, retries, (method.timeout_s, method.backpressure), None))
+            let limits = (method.timeout_s, method.backpressure);
+            core.register_method(self.spec(method, None, retries, limits, None, method.unlisted))
         })
     }
 
@@ -82,6 +85,7 @@ impl ActorDescriptor {
         (max_task_retries, retry_exceptions): (i32, Vec<u8>),
         (timeout_s, backpressure): (Option<f64>, u32),
         group: Option<&str>,
+        unlisted: bool,
     ) -> MethodSpec {
         let name = match name {
             Some(name) => name.into(),
@@ -96,6 +100,7 @@ impl ActorDescriptor {
             time_limit: control::time_limit(timeout_s),
             backpressure,
             group: group.map_or_else(|| Arc::clone(&method.group), Into::into),
+            unlisted,
         }
     }
 
@@ -159,6 +164,7 @@ impl ActorDescriptor {
                 i32,
                 Vec<u8>,
                 bool,
+                bool,
                 Option<f64>,
                 u32,
                 String,
@@ -170,6 +176,7 @@ impl ActorDescriptor {
                 max_task_retries,
                 retry_exceptions,
                 _is_async,
+                unlisted,
                 timeout_s,
                 backpressure,
                 group,
@@ -188,6 +195,7 @@ impl ActorDescriptor {
                 timeout_s,
                 backpressure,
                 group: group.into(),
+                unlisted,
             });
             rows.append(row)?;
         }

@@ -3,13 +3,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use ray_rs_core_worker::{CoreWorker, Read, ReadData};
+use ray_rs_core_worker::{Awaited, AwaitingCall, AwaitsSeen, CoreWorker, Read, ReadData, v1};
 use rustc_hash::FxHashMap;
 
+use crate::executor::asyncio;
 use crate::object_ref::Counted;
 use crate::{errors, imports, objects};
 
@@ -26,6 +28,7 @@ static WAITERS: Mutex<Option<FxHashMap<u64, Entry>>> = Mutex::new(None);
 struct Entry {
     waiter: Waiter,
     arrived: Arrived,
+    since: Instant,
 }
 
 /// A reference, and what was read of it.
@@ -59,8 +62,10 @@ fn register(counted: &Counted, waiter: Waiter) {
         counted: counted.clone(),
         value: None,
     };
-    insert(token, Entry { waiter, arrived });
-    counted.core.notify_when_ready(counted.slot, token);
+    let is_awaited = matches!(waiter, Waiter::Asyncio { .. });
+    let since = Instant::now();
+    insert(token, Entry { waiter, arrived, since });
+    counted.core.notify_when_ready(counted.slot, token, is_awaited);
 }
 
 fn take(token: u64) -> Option<Entry> {
@@ -147,7 +152,7 @@ pub fn complete(py: Python<'_>, tokens: &[u64]) {
     type OfLoop = (Py<PyAny>, Vec<(Arrived, Py<PyAny>)>);
     let mut batches: Vec<OfLoop> = Vec::new();
     for token in tokens {
-        let Some(Entry { waiter, arrived }) = read(py, *token) else {
+        let Some(Entry { waiter, arrived, .. }) = read(py, *token) else {
             continue;
         };
         let result = match waiter {
@@ -169,9 +174,70 @@ pub fn complete(py: Python<'_>, tokens: &[u64]) {
         }
     }
     for (event_loop, batch) in batches {
-        // A loop that was closed meanwhile refuses; then nobody awaits these any more.
-        let _ = Py::new(py, Batch(Mutex::new(batch)))
-            .and_then(|batch| event_loop.call_method1(py, "call_soon_threadsafe", (batch,)));
+        settle_on_loop(py, &event_loop, batch);
+    }
+}
+
+/// On its own thread.
+fn settle_on_loop(py: Python<'_>, event_loop: &Py<PyAny>, batch: Vec<(Arrived, Py<PyAny>)>) {
+    // A loop that was closed meanwhile refuses; then nobody awaits these any more.
+    let _ = Py::new(py, Batch(Mutex::new(batch)))
+        .and_then(|batch| event_loop.call_method1(py, "call_soon_threadsafe", (batch,)));
+}
+
+// ------------------------------------------------------------------------------------------------------ what is awaited
+
+/// Tells the engine which references coroutines of this process await, and which calls can't go on without them.
+pub fn look_at_awaits(py: Python<'_>, core: &Arc<CoreWorker>) -> PyResult<()> {
+    // Cloned under the lock, which makes no Python object; looked at when it is free.
+    let mut pending = Vec::new();
+    if let Some(waiters) = WAITERS.lock().as_ref() {
+        for (token, entry) in waiters {
+            if let Waiter::Asyncio { future, .. } = &entry.waiter
+                && entry.arrived.value.is_none()
+                && Arc::ptr_eq(&entry.arrived.counted.core, core)
+            {
+                pending.push((*token, entry.arrived.counted.slot, entry.since, future.clone_ref(py)));
+            }
+        }
+    }
+    let mut seen = AwaitsSeen::default();
+    let mut token_of = FxHashMap::default();
+    for (token, slot, since, future) in &pending {
+        // One that was cancelled is awaited by nobody.
+        if !future.call_method0(py, "done")?.is_truthy(py)? {
+            token_of.insert(future.as_ptr().addr(), *token);
+            seen.awaited.push(Awaited {
+                token: *token,
+                slot: *slot,
+                since: *since,
+            });
+        }
+    }
+    for (call, futures) in asyncio::awaiting(py)? {
+        let tokens: Vec<u64> = futures
+            .iter()
+            .filter_map(|future| token_of.get(&future.as_ptr().addr()).copied())
+            .collect();
+        if !tokens.is_empty() {
+            seen.calls.push(AwaitingCall { call, tokens });
+        }
+    }
+    py.detach(|| core.awaits_seen(seen));
+    Ok(())
+}
+
+/// Awaits last: this is what all processes are about. Those that never end raise.
+pub fn awaits_described(py: Python<'_>, core: &Arc<CoreWorker>, answer: Box<v1::Descriptions>) {
+    for (token, why) in py.detach(|| core.awaits_described(answer)) {
+        let Some(mut entry) = take(token) else { continue };
+        match entry.waiter {
+            Waiter::Asyncio { event_loop, future } => {
+                entry.arrived.value = Some(Err(errors::deadlock(py, why)));
+                settle_on_loop(py, &event_loop, vec![(entry.arrived, future)]);
+            }
+            Waiter::Concurrent { .. } | Waiter::Callback { .. } => insert(token, entry),
+        }
     }
 }
 

@@ -60,6 +60,9 @@ pub static OBJECT_REF_GENERATOR: Name = Name::new("ray_rs._generator", "ObjectRe
 pub static COLLECT: Name = Name::new("ray_rs._generator", "collect");
 pub static ITERATE_ASYNC: Name = Name::new("ray_rs._async_loop", "iterate");
 pub static SEND_ITEMS: Name = Name::new("ray_rs._async_loop", "send_items");
+pub static AWAITED: Name = Name::new("ray_rs._async_loop", "awaited");
+pub static MAKE_ASYNC_LOOP: Name = Name::new("ray_rs._async_loop", "make");
+pub static CONSTRUCT_ON_LOOP: Name = Name::new("ray_rs._async_loop", "construct");
 pub static RUN_ASYNC_LOOP: Name = Name::new("ray_rs._async_loop", "run");
 
 // Exceptions and the functions that compose their texts.

@@ -57,6 +57,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<ids::PyPlacementGroupId>()?;
     module.add_class::<object_ref::ObjectRef>()?;
     module.add_class::<remote_function::RemoteFunction>()?;
+    module.add_class::<remote_function::RemoteCall>()?;
     module.add_class::<descriptor::ActorDescriptor>()?;
     module.add_class::<actor::ActorHandle>()?;
     module.add_class::<actor::ActorMethod>()?;

@@ -12,7 +12,7 @@ use ray_rs_core_worker::{CoreError, v1};
 use ray_rs_types::{ActorId, ResourceSet, TaskId};
 
 use crate::control::{node_list, resource_dict, store_stats_dict, stored_object_list};
-use crate::describe::{descriptions, dict, hex, id, list};
+use crate::describe::{descriptions, dict, hex, id, list, subject_of_digits};
 use crate::{core, gil};
 
 /// Connection of somebody who looks at a session.
@@ -71,16 +71,20 @@ impl Observer {
     }
 
     /// As `describe_processes`.
-    #[pyo3(signature = (*, tasks=true, objects=false, waiting=false, limit=0))]
+    #[pyo3(signature = (*, tasks=true, objects=false, waiting=false, environments=false, moves=false, limit=0))]
+    #[allow(clippy::too_many_arguments, reason = "they are keywords, one for each part")]
     fn describe_processes<'py>(
         &self,
         py: Python<'py>,
         tasks: bool,
         objects: bool,
         waiting: bool,
+        environments: bool,
+        moves: bool,
         limit: u32,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let parts = u32::from(tasks) | u32::from(objects) << 1 | u32::from(waiting) << 2;
+        let wanted = [tasks, objects, waiting, environments, moves];
+        let parts = (wanted.iter().enumerate()).fold(0, |parts, (bit, wanted)| parts | u32::from(*wanted) << bit);
         let body = move |request_id| {
             To::Describe(v1::Describe {
                 request_id,
@@ -93,6 +97,12 @@ impl Observer {
             From::Descriptions(reply) => descriptions(py, &reply),
             _ => Err(crate::errors::from_core(py, other_answer())),
         }
+    }
+
+    /// As the function `why`, of the digits of an id.
+    fn why(&self, py: Python<'_>, id: &str) -> PyResult<String> {
+        let subject = subject_of_digits(id)?;
+        gil::wait_for(py, |interrupt| self.inner.why(subject, self.limit, interrupt))
     }
 
     fn actors<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
@@ -116,6 +126,8 @@ impl Observer {
                 "is_detached": spec.detached,
                 "runtime_env": &spec.runtime_env,
                 "resources": resource_dict(py, &resources)?,
+                "created_us": spec.created_us,
+                "unlisted": spec.unlisted,
                 "has_arguments": actor.has_arguments,
                 "state": status.state,
                 "num_restarts": status.incarnation,
@@ -218,6 +230,7 @@ impl Observer {
                     ran.then_some(&node),
                     ran.then(|| (hex(worker), batch.pids[at])),
                     (batch.submitted_us[at], end.saturating_sub(run), end),
+                    text_of(batch, at),
                 ))?;
             }
         }
@@ -239,6 +252,12 @@ impl Observer {
             ))
         })
     }
+}
+
+/// What the error of an event says.
+fn text_of(batch: &v1::TaskEvents, at: usize) -> Option<&String> {
+    let index = (*batch.text_of.get(at)? as usize).checked_sub(1)?;
+    batch.texts.get(index)
 }
 
 type Series = (String, String, u32, Vec<String>, f64, Vec<f64>, Vec<u64>);

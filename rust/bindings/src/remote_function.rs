@@ -17,8 +17,17 @@ use crate::object_ref::ObjectRef;
 use crate::signature::Signature;
 use crate::{args, control, core, gil, imports, placement_group, sites, stream};
 
+/// Its `remote` lies in its `__dict__`, which comes before the method of the class: an object of its own, so that
+/// `inspect.signature` and `help` see the function behind it.
 #[pyclass(frozen, subclass, dict, weakref, module = "ray_rs._core")]
 pub struct RemoteFunction {
+    /// As [`Held`].
+    call: Option<Py<RemoteCall>>,
+}
+
+// `f.remote`. No docstring: that of the function is its own.
+#[pyclass(frozen, weakref, module = "ray_rs._core")]
+pub struct RemoteCall {
     held: Held,
     name: String,
     signature: Signature,
@@ -50,7 +59,7 @@ struct Registered {
     group: Option<PlacementGroupId>,
 }
 
-impl RemoteFunction {
+impl RemoteCall {
     fn registered(slf: &Bound<'_, Self>) -> PyResult<Arc<Registered>> {
         if let Some(group) = context::capturing_group(slf.py())? {
             return Self::registered_in(slf, group);
@@ -112,6 +121,7 @@ impl RemoteFunction {
             max_calls: plan.get_item("max_calls")?.extract()?,
             backpressure: plan.get_item("backpressure")?.extract()?,
             time_limit: control::time_limit(plan.get_item("timeout_s")?.extract()?),
+            unlisted: plan.get_item("unlisted")?.extract()?,
         };
         let num_returns = stream::num_returns(plan.get_item("num_returns")?.extract()?);
         let index = core.register_function(spec);
@@ -144,37 +154,16 @@ impl RemoteFunction {
         visit.call(&self.held.options)?;
         visit.call(&self.held.shared)
     }
+
+    fn attribute<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+        self.function().bind(py).getattr(name)
+    }
 }
 
 #[pymethods]
-impl RemoteFunction {
-    #[new]
-    #[pyo3(signature = (function, name, signature, options, shared=None))]
-    fn new(
-        py: Python<'_>,
-        function: Py<PyAny>,
-        name: String,
-        signature: &Bound<'_, PyAny>,
-        options: &Bound<'_, PyAny>,
-        shared: Option<Py<PyAny>>,
-    ) -> PyResult<Self> {
-        let copied = PyDict::new(py);
-        copied.update(options.cast()?)?;
-        Ok(Self {
-            held: Held {
-                function: Some(function),
-                options: Some(copied.unbind()),
-                shared: Some(shared.unwrap_or_else(|| PyDict::new(py).into_any().unbind())),
-            },
-            name,
-            signature: Signature::new(signature)?,
-            bound: Mutex::new(None),
-            captured: Mutex::new(Vec::new()),
-        })
-    }
-
+impl RemoteCall {
     #[pyo3(signature = (*args, **kwargs))]
-    fn remote<'py>(
+    fn __call__<'py>(
         slf: &Bound<'py, Self>,
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,
@@ -187,40 +176,24 @@ impl RemoteFunction {
         wrap_returns(slf.py(), &to.core, returns, to.num_returns)
     }
 
-    #[pyo3(signature = (args=None, kwargs=None, **options))]
-    fn _remote<'py>(
-        slf: &Bound<'py, Self>,
-        args: Option<&Bound<'py, PyAny>>,
-        kwargs: Option<&Bound<'py, PyAny>>,
-        options: Option<&Bound<'py, PyDict>>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let target = match options {
-            Some(options) if !options.is_empty() => Self::options(slf, Some(options))?,
-            _ => slf.clone().into_any(),
-        };
-        call_remote(&target, args, kwargs)
+    #[getter]
+    fn __wrapped__(&self, py: Python<'_>) -> Py<PyAny> {
+        self.function().clone_ref(py)
     }
 
-    #[pyo3(signature = (**options))]
-    fn options<'py>(slf: &Bound<'py, Self>, options: Option<&Bound<'py, PyDict>>) -> PyResult<Bound<'py, PyAny>> {
-        let py = slf.py();
-        let options = options.cloned().unwrap_or_else(|| PyDict::new(py));
-        imports::FUNCTION_OPTIONS.get(py)?.call1((slf, options))
+    #[getter]
+    fn __doc__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.attribute(py, "__doc__")
     }
 
-    /// Another one of the same function with these (complete) options.
-    fn _with_options<'py>(slf: &Bound<'py, Self>, options: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        let (py, this) = (slf.py(), slf.get());
-        let made = slf.get_type().call1((
-            this.function().bind(py),
-            &this.name,
-            this.signature.python(py),
-            options,
-            this.shared().bind(py),
-        ))?;
-        let attributes = slf.getattr("__dict__")?;
-        made.getattr("__dict__")?.call_method1("update", (attributes,))?;
-        Ok(made)
+    #[getter]
+    fn __name__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.attribute(py, "__name__")
+    }
+
+    #[getter]
+    fn __qualname__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.attribute(py, "__qualname__")
     }
 
     #[getter]
@@ -248,30 +221,166 @@ impl RemoteFunction {
         self.shared().clone_ref(py)
     }
 
+    /// It is its function's `remote`.
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let made = imports::REBUILD.get(py)?.call1(self.state(py))?;
+        let getattr = py.import("builtins")?.getattr("getattr")?;
+        Ok((getattr, (made, "remote")).into_pyobject(py)?.into_any())
+    }
+
+    fn __repr__(&self) -> String {
+        format!("RemoteFunction({}).remote", self.name)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.traverse(&visit)
+    }
+}
+
+impl RemoteCall {
+    /// What makes another one.
+    fn state<'py>(&self, py: Python<'py>) -> (Bound<'py, PyAny>, &str, Py<PyAny>, Bound<'py, PyDict>) {
+        (
+            self.function().bind(py).clone(),
+            &self.name,
+            self.signature.python(py),
+            self.default_options().bind(py).clone(),
+        )
+    }
+}
+
+impl RemoteFunction {
+    fn call(&self) -> &RemoteCall {
+        self.call.as_ref().expect(MADE).get()
+    }
+}
+
+#[pymethods]
+impl RemoteFunction {
+    #[new]
+    #[pyo3(signature = (function, name, signature, options, shared=None))]
+    fn new(
+        py: Python<'_>,
+        function: Py<PyAny>,
+        name: String,
+        signature: &Bound<'_, PyAny>,
+        options: &Bound<'_, PyAny>,
+        shared: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        let copied = PyDict::new(py);
+        copied.update(options.cast()?)?;
+        let call = RemoteCall {
+            held: Held {
+                function: Some(function),
+                options: Some(copied.unbind()),
+                shared: Some(shared.unwrap_or_else(|| PyDict::new(py).into_any().unbind())),
+            },
+            name,
+            signature: Signature::new(signature)?,
+            bound: Mutex::new(None),
+            captured: Mutex::new(Vec::new()),
+        };
+        Ok(Self {
+            call: Some(Py::new(py, call)?),
+        })
+    }
+
+    /// What lies in the `__dict__` as `remote`.
+    #[getter]
+    fn _call(&self, py: Python<'_>) -> Py<RemoteCall> {
+        self.call.as_ref().expect(MADE).clone_ref(py)
+    }
+
+    #[pyo3(signature = (*args, **kwargs))]
+    fn remote<'py>(
+        slf: &Bound<'py, Self>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        RemoteCall::__call__(slf.get().call.as_ref().expect(MADE).bind(slf.py()), args, kwargs)
+    }
+
+    #[pyo3(signature = (args=None, kwargs=None, **options))]
+    fn _remote<'py>(
+        slf: &Bound<'py, Self>,
+        args: Option<&Bound<'py, PyAny>>,
+        kwargs: Option<&Bound<'py, PyAny>>,
+        options: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let target = match options {
+            Some(options) if !options.is_empty() => Self::options(slf, Some(options))?,
+            _ => slf.clone().into_any(),
+        };
+        call_remote(&target, args, kwargs)
+    }
+
+    #[pyo3(signature = (**options))]
+    fn options<'py>(slf: &Bound<'py, Self>, options: Option<&Bound<'py, PyDict>>) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let options = options.cloned().unwrap_or_else(|| PyDict::new(py));
+        imports::FUNCTION_OPTIONS.get(py)?.call1((slf, options))
+    }
+
+    /// Another one of the same function with these (complete) options.
+    fn _with_options<'py>(slf: &Bound<'py, Self>, options: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let (py, this) = (slf.py(), slf.get().call());
+        let made = slf.get_type().call1((
+            this.function().bind(py),
+            &this.name,
+            this.signature.python(py),
+            options,
+            this.shared().bind(py),
+        ))?;
+        let attributes = made.getattr("__dict__")?;
+        attributes.call_method1("update", (slf.getattr("__dict__")?,))?;
+        attributes.set_item("remote", made.getattr("_call")?)?;
+        Ok(made)
+    }
+
+    #[getter]
+    fn _function(&self, py: Python<'_>) -> Py<PyAny> {
+        self.call()._function(py)
+    }
+
+    #[getter]
+    fn _function_name(&self) -> &str {
+        &self.call().name
+    }
+
+    #[getter]
+    fn _default_options(&self, py: Python<'_>) -> Py<PyDict> {
+        self.call()._default_options(py)
+    }
+
+    #[getter]
+    fn _signature(&self, py: Python<'_>) -> Py<PyAny> {
+        self.call()._signature(py)
+    }
+
+    #[getter]
+    fn _shared(&self, py: Python<'_>) -> Py<PyAny> {
+        self.call()._shared(py)
+    }
+
     #[pyo3(signature = (*_args, **_kwargs))]
     fn __call__(&self, _args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<()> {
-        let name = &self.name;
+        let name = &self.call().name;
         Err(PyTypeError::new_err(format!(
             "Remote functions cannot be called directly. Instead of running '{name}()', try '{name}.remote()'."
         )))
     }
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>)> {
-        let state = (
-            self.function().bind(py),
-            &self.name,
-            self.signature.python(py),
-            self.default_options().bind(py),
-        );
+        let state = self.call().state(py);
         Ok((imports::REBUILD.get(py)?.clone(), state.into_pyobject(py)?))
     }
 
     fn __repr__(&self) -> String {
-        format!("RemoteFunction({})", self.name)
+        format!("RemoteFunction({})", self.call().name)
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.traverse(&visit)
+        visit.call(&self.call)
     }
 }
 

@@ -214,6 +214,10 @@ impl State {
                     self.brought_for(token, location, &restored, memory);
                 }
             }
+            Some(Question::LookAtAwaits) => {
+                self.questions.remove(&request);
+                self.awaits_described(answer);
+            }
             Some(Question::Look { waiter, serial }) => {
                 let (waiter, serial) = (*waiter, *serial);
                 self.questions.remove(&request);
@@ -325,6 +329,7 @@ impl State {
                 });
             }
             Body::ClusterViewReply(reply) => self.answered(reply.request_id, Answer::Cluster(reply)),
+            Body::DescribeYourself(question) if self.defers(&question) => {}
             Body::DescribeYourself(question) => {
                 let description = self.describe(&question);
                 self.tell_raylet(v1::to_raylet::Body::Description(description));
@@ -349,6 +354,7 @@ impl State {
                 | Question::StoreFunction
                 | Question::Bring { .. }
                 | Question::Look { .. }
+                | Question::LookAtAwaits
                 | Question::Forget => None,
             })
             .chain(self.groups.values().flat_map(|view| view.waiting_threads().cloned()))

@@ -575,10 +575,18 @@ impl CoreWorker {
         }
     }
 
-    pub fn finish(&self, task: ExecTask, status: TaskStatus, returns: Vec<StoredValue>, exiting: bool) {
+    /// `error_text`: of a task that failed, what a listing shows of its error.
+    pub fn finish(
+        &self,
+        task: ExecTask,
+        status: TaskStatus,
+        returns: Vec<StoredValue>,
+        error_text: String,
+        exiting: bool,
+    ) {
         EXECUTING_NORMAL.set(false);
         EXECUTING.set(0);
-        self.with(|state| state.finish(task, status, returns, exiting));
+        self.with(|state| state.finish(task, status, returns, error_text, exiting));
         if exiting {
             // The process is about to end: the answer must be out of our own memory.
             while self.with(|state| {
@@ -682,10 +690,7 @@ impl CoreWorker {
         }
         self.with(|state| {
             state.closed = true;
-            let now = state.now();
-            if let Some(batch) = state.events.take(now, state.execution.actor.map(|(actor, _)| actor)) {
-                state.tell_gcs("AddTaskEvents", &batch);
-            }
+            state.send_task_events();
             let threads: Vec<_> = state
                 .waiters
                 .iter()

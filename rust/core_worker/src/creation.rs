@@ -15,6 +15,7 @@ use ray_rs_types::{ActorId, ObjectId, TaskId};
 
 use crate::control::GCS_TIMEOUT;
 use crate::core::{CoreWorker, Interrupt};
+use crate::describe::Moment;
 use crate::model::{ActorCreated, ActorIndex, ActorRequest, CoreError, NamedActor, StoredValue, TaskArgs, ValueData};
 use crate::state::{Answer, Question, State};
 use crate::submit::{Work, split};
@@ -226,6 +227,8 @@ impl State {
             definition: request.definition.to_vec(),
             strategy: request.strategy,
             captures_children: request.captures_children,
+            created_us: Moment::now().us(),
+            unlisted: request.unlisted,
             concurrency_groups: request
                 .groups
                 .into_iter()

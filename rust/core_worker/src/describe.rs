@@ -39,6 +39,12 @@ impl Moment {
         Self(Duration::new(now.tv_sec as u64, now.tv_nsec as u32))
     }
 
+    /// That of so many microseconds since 1970, if it is past.
+    pub fn at_us(us: u64) -> Self {
+        let ago = us_ago(Duration::ZERO).saturating_sub(us);
+        Self(Self::now().0.saturating_sub(Duration::from_micros(ago)))
+    }
+
     pub fn us(self) -> u64 {
         us_ago(Self::now().0.saturating_sub(self.0))
     }
@@ -105,10 +111,7 @@ impl State {
         let first: FxHashSet<&[u8]> = question.first.iter().map(Vec::as_slice).collect();
         if question.parts & TASKS != 0 {
             // Whoever asks for what has not ended may ask for what has, right afterwards.
-            let now = self.now();
-            if let Some(batch) = self.events.take(now, self.execution.actor.map(|(actor, _)| actor)) {
-                self.tell_gcs("AddTaskEvents", &batch);
-            }
+            self.send_task_events();
             self.describe_tasks(&first, limit, &mut description);
             description.actor = self.describe_hosted();
             description.executing = self.describe_executing();
@@ -176,6 +179,7 @@ impl State {
         match spec.work {
             Work::Normal(function) => {
                 row.kind = NORMAL;
+                row.unlisted = self.function(function).unlisted;
                 row.class = self.functions[function.0 as usize].1;
                 if self.dispatch.place(DispatchKey(key.0)).0 == TaskPlace::Queued {
                     row.state = PENDING_NODE;
@@ -185,11 +189,13 @@ impl State {
             }
             Work::Creation(actor) => {
                 row.kind = CREATION;
+                row.unlisted = (self.actors[actor.0 as usize].spec.as_ref()).is_some_and(|spec| spec.unlisted);
                 row.actor_id = self.actors[actor.0 as usize].id.0.to_vec();
             }
             Work::Call { actor, method } => {
                 row.kind = CALL;
                 row.group = self.methods[method.0 as usize].group.to_string();
+                row.unlisted = self.methods[method.0 as usize].unlisted;
                 let target = &self.actors[actor.0 as usize];
                 row.actor_id = target.id.0.to_vec();
                 if target.order.place(CallKey(key.0)) != Some(CallPlace::InFlight)
@@ -286,13 +292,29 @@ impl State {
                 has_timeout: blocked.has_timeout,
                 remaining: waiter.remaining as u64,
                 all_of: blocked.all_of,
-                // A loop's thread runs many calls: which of them waits is not known here.
+                // A loop's thread runs many calls: which of them blocks it is not known here.
                 task_id: match blocked.executing {
                     0 | CONSTRUCTOR => Vec::new(),
                     _ if is_async => Vec::new(),
                     unique => self.own_task_id(unique),
                 },
                 is_constructor: blocked.executing == CONSTRUCTOR,
+                is_await: false,
+            });
+        }
+        let rows = self.awaits.watch.rows().filter(|_| self.awaits.is_fresh);
+        for row in rows.take(limit) {
+            description.total_waits += 1;
+            description.waits.push(v1::BlockedThread {
+                serial: row.serial,
+                since_us: us_of(row.since),
+                missing: row.objects.iter().map(|(_, id)| id.0.to_vec()).collect(),
+                total_missing: row.objects.len() as u64,
+                remaining: row.objects.len() as u64,
+                all_of: true,
+                task_id: self.own_task_id(row.call),
+                is_await: true,
+                ..v1::BlockedThread::default()
             });
         }
     }

@@ -2,6 +2,7 @@
 //! effort, as in Ray: past a bound further ones are counted and dropped. Tasks that have not ended are not told of; who
 //! wants to know asks their owners (see `describe`).
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,16 +18,21 @@ use crate::submit::Work;
 
 /// Records kept unsent.
 const MAX_PENDING: usize = 100_000;
+/// Bytes of what errors said, kept unsent; further errors are noted without.
+const MAX_TEXT_BYTES: usize = 1 << 20;
+/// Characters of one error.
+const MAX_TEXT: usize = 1000;
 /// Time between batches.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// As in `TaskEvents.outcome`.
+pub(crate) const RAISED: u8 = 1;
 pub(crate) const WORKER_DIED: u8 = 3;
 
 pub(crate) fn outcome_of(error: &StoredValue) -> u8 {
     let ValueData::Failed(failure) = &error.data else {
         // The error of an argument, or of what ran.
-        return 1;
+        return RAISED;
     };
     match &**failure {
         Failure::Cancelled { .. } => 2,
@@ -41,12 +47,31 @@ pub(crate) fn outcome_of(error: &StoredValue) -> u8 {
     }
 }
 
+/// What the error says, as far as the engine can read it.
+pub(crate) fn text_of(error: &StoredValue) -> String {
+    match &error.data {
+        ValueData::Failed(failure) => failure.text().to_owned(),
+        ValueData::Empty | ValueData::Inline(_) | ValueData::Arena(_) => String::new(),
+    }
+}
+
+/// As much of an error's text as listings show.
+pub(crate) fn cut(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(MAX_TEXT) {
+        None => Cow::Borrowed(text),
+        Some(_) => Cow::Owned(text.chars().take(MAX_TEXT - 3).chain("...".chars()).collect()),
+    }
+}
+
 pub(crate) struct TaskEvents {
     node: NodeId,
     job: JobId,
     records: Vec<Record>,
     names: Vec<Arc<str>>,
     index_of: FxHashMap<usize, u32>,
+    /// What errors said, each text once, and 1 + its place.
+    texts: FxHashMap<Box<str>, u32>,
+    text_bytes: usize,
     due: Option<Duration>,
     dropped: u64,
 }
@@ -63,12 +88,16 @@ pub(crate) struct Ended<'a> {
     pub run: Duration,
     /// `None`: it ran nowhere, or nobody knows how long.
     pub worker: Option<&'a WorkerAddress>,
+    /// What its error says; may be empty.
+    pub text: &'a str,
 }
 
 struct Record {
     name: u32,
     attempt: u32,
     pid: u32,
+    /// 1 + index; 0: none.
+    text: u32,
     outcome: u8,
     worker: [u8; 28],
     actor: [u8; 16],
@@ -87,6 +116,8 @@ impl TaskEvents {
             records: Vec::new(),
             names: Vec::new(),
             index_of: FxHashMap::default(),
+            texts: FxHashMap::default(),
+            text_bytes: 0,
             due: None,
             dropped: 0,
         }
@@ -104,8 +135,13 @@ impl TaskEvents {
             names.push(Arc::clone(name));
             names.len() as u32 - 1
         });
+        let text = match ended.text {
+            "" => 0,
+            text => self.text_index(text),
+        };
         self.records.push(Record {
             name,
+            text,
             attempt: ended.attempt,
             pid: ended.worker.map_or(0, |worker| worker.pid),
             outcome: ended.outcome,
@@ -120,6 +156,20 @@ impl TaskEvents {
         if self.due.is_none() {
             self.due = Some(now + INTERVAL);
         }
+    }
+
+    fn text_index(&mut self, text: &str) -> u32 {
+        let text = &*cut(text);
+        if let Some(index) = self.texts.get(text) {
+            return *index;
+        }
+        if self.text_bytes + text.len() > MAX_TEXT_BYTES {
+            return 0;
+        }
+        self.text_bytes += text.len();
+        let index = self.texts.len() as u32 + 1;
+        self.texts.insert(text.into(), index);
+        index
     }
 
     pub fn flush_at(&self) -> Option<Duration> {
@@ -149,7 +199,14 @@ impl TaskEvents {
             dropped: std::mem::take(&mut self.dropped),
             ..v1::TaskEvents::default()
         };
+        let mut texts: Vec<(Box<str>, u32)> = self.texts.drain().collect();
+        texts.sort_unstable_by_key(|(_, index)| *index);
+        batch.texts = texts.into_iter().map(|(text, _)| text.into()).collect();
+        self.text_bytes = 0;
         for record in self.records.drain(..) {
+            if !batch.texts.is_empty() {
+                batch.text_of.push(record.text);
+            }
             batch.name_of.push(record.name);
             batch.task_unique.push(record.unique);
             batch.outcome.push(u32::from(record.outcome));
@@ -174,18 +231,32 @@ impl TaskEvents {
 }
 
 impl State {
+    /// Those that there are, whether they are due or not.
+    pub fn send_task_events(&mut self) {
+        let now = self.now();
+        if let Some(batch) = self.events.take(now, self.execution.actor.map(|(actor, _)| actor)) {
+            self.tell_gcs("AddTaskEvents", &batch);
+        }
+    }
+
     /// For the state API: a try failed of which no worker told.
-    pub fn note_failed(&mut self, key: TaskKey, attempt: u32, outcome: u8) {
+    pub fn note_failed(&mut self, key: TaskKey, attempt: u32, outcome: u8, text: &str) {
         let now = self.now();
         let Some(spec) = self.owner.spec(key) else { return };
-        let (name, actor) = match spec.work {
-            Work::Normal(function) => (&self.functions[function.0 as usize].0.name, None),
-            Work::Call { actor, method } => (
-                &self.methods[method.0 as usize].name,
-                Some(self.actors[actor.0 as usize].id),
-            ),
+        let (name, actor, unlisted) = match spec.work {
+            Work::Normal(function) => {
+                let function = &self.functions[function.0 as usize].0;
+                (&function.name, None, function.unlisted)
+            }
+            Work::Call { actor, method } => {
+                let method = &self.methods[method.0 as usize];
+                (&method.name, Some(self.actors[actor.0 as usize].id), method.unlisted)
+            }
             Work::Creation(_) | Work::Group => return,
         };
+        if unlisted {
+            return;
+        }
         let ended = Ended {
             outcome,
             attempt,
@@ -195,8 +266,34 @@ impl State {
             since: spec.since,
             run: Duration::ZERO,
             worker: None,
+            text,
         };
         self.events.add(name, &ended, now);
+    }
+
+    /// For the state API: the constructor of the actor that this process hosts has ended. Its creator never learns when.
+    pub fn note_constructed(&mut self, error_text: Option<&str>) {
+        let (Some((actor, incarnation)), Some(hosted)) = (self.execution.actor, &self.execution.hosted) else {
+            return;
+        };
+        let Some(began) = hosted.constructing.filter(|_| !hosted.unlisted) else {
+            return;
+        };
+        let run = began.elapsed();
+        let ended = Ended {
+            outcome: if error_text.is_some() { RAISED } else { 0 },
+            attempt: incarnation,
+            unique: u64::from_le_bytes(actor.0[..8].try_into().expect("an id has as many bytes")),
+            parent: 0,
+            actor: Some(actor),
+            since: Moment::at_us(hosted.created_us),
+            run,
+            worker: Some(&self.me),
+            text: error_text.unwrap_or_default(),
+        };
+        let name: Arc<str> = format!("{}.__init__", hosted.class_name).into();
+        let now = self.now();
+        self.events.add(&name, &ended, now);
     }
 }
 
@@ -225,6 +322,7 @@ mod tests {
             since: Moment::now(),
             run: Duration::from_micros(3),
             worker: Some(&worker),
+            text: "",
         };
         events.add(&name, &ended, at);
         let failed = Ended {
@@ -234,6 +332,7 @@ mod tests {
             actor: Some(ActorId([9; 16])),
             run: Duration::from_micros(4),
             worker: None,
+            text: "no",
             ..ended
         };
         events.add(&name, &failed, at);
@@ -248,6 +347,38 @@ mod tests {
         assert_eq!((batch.pids, batch.attempts), (vec![3, 0], vec![0, 1]));
         assert_eq!(batch.actors[..16], ActorId::nil_of(JobId::from_int(1)).0);
         assert_eq!(batch.actors[16..], [9; 16]);
+        assert_eq!((batch.texts, batch.text_of), (vec!["no".to_owned()], vec![0, 1]));
         assert_eq!(events.flush_at(), None);
+    }
+
+    #[test]
+    fn the_same_text_is_sent_once_and_cut_and_too_much_is_left_out() {
+        let mut events = TaskEvents::new(NodeId([7; 28]), JobId::from_int(1));
+        let name: Arc<str> = "f".into();
+        let long = "ü".repeat(MAX_TEXT + 1);
+        let many: Vec<String> = (0..MAX_TEXT_BYTES / MAX_TEXT + 1)
+            .map(|number| format!("{number:01000}"))
+            .collect();
+        let first = ["no", "", "no", &long];
+        for text in first.into_iter().chain(many.iter().map(|text| &**text)) {
+            let ended = Ended {
+                outcome: RAISED,
+                attempt: 0,
+                unique: 1,
+                parent: 0,
+                actor: None,
+                since: Moment::now(),
+                run: Duration::ZERO,
+                worker: None,
+                text,
+            };
+            events.add(&name, &ended, Duration::ZERO);
+        }
+        let batch = events.take(Duration::ZERO, None).expect("there are records");
+        assert_eq!((&*batch.texts[0], &batch.text_of[..4]), ("no", &[1, 0, 1, 2][..]));
+        assert_eq!(batch.texts[1].chars().count(), MAX_TEXT);
+        assert!(batch.texts[1].ends_with("ü..."));
+        assert!(batch.texts.iter().map(String::len).sum::<usize>() <= MAX_TEXT_BYTES);
+        assert_eq!((batch.text_of.len(), batch.text_of.last()), (many.len() + 4, Some(&0)));
     }
 }

@@ -15,6 +15,7 @@ use ray_rs_types::{ActorId, FunctionId, JobId, TaskId};
 use smallvec::SmallVec;
 
 use crate::cancel::{Interrupted, Running};
+use crate::events::cut;
 use crate::model::{ActorStart, Callee, ExecTask, Next, ReadValue, StoredValue, TaskStatus};
 use crate::peers::{CALL_SEQ, PeerIndex};
 use crate::state::State;
@@ -52,6 +53,10 @@ pub(crate) struct Hosted {
     pub groups: Vec<(String, u32)>,
     /// While its constructor runs.
     pub constructing: Option<Instant>,
+    /// When it was asked for: microseconds since 1970.
+    pub created_us: u64,
+    /// No listing of tasks shows its creation.
+    pub unlisted: bool,
 }
 
 #[derive(Default)]
@@ -173,6 +178,8 @@ impl State {
                 .map(|group| (group.name.clone(), group.limit))
                 .collect(),
             constructing: Some(Instant::now()),
+            created_us: spec.created_us,
+            unlisted: spec.unlisted,
         });
         let order = ActorStart {
             actor_id,
@@ -306,7 +313,14 @@ impl State {
         }
     }
 
-    pub fn finish(&mut self, task: ExecTask, status: TaskStatus, returns: Vec<StoredValue>, exiting: bool) {
+    pub fn finish(
+        &mut self,
+        task: ExecTask,
+        status: TaskStatus,
+        returns: Vec<StoredValue>,
+        error_text: String,
+        exiting: bool,
+    ) {
         let run = task.reply.started.elapsed();
         task.callee.ran(run);
         let ReplyTo {
@@ -340,6 +354,7 @@ impl State {
             run_ns: run.as_nanos() as u64,
             borrowed,
             exiting,
+            error_text: cut(&error_text).into_owned(),
         };
         self.send_on(lane, Kind::TaskReply, &reply, 0);
         for slot in returns.iter().flat_map(|value| value.refs.iter()) {
@@ -401,6 +416,7 @@ impl State {
         let Some((actor_id, incarnation)) = self.execution.actor else {
             return;
         };
+        self.note_constructed(error.as_ref().map(|_| &*message));
         if let Some(hosted) = &mut self.execution.hosted {
             hosted.constructing = None;
         }
@@ -414,6 +430,10 @@ impl State {
             message,
         };
         self.tell_gcs("ReportActorStarted", &report);
+        // A process whose actor failed ends at once.
+        if !report.creation_error.is_empty() {
+            self.send_task_events();
+        }
         self.run_effects();
     }
 }

@@ -14,6 +14,7 @@
 
 mod actors;
 mod argument_error;
+mod awaits;
 mod bring;
 mod building;
 mod cancel;
@@ -47,6 +48,7 @@ mod tests;
 mod wire;
 
 pub use crate::core::{CoreWorker, Counters};
+pub use awaits::{Awaited, AwaitingCall, AwaitsSeen};
 pub use bring::Brought;
 pub use building::Building;
 pub use execute::{Group, ReplyTo};

@@ -22,24 +22,24 @@ const TOLD_AFTER: &str = "RAY_RS_EXPLAIN_WAITS_AFTER_S";
 const DETECT: &str = "RAY_RS_DETECT_DEADLOCKS";
 
 /// Between the first sight of a cycle and the look that proves it.
-const PROOF_PAUSE: Duration = Duration::from_millis(250);
+pub(crate) const PROOF_PAUSE: Duration = Duration::from_millis(250);
 /// Pauses between looks double up to this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// What is told once more is told after six and sixty times the first time, and then at that pace.
 const LATER: [u32; 2] = [6, 60];
 /// Of the things that one waits for.
-const MOST_TOLD: usize = 3;
+pub(crate) const MOST_TOLD: usize = 3;
 /// All parts of a description, and the part with tasks and waits.
-const TASKS: u32 = 1;
+pub(crate) const TASKS: u32 = 1;
 const OBJECTS: u32 = 2;
-const WAITING: u32 = 4;
+pub(crate) const WAITING: u32 = 4;
 
-struct Settings {
-    told_after: Option<Duration>,
-    detect: bool,
+pub(crate) struct Settings {
+    pub told_after: Option<Duration>,
+    pub detect: bool,
 }
 
-fn settings() -> &'static Settings {
+pub(crate) fn settings() -> &'static Settings {
     static SETTINGS: OnceLock<Settings> = OnceLock::new();
     SETTINGS.get_or_init(|| {
         let seconds = std::env::var(TOLD_AFTER)
@@ -89,14 +89,40 @@ impl Look {
     }
 
     fn tells_at(&self) -> Option<Instant> {
-        let first = settings().told_after?;
-        let times = match self.told {
-            0 => 1,
-            1 => LATER[0],
-            more => LATER[1] * (more - 1),
-        };
-        Some(self.progress + first * times)
+        tells_at(settings().told_after?, self.progress, self.told)
     }
+}
+
+/// When a wait that was told of so often is told of next.
+pub(crate) fn tells_at(first: Duration, since: Instant, told: u32) -> Option<Instant> {
+    let times = match told {
+        0 => 1,
+        1 => LATER[0],
+        more => LATER[1].checked_mul(more - 1)?,
+    };
+    since.checked_add(first.checked_mul(times)?)
+}
+
+pub(crate) fn deadlock_text(what: &str, found: &Deadlock) -> String {
+    format!(
+        "This {what} can never end, because tasks wait for each other:\n  {}\nLet a task return its references instead of \
+         waiting for them, give the actor a higher max_concurrency, or call the other actor with a time limit, \
+         get(timeout=...).",
+        found.lines.join("\n  ")
+    )
+}
+
+/// `what` has waited for so long for so many objects; `stories` are of the first of them.
+pub(crate) fn wait_text(what: &str, age: Duration, count: usize, stories: &[String]) -> String {
+    let objects = match count {
+        1 => "an object that is".to_owned(),
+        more => format!("{more} objects that are"),
+    };
+    format!(
+        "{what} has waited for {} s for {objects} not there:\n{}",
+        age.as_secs(),
+        stories.join("\n")
+    )
 }
 
 impl CoreWorker {
@@ -149,12 +175,9 @@ impl CoreWorker {
         };
         match look.suspicion.take() {
             // EXP-4: the round came after that of the first sight, and nothing has moved.
-            Some((earlier, before)) if earlier < inquiry && before.proof == found.proof => Some(format!(
-                "This get() can never end, because tasks wait for each other:\n  {}\nLet a task return its references \
-                     instead of waiting for them, give the actor a higher max_concurrency, or call the other actor \
-                     with a time limit, get(timeout=...).",
-                found.lines.join("\n  ")
-            )),
+            Some((earlier, before)) if earlier < inquiry && before.proof == found.proof => {
+                Some(deadlock_text("get()", &found))
+            }
             _ => {
                 look.suspicion = Some((inquiry, found));
                 look.next_look = Some(now + PROOF_PAUSE);
@@ -181,15 +204,11 @@ impl CoreWorker {
             }
             look.told_runs = runs;
         }
-        let seconds = look.progress.elapsed().as_secs();
-        let what = match look.remaining {
-            1 => "an object that is".to_owned(),
-            more => format!("{more} objects that are"),
-        };
-        let text = format!(
-            "A get() or wait() has waited for {seconds} s for {what} not there:\n{}",
-            parts.join("\n")
-        );
+        let age = look.progress.elapsed();
+        self.tell_person(wait_text("A get() or wait()", age, look.remaining, &parts));
+    }
+
+    pub(crate) fn tell_person(&self, text: String) {
         if self.is_driver {
             self.host.send(HostEvent::Explanation(text));
         } else {
@@ -203,37 +222,48 @@ impl CoreWorker {
     /// # Errors
     /// The raylet is gone, or an interrupt.
     pub fn why(&self, subject: Subject, interrupt: Interrupt<'_>) -> Result<String, CoreError> {
-        let first = match subject {
-            Subject::Object(id) => vec![id.0.to_vec(), id.task_id().0.to_vec()],
-            Subject::Task(id) => vec![id.0.to_vec()],
-            Subject::Actor(_) => Vec::new(),
-        };
-        let answer = self.descriptions(TASKS | OBJECTS | WAITING, 0, first, interrupt)?;
-        let mut spilled = Vec::new();
-        if let Subject::Object(id) = subject {
-            let rows = answer.processes.iter().flat_map(|process| &process.objects);
-            let mut in_store = rows.filter(|row| row.place == 3 && row.object_id == id.0);
-            if let Some(row) = in_store.next() {
-                let name = v1::BlockName {
-                    offset: row.offset,
-                    generation: row.generation,
-                };
-                let listed = self.list_objects(interrupt)?.objects;
-                if listed
-                    .iter()
-                    .any(|stored| stored.object == Some(name) && stored.place == 1)
-                {
-                    spilled.push(id);
-                }
-            }
-        }
-        let mut snapshot = snapshot_of(answer);
-        let objects = snapshot.processes.iter_mut().flat_map(|process| &mut process.objects);
-        for object in objects.filter(|object| spilled.contains(&object.id)) {
-            object.place = explain::Place::Spilled;
-        }
-        Ok(explain::why(&snapshot, subject).text)
+        let answer = self.descriptions(ALL_PARTS, 0, first_rows(subject), interrupt)?;
+        explained(answer, subject, || Ok(self.list_objects(interrupt)?.objects))
     }
+}
+
+pub(crate) const ALL_PARTS: u32 = TASKS | OBJECTS | WAITING;
+
+/// Ids whose rows a description must have, so that it says something of `subject`.
+pub(crate) fn first_rows(subject: Subject) -> Vec<Vec<u8>> {
+    match subject {
+        Subject::Object(id) => vec![id.0.to_vec(), id.task_id().0.to_vec()],
+        Subject::Task(id) => vec![id.0.to_vec()],
+        Subject::Actor(_) => Vec::new(),
+    }
+}
+
+/// The story of `subject`. `stored` lists the objects of the store: asked only when the subject is one of them, since it
+/// may lie on disk.
+pub(crate) fn explained(
+    answer: v1::Descriptions,
+    subject: Subject,
+    stored: impl FnOnce() -> Result<Vec<v1::StoredObject>, CoreError>,
+) -> Result<String, CoreError> {
+    let mut spilled = None;
+    if let Subject::Object(id) = subject {
+        let rows = answer.processes.iter().flat_map(|process| &process.objects);
+        let mut in_store = rows.filter(|row| row.place == 3 && row.object_id == id.0);
+        if let Some(row) = in_store.next() {
+            let name = v1::BlockName {
+                offset: row.offset,
+                generation: row.generation,
+            };
+            let is_spilled = |stored: &v1::StoredObject| stored.object == Some(name) && stored.place == 1;
+            spilled = stored()?.iter().any(is_spilled).then_some(id);
+        }
+    }
+    let mut snapshot = snapshot_of(answer);
+    let objects = snapshot.processes.iter_mut().flat_map(|process| &mut process.objects);
+    for object in objects.filter(|object| Some(object.id) == spilled) {
+        object.place = explain::Place::Spilled;
+    }
+    Ok(explain::why(&snapshot, subject).text)
 }
 
 impl Look {
@@ -275,7 +305,7 @@ fn object_ids(ids: &[Vec<u8>]) -> Vec<ObjectId> {
     ids.iter().filter_map(|id| ObjectId::from_bytes(id).ok()).collect()
 }
 
-fn snapshot_of(answer: impl Into<Box<v1::Descriptions>>) -> Snapshot {
+pub(crate) fn snapshot_of(answer: impl Into<Box<v1::Descriptions>>) -> Snapshot {
     let answer = *answer.into();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Snapshot {
@@ -314,6 +344,7 @@ fn process_of(said: v1::Description) -> Option<explain::Process> {
         all_of: row.all_of,
         task: task_id(&row.task_id),
         is_constructor: row.is_constructor,
+        is_await: row.is_await,
     });
     let called = said.actors.into_iter().filter_map(|row| {
         Some(explain::Called {

@@ -115,7 +115,7 @@ impl State {
             self.tell_of_crash(crash.clone());
             let attempt = self.owner.attempt(key);
             if self.owner.may_retry(key) {
-                self.note_failed(key, attempt, WORKER_DIED);
+                self.note_failed(key, attempt, WORKER_DIED, &report.detail);
                 self.tell_of_retry(key, &name, None);
                 self.enqueue(key, function);
             } else {

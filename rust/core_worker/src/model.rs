@@ -107,6 +107,8 @@ pub struct FunctionSpec {
     pub time_limit: Option<Duration>,
     /// A generator pauses while so many of its items were not taken; 0: never.
     pub backpressure: u32,
+    /// No listing shows its tasks.
+    pub unlisted: bool,
     /// As [`crate::CoreWorker::export_function`] gave it: what workers are told of the function itself.
     pub definition: Bytes,
 }
@@ -135,6 +137,8 @@ pub struct MethodSpec {
     pub backpressure: u32,
     /// The concurrency group that runs it; empty: the default one.
     pub group: Arc<str>,
+    /// As [`FunctionSpec::unlisted`].
+    pub unlisted: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -191,6 +195,8 @@ pub struct ActorRequest {
     pub runtime_env: String,
     /// The class, as [`crate::CoreWorker::export_function`] gave it.
     pub definition: Bytes,
+    /// As [`FunctionSpec::unlisted`], of its creation.
+    pub unlisted: bool,
 }
 
 /// What `create_actor` gives.
@@ -261,6 +267,10 @@ pub enum HostEvent {
     UnseenError(Read),
     /// What a wait of this process waits for, after a while.
     Explanation(String),
+    /// Which references are awaited? Answered by [`crate::CoreWorker::awaits_seen`].
+    LookAtAwaits,
+    /// What all processes are about, since awaits last: [`crate::CoreWorker::awaits_described`] draws conclusions.
+    AwaitsDescribed(Box<v1::Descriptions>),
     /// The raylet is gone; everything fails from here on.
     RayletDied,
 }
@@ -457,6 +467,23 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// What there is to say of it besides its kind; may be empty.
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            Self::WorkerCrashed { detail, .. } => detail,
+            Self::ActorDied { message, .. }
+            | Self::ActorUnavailable { message, .. }
+            | Self::ObjectLost { message, .. }
+            | Self::StoreFull { message }
+            | Self::OutOfMemory { message }
+            | Self::EnvironmentFailed { message }
+            | Self::Unschedulable { message }
+            | Self::System { message } => message,
+            Self::Cancelled { timed_out: true, .. } => "It took longer than its timeout_s.",
+            Self::Cancelled { .. } | Self::GroupRemoved | Self::StreamEnded => "",
+        }
+    }
+
     pub fn owner_died() -> Self {
         Self::ObjectLost {
             owner_died: true,

@@ -222,14 +222,17 @@ impl CoreWorker {
         None
     }
 
-    /// [`HostEvent::Ready`] with `token` once the object is ready, at once if it is.
-    pub fn notify_when_ready(&self, slot: RefSlot, token: u64) {
+    /// [`HostEvent::Ready`] with `token` once the object is ready, at once if it is. `is_awaited`: a coroutine waits for it.
+    pub fn notify_when_ready(&self, slot: RefSlot, token: u64, is_awaited: bool) {
         self.with(|state| {
             state.owner.local_added(slot);
             if state
                 .owner
                 .watch(slot, Watcher::Notify(token), &mut state.owner_effects)
             {
+                if is_awaited {
+                    state.await_begins();
+                }
                 state.run_effects();
             } else {
                 state.drop_local(slot);

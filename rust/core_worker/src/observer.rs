@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use prost::Message;
+use ray_rs_explain::Subject;
 use ray_rs_proto::v1;
 use ray_rs_proto::v1::from_raylet::Body as From;
 use ray_rs_proto::v1::to_raylet::Body as To;
@@ -15,6 +16,7 @@ use rustix::net::RecvFlags;
 
 use crate::core::{Interrupt, connect_raylet};
 use crate::frames::{self, Filled, FrameReader};
+use crate::look::{ALL_PARTS, explained, first_rows};
 use crate::model::CoreError;
 
 /// Time between two looks at interrupts.
@@ -95,6 +97,28 @@ impl Observer {
         }
     }
 
+    /// Why something is not there yet, or where it is; as [`crate::CoreWorker::why`].
+    pub fn why(&self, subject: Subject, limit: Duration, interrupt: Interrupt<'_>) -> Result<String, CoreError> {
+        let body = |request_id| {
+            To::Describe(v1::Describe {
+                request_id,
+                parts: ALL_PARTS,
+                limit: 0,
+                first: first_rows(subject),
+            })
+        };
+        let From::Descriptions(answer) = self.ask(body, limit, interrupt)? else {
+            return Err(other_answer());
+        };
+        explained(answer, subject, || {
+            let body = |request_id| To::ListObjects(v1::ListObjects { request_id });
+            match self.ask(body, limit, interrupt)? {
+                From::ListObjectsReply(reply) => Ok(reply.objects),
+                _ => Err(other_answer()),
+            }
+        })
+    }
+
     /// Asks the control store, through the raylet.
     pub fn ask_gcs<Reply: Message + Default>(
         &self,
@@ -114,9 +138,13 @@ impl Observer {
             From::GcsReply(reply) if reply.error.is_empty() => Reply::decode(&*reply.payload)
                 .map_err(|error| CoreError::Gcs(format!("{method} gave an unreadable answer: {error}"))),
             From::GcsReply(reply) => Err(CoreError::Gcs(reply.error)),
-            _ => Err(CoreError::Gcs("the raylet answered something else".to_owned())),
+            _ => Err(other_answer()),
         }
     }
+}
+
+fn other_answer() -> CoreError {
+    CoreError::Gcs("the raylet answered something else".to_owned())
 }
 
 fn request_of(body: &From) -> u64 {

@@ -23,6 +23,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use crate::actors::ActorTarget;
+use crate::awaits::Awaits;
 use crate::bring::Brought;
 use crate::describe::Blocked;
 use crate::events::TaskEvents;
@@ -102,6 +103,8 @@ pub(crate) enum Question {
     Bring { token: u64, location: Location },
     /// A wait looks round.
     Look { waiter: u32, serial: u64 },
+    /// Awaits last.
+    LookAtAwaits,
     /// Nobody waits.
     Forget,
 }
@@ -186,6 +189,7 @@ pub(crate) struct State {
     /// When tasks are over their time: (when, key, number of the task).
     pub time_limits: BinaryHeap<Reverse<(Duration, u32, u64)>>,
     pub memory_retries: MemoryRetries,
+    pub awaits: Awaits,
     pub sites: Sites,
     /// Number of the task whose thread is to be interrupted; 0: none. Shared with `CoreWorker`.
     pub interrupted: Arc<AtomicU64>,
@@ -261,6 +265,7 @@ impl State {
             limited_streams: FxHashSet::default(),
             time_limits: BinaryHeap::new(),
             memory_retries: MemoryRetries::from_env(),
+            awaits: Awaits::default(),
             sites: Sites::default(),
             interrupted: Arc::new(AtomicU64::new(0)),
         };
@@ -534,6 +539,7 @@ impl State {
             self.interrupt_deadline(),
             self.memory_retries.next_due(),
             self.send_later_at,
+            self.awaits.next_deadline(),
         ];
         for at in others.into_iter().flatten() {
             deadline = Some(deadline.map_or(at, |other| other.min(at)));
@@ -558,6 +564,7 @@ impl State {
         self.end_if_deaf(now);
         self.run_memory_retries(now);
         self.send_what_was_put_off(now);
+        self.await_deadlines(now);
         if let Some(batch) = self
             .events
             .take_if_due(now, self.execution.actor.map(|(actor, _)| actor))

@@ -14,7 +14,7 @@ use smallvec::{SmallVec, smallvec};
 use crate::argument_error;
 use crate::cancel::Cancelled;
 use crate::describe::Moment;
-use crate::events::{Ended, outcome_of};
+use crate::events::{Ended, outcome_of, text_of};
 use crate::model::{
     ActorIndex, Failure, FunctionIndex, FunctionSpec, Location, MethodIndex, Returns, StoredValue, TaskArgs, ValueData,
 };
@@ -226,7 +226,7 @@ impl State {
 
     /// Every return of the task becomes `error`, which is inline, and gets counts of its own of the references inside.
     pub fn finish_with(&mut self, key: TaskKey, error: &StoredValue) {
-        self.note_failed(key, self.owner.attempt(key), outcome_of(error));
+        self.note_failed(key, self.owner.attempt(key), outcome_of(error), &text_of(error));
         let count = self.owner.num_returns(key);
         for _ in 0..count {
             error.refs.iter().for_each(|slot| self.owner.local_added(*slot));
@@ -582,12 +582,13 @@ impl State {
             since: spec.since,
             run,
             worker: Some(&worker),
+            text: &reply.error_text,
         };
         match work {
             Work::Normal(function) => {
                 let spec = Arc::clone(self.function(function));
                 let is_cancelled = reply.status == 5 || (failed && cancelled == Some(Cancelled::TimedOut));
-                if !is_cancelled {
+                if !is_cancelled && !spec.unlisted {
                     self.events.add(&spec.name, &ended, now);
                 }
                 if let Some(lease) = self.lease_of_lane(lane) {
@@ -614,8 +615,9 @@ impl State {
                 }
             }
             Work::Call { actor, method } => {
-                let name = Arc::clone(&self.methods[method.0 as usize].name);
-                if cancelled.is_none() && reply.status != 3 {
+                let called = &self.methods[method.0 as usize];
+                let (name, unlisted) = (Arc::clone(&called.name), called.unlisted);
+                if cancelled.is_none() && reply.status != 3 && !unlisted {
                     let actor = Some(self.actors[actor.0 as usize].id);
                     self.events.add(&name, &Ended { actor, ..ended }, now);
                 }

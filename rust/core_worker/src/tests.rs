@@ -86,6 +86,7 @@ fn an_entry_keeps_its_claim_word_however_many_come_and_go_behind_it() {
         max_calls: 0,
         time_limit: None,
         backpressure: 0,
+        unlisted: false,
         definition: Bytes::new(),
     });
     let first = task(&mut state, function);

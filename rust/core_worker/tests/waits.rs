@@ -128,7 +128,7 @@ fn executor(core: &Arc<CoreWorker>) -> Receiver<&'static str> {
         loop {
             match core.next_task(None, &mut || false) {
                 Next::Task(task) => {
-                    core.finish(*task, TaskStatus::Finished, Vec::new(), false);
+                    core.finish(*task, TaskStatus::Finished, Vec::new(), String::new(), false);
                     say.send("ran a task").expect("the test listens");
                 }
                 Next::Exit { .. } => return say.send("was told to end").expect("the test listens"),

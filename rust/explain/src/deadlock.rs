@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use ray_rs_types::{TaskId, WorkerId};
+use ray_rs_types::{ObjectId, TaskId, WorkerId};
 use rustc_hash::FxHashMap;
 
 use crate::index::Index;
@@ -37,17 +37,35 @@ pub struct Deadlock {
     /// The youngest wait of those on such cycles with it: the same for all of them, so that one raises and not all.
     pub raises: WaitKey,
     pub proof: Proof,
+    /// Of what the wait itself waits for: those objects whose tasks are on such cycles.
+    pub objects: Vec<ObjectId>,
     /// The shortest cycle, a line for each step.
     pub lines: Vec<String>,
 }
 
 /// The deadlock that `wait` is part of. None also when it merely waits for somebody who is.
 pub fn deadlock(snapshot: &Snapshot, wait: WaitKey) -> Option<Deadlock> {
+    deadlock_of(&Index::new(snapshot), wait)
+}
+
+/// Those that one of `waits` is to raise.
+pub fn deadlocks(snapshot: &Snapshot, waits: &[WaitKey]) -> Vec<Deadlock> {
+    if waits.is_empty() {
+        return Vec::new();
+    }
     let index = Index::new(snapshot);
+    let found = waits
+        .iter()
+        .filter_map(|wait| deadlock_of(&index, *wait).filter(|found| found.raises == *wait));
+    found.collect()
+}
+
+fn deadlock_of(index: &Index<'_>, wait: WaitKey) -> Option<Deadlock> {
+    let snapshot = index.snapshot;
     let at = snapshot.processes.iter().position(|one| one.worker == wait.worker)?;
     let row = (snapshot.processes[at].waits.iter()).position(|one| one.serial == wait.serial)?;
     let mut graph = Graph::default();
-    let root = graph.build(&index, Node::Wait(at, row));
+    let root = graph.build(index, Node::Wait(at, row));
     let blocked = graph.blocked();
     if !blocked[root] {
         return None;
@@ -79,10 +97,16 @@ pub fn deadlock(snapshot: &Snapshot, wait: WaitKey) -> Option<Deadlock> {
             Node::Task(id) => Fact::Task(*id, index.task(*id).map_or(0, |(_, task)| task.attempt)),
             Node::Place(at, group) => Fact::Place(snapshot.processes[*at].worker, group.clone()),
         });
+    let missing = snapshot.processes[at].waits[row].missing.iter();
+    let is_stuck = |object: &&ObjectId| {
+        let node = graph.numbers.get(&Node::Task(object.task_id()));
+        node.is_some_and(|node| on_cycles(*node))
+    };
     Some(Deadlock {
         raises,
         proof: Proof(facts.collect()),
-        lines: tell(&index, &graph, &cycle),
+        objects: missing.filter(is_stuck).copied().collect(),
+        lines: tell(index, &graph, &cycle),
     })
 }
 
@@ -297,7 +321,8 @@ fn tell(index: &Index<'_>, graph: &Graph, cycle: &[usize]) -> Vec<String> {
                     (None, None) => "a thread".to_owned(),
                 };
                 let (pid, result) = (process.pid, index.name(*target));
-                lines.push(format!("{who} (pid {pid}) waits in get() for the result of {result}"));
+                let waits = if wait.is_await { "awaits" } else { "waits in get() for" };
+                lines.push(format!("{who} (pid {pid}) {waits} the result of {result}"));
             }
             (Node::Task(task), Node::Task(target)) => {
                 let behind = index.task(*task).and_then(|(_, task)| task.behind) == Some(*target);

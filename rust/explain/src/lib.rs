@@ -6,7 +6,7 @@
 //! # When a cycle is a deadlock
 //!
 //! * **EXP-1** A wait in `get` is blocked when one of its objects is (it needs all of them). A wait with a time limit is
-//!   not, nor is one for some of its objects: such a one is never counted.
+//!   not, nor is one for some of its objects: such a one is never counted. A coroutine that awaits is such a wait, too.
 //! * **EXP-2** A task is blocked when one of its arguments is, or an earlier call that must go first, or the wait that its
 //!   own thread is in. A call that has not begun is blocked when *every* call that occupies its actor's concurrency is;
 //!   with one place free it is not.
@@ -28,7 +28,7 @@ mod snapshot;
 mod tests;
 mod why;
 
-pub use deadlock::{Deadlock, WaitKey, deadlock};
+pub use deadlock::{Deadlock, WaitKey, deadlock, deadlocks};
 pub use snapshot::{
     Called, Connection, Executing, Hosted, Object, Place, Process, Snapshot, Task, TaskKind, TaskState, Wait, Waiting,
 };

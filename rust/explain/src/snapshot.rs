@@ -98,6 +98,8 @@ pub struct Wait {
     /// The task whose own thread it is.
     pub task: Option<TaskId>,
     pub is_constructor: bool,
+    /// A coroutine awaits, and no thread sleeps.
+    pub is_await: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -85,6 +85,7 @@ fn waits(serial: u64, since_us: u64, task: Option<TaskId>, missing: &[TaskId]) -
         all_of: true,
         task,
         is_constructor: false,
+        is_await: false,
     }
 }
 

@@ -209,8 +209,12 @@ impl Story<'_> {
 
     fn wait(&mut self, depth: usize, wait: &Wait) {
         let limit = if wait.has_timeout { ", with a time limit," } else { "" };
-        let what = if wait.all_of { "get()" } else { "wait()" };
-        let text = format!("It waits in {what}{limit} since {} for:", self.since(wait.since_us));
+        let what = match (wait.is_await, wait.all_of) {
+            (true, _) => "awaits",
+            (false, true) => "waits in get()",
+            (false, false) => "waits in wait()",
+        };
+        let text = format!("It {what}{limit} since {}:", self.since(wait.since_us));
         self.line(depth, &text);
         self.objects(depth + 1, &wait.missing);
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use ray_rs_proto::v1;
 use ray_rs_proto::v1::from_raylet::Body;
-use ray_rs_scheduler::Waiter;
+use ray_rs_scheduler::{EnvKey, PoolKey, Waiter};
 use ray_rs_types::WorkerAddress;
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -25,8 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const MOST_WAITING: usize = 10_000;
 /// Ids that a round puts first, of all its askers.
 const MOST_FIRST: usize = 10_000;
-/// The part of a description that the raylet itself gives.
+/// The parts of a description that the raylet itself gives.
 const WAITING: u32 = 4;
+const ENVIRONMENTS: u32 = 8;
+const MOVES: u32 = 16;
 
 #[derive(Default)]
 pub(crate) struct Inquiries {
@@ -131,10 +133,19 @@ impl Raylet {
         let Some(inquiry) = self.inquiries.running.take() else {
             return;
         };
-        let waiting = match inquiry.parts & WAITING {
-            0 => Vec::new(),
-            _ => self.waiting_requests(),
-        };
+        let wants = |part| inquiry.parts & part != 0;
+        let mut waiting = Vec::new();
+        if wants(WAITING) {
+            waiting = self.waiting_requests();
+        }
+        let mut environments = Vec::new();
+        if wants(ENVIRONMENTS) {
+            environments = self.known_environments();
+        }
+        let mut moves = Vec::new();
+        if wants(MOVES) {
+            moves = self.store_moves();
+        }
         let silent = inquiry.awaited.iter().filter_map(|conn| {
             let client = self.clients.get(conn)?;
             let address = WorkerAddress {
@@ -150,6 +161,8 @@ impl Raylet {
             silent: silent.collect(),
             processes: inquiry.answers.into_values().collect(),
             waiting,
+            environments,
+            moves,
         };
         for (conn, request_id) in inquiry.askers {
             if let Some(client) = self.clients.get(&conn) {
@@ -158,6 +171,39 @@ impl Raylet {
             }
         }
         self.begin_inquiry();
+    }
+
+    fn known_environments(&self) -> Vec<v1::KnownEnvironment> {
+        let mut rows = Vec::new();
+        for (key, job) in &self.jobs {
+            for (index, environment) in job.environments.iter().enumerate() {
+                let pool = PoolKey {
+                    job: *key,
+                    env: EnvKey(index as u32),
+                };
+                let workers = self.workers.values().filter(|worker| worker.pool == pool).count();
+                rows.push(v1::KnownEnvironment {
+                    node_id: self.node_id.0.to_vec(),
+                    job_id: job.id.map_or_else(Vec::new, |id| id.0.to_vec()),
+                    workers: workers as u32,
+                    ..environment.described()
+                });
+            }
+        }
+        rows
+    }
+
+    fn store_moves(&self) -> Vec<v1::StoreMove> {
+        let rows = self.store.moves.iter().map(|one| v1::StoreMove {
+            node_id: self.node_id.0.to_vec(),
+            kind: one.kind as u32,
+            start_us: one.end.saturating_sub(one.took).as_micros() as u64,
+            end_us: one.end.as_micros() as u64,
+            bytes: one.bytes,
+            objects: one.objects,
+            failed: one.failed,
+        });
+        rows.collect()
     }
 
     fn waiting_requests(&self) -> Vec<v1::WaitingRequest> {
@@ -177,6 +223,7 @@ impl Raylet {
                 name: waiting.name.to_string(),
                 why: waiting.why,
                 infeasible: waiting.infeasible,
+                resources: Some((&*waiting.shape).into()),
             })
         });
         rows.collect()

@@ -10,8 +10,9 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use ray_rs_proto::v1;
 use ray_rs_scheduler::{EnvKey, JobKey, PoolKey};
 use ray_rs_transport::session::PROCESS_MARK;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -51,6 +52,8 @@ pub(crate) struct Environment {
     pub zygote: Option<Zygote>,
     /// Why the last zygote or worker did not come to life; empty when the last one did.
     pub last_failure: String,
+    /// When somebody first asked for it.
+    since: SystemTime,
     /// Counts the times that it was used again, so that a timer knows whether it is meant.
     uses: u64,
 }
@@ -91,6 +94,7 @@ impl Environment {
             set_up: SetUp::Untried,
             zygote: None,
             last_failure: String::new(),
+            since: SystemTime::now(),
             uses: 0,
         }
     }
@@ -98,6 +102,23 @@ impl Environment {
     /// A virtual environment is being installed.
     pub fn is_under_way(&self) -> bool {
         matches!(self.set_up, SetUp::UnderWay { .. })
+    }
+
+    /// As the state API lists it; the caller adds whose it is.
+    pub fn described(&self) -> v1::KnownEnvironment {
+        let (state, error) = match &self.set_up {
+            SetUp::Untried => (0, self.last_failure.clone()),
+            SetUp::UnderWay { .. } => (1, String::new()),
+            SetUp::Ready(_) => (2, self.last_failure.clone()),
+            SetUp::Failed { reason, .. } => (3, reason.clone()),
+        };
+        v1::KnownEnvironment {
+            text: self.text.clone(),
+            state,
+            since_us: self.since.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64,
+            error,
+            ..v1::KnownEnvironment::default()
+        }
     }
 
     /// Its processes, if they live; the caller sees to the zygote.

@@ -109,6 +109,7 @@ pub(crate) enum Input {
         key: Key,
         restore: Restore,
         outcome: Result<(), NotRead>,
+        took: Duration,
     },
     /// An object was read to memory outside the arena, or could not be.
     ObjectLent {
@@ -116,6 +117,7 @@ pub(crate) enum Input {
         asker: Asker,
         part: LentPart,
         outcome: Result<(), NotRead>,
+        took: Duration,
     },
     LogsWritten(Vec<String>),
     /// The driver that the session belongs to has ended, or somebody asked the session to end.

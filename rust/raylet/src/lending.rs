@@ -10,6 +10,7 @@ use ray_rs_object_store::spill::Key;
 use ray_rs_object_store::{LentFile, LentPart};
 
 use crate::input::{ConnKey, Input};
+use crate::moves::MoveKind;
 use crate::object_service::{Clients, ObjectService};
 use crate::room::{Given, Waiting, Want};
 use crate::spill_io::NotRead;
@@ -63,6 +64,7 @@ impl ObjectService {
         self.last_lent = Some((asker.conn, Instant::now()));
         let inputs = self.inputs.clone();
         self.io.queue_read(Box::new(move |io| {
+            let began = Instant::now();
             let outcome = match part.reserve_pages() {
                 Ok(()) => io.read(&reading, &mut |at, bytes| part.write(at, bytes)),
                 Err(error) => Err(NotRead {
@@ -75,6 +77,7 @@ impl ObjectService {
                 asker,
                 part,
                 outcome,
+                took: began.elapsed(),
             };
             let _ = inputs.blocking_send(input);
         }));
@@ -87,10 +90,12 @@ impl ObjectService {
         asker: Asker,
         part: &LentPart,
         outcome: Result<(), NotRead>,
+        took: Duration,
         clients: &Clients,
     ) {
         self.reading -= 1;
         self.lending_bytes -= part.len;
+        self.moves.note(MoveKind::Restore, took, part.len, 1, outcome.is_err());
         let mut orders = Vec::new();
         let outcome = match outcome {
             Ok(()) => {

@@ -45,6 +45,7 @@ mod leases;
 mod lending;
 mod logs;
 mod memory;
+mod moves;
 mod object_service;
 mod raylet;
 mod reaper;

@@ -23,6 +23,7 @@ use rustc_hash::{FxBuildHasher, FxHashMap};
 use crate::clients::Client;
 use crate::input::{ConnKey, Input, Inputs};
 use crate::memory::Headroom;
+use crate::moves::MoveLog;
 use crate::room::{FRESH_PAUSE, Round, Waiting, Want};
 use crate::spill_io::SpillIo;
 use crate::spill_notice::SpillNotice;
@@ -62,6 +63,8 @@ pub(crate) struct ObjectService {
     pub(crate) last_lent: Option<(ConnKey, Instant)>,
     pub(crate) headroom: Headroom,
     pub(crate) notice: SpillNotice,
+    /// What was written and read lately.
+    pub(crate) moves: MoveLog,
     /// When something last found no room.
     pub(crate) last_shortage: Option<Instant>,
     /// When the disk last refused to take objects.
@@ -99,6 +102,7 @@ impl ObjectService {
             last_lent: None,
             headroom: Headroom::from_env(),
             notice: SpillNotice::from_env(),
+            moves: MoveLog::default(),
             last_shortage: None,
             last_refusal: None,
             slow: FxHashMap::default(),

@@ -294,16 +294,22 @@ impl Raylet {
             } => {
                 self.store.file_written(file, &parts, outcome, took, &self.clients);
             }
-            Input::ObjectRead { key, restore, outcome } => {
-                self.store.object_read(key, restore, outcome, &self.clients);
+            Input::ObjectRead {
+                key,
+                restore,
+                outcome,
+                took,
+            } => {
+                self.store.object_read(key, restore, outcome, took, &self.clients);
             }
             Input::ObjectLent {
                 key,
                 asker,
                 part,
                 outcome,
+                took,
             } => {
-                self.store.object_lent(key, asker, &part, outcome, &self.clients);
+                self.store.object_lent(key, asker, &part, outcome, took, &self.clients);
             }
             Input::LogsWritten(names) => self.logs_written(&names),
             Input::EndSession(why) => self.ended = Some(why),

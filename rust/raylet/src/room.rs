@@ -20,6 +20,7 @@ use rustc_hash::FxHashSet;
 use crate::clients::{Client, Role};
 use crate::input::{ConnKey, Input};
 use crate::lending::Asker;
+use crate::moves::MoveKind;
 use crate::object_service::{Clients, ObjectService, refused};
 use crate::spill_io::{NotRead, NotWritten};
 
@@ -313,6 +314,7 @@ impl ObjectService {
         self.reading += 1;
         let inputs = self.inputs.clone();
         self.io.queue_read(Box::new(move |io| {
+            let began = Instant::now();
             let outcome = if restore.reserve_pages() {
                 io.read(&reading, &mut |at, bytes| {
                     restore.write(at, bytes);
@@ -322,13 +324,28 @@ impl ObjectService {
                 let why = "the machine has no memory left to bring it back from disk".to_owned();
                 Err(NotRead { lost: false, why })
             };
-            let _ = inputs.blocking_send(Input::ObjectRead { key, restore, outcome });
+            let took = began.elapsed();
+            let _ = inputs.blocking_send(Input::ObjectRead {
+                key,
+                restore,
+                outcome,
+                took,
+            });
         }));
         Served::Moving
     }
 
-    pub fn object_read(&mut self, key: Key, restore: Restore, outcome: Result<(), NotRead>, clients: &Clients) {
+    pub fn object_read(
+        &mut self,
+        key: Key,
+        restore: Restore,
+        outcome: Result<(), NotRead>,
+        took: Duration,
+        clients: &Clients,
+    ) {
         self.reading -= 1;
+        self.moves
+            .note(MoveKind::Restore, took, restore.length_bytes(), 1, outcome.is_err());
         let mut orders = Vec::new();
         match outcome {
             Ok(()) => {
@@ -535,6 +552,9 @@ impl ObjectService {
         clients: &Clients,
     ) {
         let mut orders = Vec::new();
+        let bytes = parts.iter().map(|part| part.len).sum();
+        self.moves
+            .note(MoveKind::Spill, took, bytes, parts.len() as u32, outcome.is_err());
         let refusal = match outcome {
             Ok(checksums) => {
                 self.table.written(file, parts, &checksums, &mut orders);

@@ -34,6 +34,8 @@ impl From<Wanted> for Waiter {
 pub struct Waiting {
     pub who: Waiter,
     pub name: Arc<str>,
+    /// What it asks for.
+    pub shape: Arc<ResourceSet>,
     pub why: String,
     /// No node will ever serve it as it is.
     pub infeasible: bool,
@@ -99,6 +101,7 @@ impl Scheduler {
             rows.push(Waiting {
                 who: waiting.item.wanted.into(),
                 name: Arc::clone(&waiting.item.name),
+                shape: Arc::clone(&waiting.queue.shape),
                 why: format!(
                     "{} is set aside for it, and its worker process starts",
                     waiting.queue.shape
@@ -114,6 +117,7 @@ impl Scheduler {
                 rows.push(Waiting {
                     who: item.wanted.into(),
                     name: Arc::clone(&item.name),
+                    shape: Arc::clone(&key.shape),
                     why: self.why_waits(turn, key, place, &item.name),
                     infeasible: !self.ledger.feasible(&key.shape),
                 });

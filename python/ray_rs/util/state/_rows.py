@@ -7,6 +7,7 @@ only look ask in the same way.
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -34,7 +35,10 @@ _DEATH_CAUSES = (
     "no node can ever take it",
 )
 _FAILED_CREATION = (3, 7, 8, 9, 11)
+# As in `KnownEnvironment.state`.
+_ENV_MADE, _ENV_FAILED = 2, 3
 _GROUP_STATES = ("PENDING", "PREPARED", "CREATED", "REMOVED", "RESCHEDULING")
+_RAISED = 1
 # As in `TaskEvents.outcome`.
 _ERROR_TYPES = (
     None,
@@ -51,7 +55,7 @@ _ERROR_TYPES = (
 )
 _ERROR_MESSAGES = (
     None,
-    "The task raised an exception, or one of its arguments is an error; `get` of its result raises it.",
+    "One of the task's arguments is an error; `get` of its result raises it.",
     "The task was cancelled.",
     "The worker that ran the task died unexpectedly.",
     "The task's worker was ended since the node's memory was running out.",
@@ -76,7 +80,6 @@ def session_directory(address: str | None = None) -> str:
     Raises:
         ServerUnavailable: There is none.
     """
-    import json
     import os
 
     if address is None and _core.is_initialized():
@@ -188,7 +191,8 @@ def _tasks(source: Source) -> list[Any]:
     if dropped:
         source.left_out = f"{dropped} tasks are not listed: of those that have ended the latest 100000 are kept."
     rows: dict[tuple[str, int], common.TaskState] = {}
-    for task_id, attempt, name, outcome, job, actor, parent, node, worker, (created, start, end) in events:
+    for task_id, attempt, name, outcome, job, actor, parent, node, worker, (created, start, end), text in events:
+        is_creation = actor is not None and task_id == _creation_of(actor)
         rows[task_id, attempt] = _task(
             task_id=task_id,
             attempt_number=attempt,
@@ -196,30 +200,43 @@ def _tasks(source: Source) -> list[Any]:
             state="FAILED" if outcome else "FINISHED",
             job_id=job,
             actor_id=actor,
-            type="ACTOR_TASK" if actor else "NORMAL_TASK",
+            type="ACTOR_CREATION_TASK" if is_creation else "ACTOR_TASK" if actor else "NORMAL_TASK",
             parent_task_id=parent,
             node_id=node,
             worker_id=worker and worker[0],
             worker_pid=worker and worker[1],
-            error_type=_ERROR_TYPES[outcome],
+            error_type="ACTOR_CREATION_FAILED" if is_creation and outcome else _ERROR_TYPES[outcome],
             creation_time_ms=created / 1000,
             start_time_ms=start / 1000 if worker else None,
             end_time_ms=end / 1000,
-            error_message=_ERROR_MESSAGES[outcome],
+            error_message=_error_message(outcome, text),
         )
     _add_unfinished(rows, processes)
     _add_creations(rows, source.observer.actors())
     return list(rows.values())
 
 
+def _creation_of(actor_id: str) -> str:
+    """Id of the task that makes an actor."""
+    return actor_id[:16] + actor_id
+
+
+def _error_message(outcome: int, text: str | None) -> str | None:
+    kind = _ERROR_MESSAGES[outcome]
+    # What was raised speaks for itself; what befell a task is told first.
+    return text if outcome == _RAISED and text else " ".join(filter(None, (kind, text))) or None
+
+
 def _add_unfinished(rows: dict[tuple[str, int], common.TaskState], processes: list[dict[str, Any]]) -> None:
     running = {task["task_id"]: (task, process) for process in processes for task in process["executing"]}
-    waiting = {wait["task_id"]: wait for process in processes for wait in process["waits"] if wait["task_id"]}
+    # A coroutine that awaits runs, as in Ray.
+    waits = [wait for process in processes for wait in process["waits"] if not wait["is_await"]]
+    waiting = {wait["task_id"]: wait for wait in waits if wait["task_id"]}
     answered = {process["process"]["worker_id"] for process in processes}
     for owner in processes:
         for task in owner["tasks"]:
             key = (task["task_id"], task["attempt_number"])
-            if key in rows or task["type"] == "PLACEMENT_GROUP":
+            if key in rows or task["type"] == "PLACEMENT_GROUP" or task["unlisted"]:
                 continue
             worker, state, start, created = task["worker"], task["state"], None, task["submitted_us"] / 1000
             if task["task_id"] in running:
@@ -251,10 +268,11 @@ def _add_unfinished(rows: dict[tuple[str, int], common.TaskState], processes: li
 
 
 def _add_creations(rows: dict[tuple[str, int], common.TaskState], actors: list[dict[str, Any]]) -> None:
-    """Of actors whose constructor has ended: the control store knows them, and not when that was."""
+    """Of actors whose constructor has ended, and whose process could not say when: the control store knows them."""
+    told = {task_id for task_id, _ in rows}
     for actor in actors:
-        task_id = actor["actor_id"][:16] + actor["actor_id"]
-        if actor["state"] < 2 or (task_id, 0) in rows:
+        task_id = _creation_of(actor["actor_id"])
+        if actor["state"] < 2 or actor["unlisted"] or task_id in told:
             continue
         failed = actor["state"] == 4 and actor["death_cause"] in _FAILED_CREATION
         rows[task_id, 0] = _task(
@@ -270,6 +288,7 @@ def _add_creations(rows: dict[tuple[str, int], common.TaskState], actors: list[d
             worker_id=actor["worker_id"],
             worker_pid=actor["pid"],
             error_type="ACTOR_CREATION_FAILED" if failed else None,
+            creation_time_ms=actor["created_us"] / 1000 or None,
             error_message=actor["death_message"] if failed else None,
         )
 
@@ -385,6 +404,22 @@ def _placement_groups(source: Source) -> list[Any]:
     ]
 
 
+def _runtime_envs(source: Source) -> list[Any]:
+    described = source.observer.describe_processes(tasks=False, environments=True)
+    return [
+        common.RuntimeEnvState(
+            runtime_env=json.loads(row["text"] or "{}"),
+            success={_ENV_MADE: True, _ENV_FAILED: False}.get(row["state"]),
+            creation_time_ms=row["since_us"] / 1000,
+            node_id=row["node_id"],
+            job_id=row["job_id"],
+            ref_cnt=row["workers"],
+            error=row["error"] or None,
+        )
+        for row in described["environments"]
+    ]
+
+
 def _cluster_events(source: Source) -> list[Any]:
     rows = []
     for worker in source.observer.dead_workers():
@@ -413,6 +448,7 @@ KINDS: dict[str, tuple[type[common.StateSchema], Callable[[Source], list[Any]]]]
     "nodes": (common.NodeState, _nodes),
     "objects": (common.ObjectState, _objects),
     "placement-groups": (common.PlacementGroupState, _placement_groups),
+    "runtime-envs": (common.RuntimeEnvState, _runtime_envs),
     "tasks": (common.TaskState, _tasks),
     "workers": (common.WorkerState, _workers),
 }

@@ -19,6 +19,7 @@ from ray_rs.util.state.common import (
     NodeState,
     ObjectState,
     PlacementGroupState,
+    RuntimeEnvState,
     StateSchema,
     TaskState,
     WorkerState,
@@ -39,6 +40,7 @@ __all__ = [
     "list_nodes",
     "list_objects",
     "list_placement_groups",
+    "list_runtime_envs",
     "list_tasks",
     "list_workers",
     "summarize_actors",
@@ -276,6 +278,11 @@ list_objects = _lister(
 list_workers = _lister("workers", WorkerState, "Lists drivers and workers, also those that have ended.")
 list_jobs = _lister("jobs", JobState, "Lists jobs.")
 list_placement_groups = _lister("placement-groups", PlacementGroupState, "Lists placement groups.")
+list_runtime_envs = _lister(
+    "runtime-envs",
+    RuntimeEnvState,
+    "Lists runtime environments: the jobs' own, and those of tasks and actors; whether they could be made.",
+)
 list_cluster_events = _lister(
     "cluster-events", ClusterEventState, "Lists what went wrong: ends of processes that nobody asked for."
 )

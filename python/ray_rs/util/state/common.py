@@ -16,6 +16,7 @@ __all__ = [
     "NodeState",
     "ObjectState",
     "PlacementGroupState",
+    "RuntimeEnvState",
     "StateSchema",
     "TaskState",
     "WorkerState",
@@ -200,6 +201,22 @@ class PlacementGroupState(StateSchema):
     bundles: list[dict[str, Any]] | None = dataclasses.field(default=None, metadata=_DETAIL)
     is_detached: bool | None = dataclasses.field(default=None, metadata=_DETAIL)
     stats: dict[str, Any] | None = dataclasses.field(default=None, metadata=_DETAIL)
+
+
+@dataclasses.dataclass
+class RuntimeEnvState(StateSchema):
+    """A runtime environment of a job on a node: the job's own, or one of its tasks and actors.
+
+    `success` is None until it was made. `ref_cnt` counts the worker processes that have it.
+    """
+
+    runtime_env: dict[str, Any]
+    success: bool | None
+    creation_time_ms: float | None
+    node_id: str
+    job_id: str | None = None
+    ref_cnt: int | None = dataclasses.field(default=None, metadata=_DETAIL)
+    error: str | None = dataclasses.field(default=None, metadata=_DETAIL)
 
 
 @dataclasses.dataclass

@@ -7,12 +7,13 @@ use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
-use ray_rs_core_worker::{ExecTask, Next};
+use ray_rs_core_worker::{ActorStart, ExecTask, Next};
 use rustc_hash::FxHashMap;
 
 use super::callee::{Callable, is_coroutine};
 use super::context::{self, TaskContext};
 use super::run::Ended;
+use super::sync::Started;
 use super::{Executor, Exit, exit_of};
 use crate::{gil, imports};
 
@@ -28,6 +29,8 @@ struct Group {
 }
 
 struct State {
+    /// The constructor has returned: calls may begin.
+    constructed: bool,
     groups: Vec<Group>,
     /// The loop's thread is about to sleep, and new calls write the eventfd.
     armed: bool,
@@ -65,8 +68,31 @@ pub fn cancel(unique: u64) {
     });
 }
 
-pub fn run(py: Python<'_>, executor: &Arc<Executor>, limit: usize, groups: &[(String, u32)]) -> PyResult<Exit> {
-    context::this_thread_runs_a_loop();
+/// The calls that run and can't go on by themselves, by their numbers, each with the futures that it needs all of.
+pub fn awaiting(py: Python<'_>) -> PyResult<Vec<(u64, Vec<Py<PyAny>>)>> {
+    let Some(engine) = ENGINE.get(py).map(Py::get) else {
+        return Ok(Vec::new());
+    };
+    // Cloned under the lock, which runs nothing of Python's.
+    let calls: Vec<(u64, Py<PyAny>)> = (engine.calls.lock().iter())
+        .map(|(unique, task)| (*unique, task.clone_ref(py)))
+        .collect();
+    if calls.is_empty() {
+        return Ok(Vec::new());
+    }
+    imports::AWAITED
+        .get(py)?
+        .call1((calls, engine.event_loop(py)))?
+        .extract()
+}
+
+/// Makes the loop, on which `construct` and then `run` go on.
+pub fn make<'py>(
+    py: Python<'py>,
+    executor: &Arc<Executor>,
+    limit: usize,
+    groups: &[(String, u32)],
+) -> PyResult<Bound<'py, AsyncEngine>> {
     let group = |name: Option<&str>, limit: usize| Group {
         name: name.map(str::to_owned),
         running: 0,
@@ -77,6 +103,7 @@ pub fn run(py: Python<'_>, executor: &Arc<Executor>, limit: usize, groups: &[(St
     let engine = AsyncEngine {
         executor: Arc::clone(executor),
         state: Mutex::new(State {
+            constructed: false,
             groups: all,
             armed: false,
             exit: None,
@@ -86,8 +113,55 @@ pub fn run(py: Python<'_>, executor: &Arc<Executor>, limit: usize, groups: &[(St
         calls: Mutex::default(),
     };
     let engine = Bound::new(py, engine)?;
+    let event_loop = imports::MAKE_ASYNC_LOOP.get(py)?.call1((&engine,))?;
+    let ended = event_loop.call_method0("create_future")?.unbind();
+    let _ = engine.get().event_loop.set(py, event_loop.unbind());
+    let _ = engine.get().ended.set(py, ended);
     let _ = ENGINE.set(py, engine.clone().unbind());
-    let outcome = imports::RUN_ASYNC_LOOP.get(py)?.call1((&engine,));
+    Ok(engine)
+}
+
+/// Runs the constructor where asyncio's tasks can be created.
+pub fn construct(engine: &Bound<'_, AsyncEngine>, start: ActorStart) -> PyResult<Started> {
+    let py = engine.py();
+    let construction = Construction {
+        executor: Arc::clone(&engine.get().executor),
+        start: Mutex::new(Some(start)),
+        outcome: Mutex::new(Started::Failed),
+    };
+    let construction = Bound::new(py, construction)?;
+    (imports::CONSTRUCT_ON_LOOP.get(py)?).call1((engine.get().event_loop(py), &construction))?;
+    let outcome = *construction.get().outcome.lock();
+    Ok(outcome)
+}
+
+/// A constructor that the loop is to run.
+#[pyclass(frozen, module = "ray_rs._core")]
+struct Construction {
+    executor: Arc<Executor>,
+    start: Mutex<Option<ActorStart>>,
+    outcome: Mutex<Started>,
+}
+
+#[pymethods]
+impl Construction {
+    fn __call__(&self, py: Python<'_>) {
+        let start = self.start.lock().take();
+        if let Some(start) = start {
+            let outcome = self.executor.start_actor(py, start);
+            *self.outcome.lock() = outcome;
+        }
+    }
+}
+
+pub fn run(engine: &Bound<'_, AsyncEngine>) -> PyResult<Exit> {
+    let (py, executor) = (engine.py(), &engine.get().executor);
+    context::this_thread_runs_a_loop();
+    engine.get().state.lock().constructed = true;
+    let ended = engine.get().ended.get(py).map(|ended| ended.clone_ref(py));
+    let outcome = imports::RUN_ASYNC_LOOP
+        .get(py)?
+        .call1((engine.get().event_loop(py), ended));
     if let Some(exit) = engine.get().state.lock().exit.clone() {
         return Ok(exit);
     }
@@ -108,14 +182,6 @@ pub fn run(py: Python<'_>, executor: &Arc<Executor>, limit: usize, groups: &[(St
 
 #[pymethods]
 impl AsyncEngine {
-    /// Before anything else. Gives the future that is done when the loop is to end.
-    fn attach(&self, py: Python<'_>, event_loop: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-        let _ = self.event_loop.set(py, event_loop.clone().unbind());
-        let ended = event_loop.call_method0("create_future")?.unbind();
-        let _ = self.ended.set(py, ended.clone_ref(py));
-        Ok(ended)
-    }
-
     #[getter]
     fn eventfd(&self) -> i32 {
         self.executor.core.exec_eventfd()
@@ -155,14 +221,14 @@ impl AsyncEngine {
 impl AsyncEngine {
     fn takes_calls(&self) -> bool {
         let state = self.state.lock();
-        state.exit.is_none() && state.groups.iter().any(|group| group.running < group.limit)
+        state.constructed && state.exit.is_none() && state.groups.iter().any(|group| group.running < group.limit)
     }
 
     /// The next call of any group that has room for one.
     fn next_call(&self) -> Option<Next> {
         let open: Vec<Option<String>> = {
             let state = self.state.lock();
-            if state.exit.is_some() {
+            if state.exit.is_some() || !state.constructed {
                 return None;
             }
             let open = state.groups.iter().filter(|group| group.running < group.limit);
@@ -240,7 +306,7 @@ impl AsyncEngine {
     fn event_loop<'py>(&self, py: Python<'py>) -> &Bound<'py, PyAny> {
         self.event_loop
             .get(py)
-            .expect("the loop attaches itself before it runs")
+            .expect("the loop is made with the engine")
             .bind(py)
     }
 

@@ -116,7 +116,8 @@ impl Executor {
         };
         drop(value);
         let exit = self.count_run(&task);
-        self.core.finish(*task, TaskStatus::Finished, returns, exit.is_some());
+        self.core
+            .finish(*task, TaskStatus::Finished, returns, String::new(), exit.is_some());
         exit
     }
 
@@ -201,7 +202,8 @@ impl Executor {
         if let Some(exit) = self.exit_of_error(py, &error) {
             if exit.code == 0 && self.hosted.get().is_some() {
                 py.detach(|| self.core.actor_exiting(exit.reason.clone()));
-                self.core.finish(*task, TaskStatus::ActorExited, Vec::new(), true);
+                let text = exit.reason.clone();
+                self.core.finish(*task, TaskStatus::ActorExited, Vec::new(), text, true);
             }
             // Else nobody is told: the caller learns of the process's end, as of any other.
             return Some(exit);
@@ -211,9 +213,10 @@ impl Executor {
             true => TaskStatus::FailedRetryable,
             false => TaskStatus::Failed,
         };
+        let text = error.to_string();
         let returns = self.encode_error(py, &task.callee.name, error, from_argument, task.num_returns);
         let exit = self.count_run(&task);
-        self.core.finish(*task, status, returns, exit.is_some());
+        self.core.finish(*task, status, returns, text, exit.is_some());
         exit
     }
 

@@ -32,11 +32,19 @@ pub fn run(py: Python<'_>, executor: &Arc<Executor>) -> PyResult<Exit> {
                 let groups = start.groups.clone();
                 let idle = format!("ray::{}", start.class_name);
                 appearance.title.show(&format!("{idle}.__init__()"));
+                if is_async {
+                    let engine = asyncio::make(py, executor, max_concurrency, &groups)?;
+                    let started = asyncio::construct(&engine, *start)?;
+                    appearance.title.set_idle(idle);
+                    return match started {
+                        Started::Failed => wait_for_the_end(py, executor),
+                        Started::Running => asyncio::run(&engine),
+                    };
+                }
                 let started = executor.start_actor(py, *start);
                 appearance.title.set_idle(idle);
                 match started {
                     Started::Failed => return wait_for_the_end(py, executor),
-                    Started::Running if is_async => return asyncio::run(py, executor, max_concurrency, &groups),
                     Started::Running if max_concurrency > 1 || !groups.is_empty() => {
                         return threaded::run(py, executor, max_concurrency, &groups);
                     }
@@ -110,13 +118,14 @@ fn wait_for_the_end(py: Python<'_>, executor: &Executor) -> PyResult<Exit> {
     }
 }
 
-enum Started {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Started {
     Running,
     Failed,
 }
 
 impl Executor {
-    fn start_actor(&self, py: Python<'_>, start: ActorStart) -> Started {
+    pub fn start_actor(&self, py: Python<'_>, start: ActorStart) -> Started {
         let class_name = start.class_name.clone();
         let error = match self.construct(py, start) {
             Ok(()) => {

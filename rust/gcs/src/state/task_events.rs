@@ -11,11 +11,14 @@ use super::State;
 
 /// Older events make room for newer ones, whole batches at a time.
 pub(super) const MAX_EVENTS: usize = 100_000;
+/// Bytes of what errors said: older events lose theirs.
+const MAX_TEXT_BYTES: usize = 16 << 20;
 
 #[derive(Debug, Default)]
 pub(super) struct TaskEventLog {
     batches: VecDeque<TaskEvents>,
     events: usize,
+    text_bytes: usize,
     /// Events that were dropped, here or before they came here.
     dropped: u64,
 }
@@ -42,12 +45,25 @@ impl TaskEventLog {
         if batch.name_of.iter().any(|index| *index as usize >= batch.names.len()) {
             return Err(Status::invalid_argument("an event has no name"));
         }
+        let bad_text = |index: &u32| *index as usize > batch.texts.len();
+        if !(batch.text_of.is_empty() || batch.text_of.len() == count) || batch.text_of.iter().any(bad_text) {
+            return Err(Status::invalid_argument("an event has no such text"));
+        }
         self.dropped += batch.dropped;
         self.events += count;
+        self.text_bytes += text_bytes(&batch);
         self.batches.push_back(batch);
+        let mut older = self.batches.iter_mut();
+        while self.text_bytes > MAX_TEXT_BYTES
+            && let Some(batch) = older.next()
+        {
+            self.text_bytes -= text_bytes(batch);
+            (batch.texts, batch.text_of) = (Vec::new(), Vec::new());
+        }
         while self.events > MAX_EVENTS {
             let oldest = self.batches.pop_front().expect("there are events");
             self.events -= oldest.task_unique.len();
+            self.text_bytes -= text_bytes(&oldest);
             self.dropped += oldest.task_unique.len() as u64;
         }
         Ok(())
@@ -59,6 +75,10 @@ impl TaskEventLog {
             dropped: self.dropped,
         }
     }
+}
+
+fn text_bytes(batch: &TaskEvents) -> usize {
+    batch.texts.iter().map(String::len).sum()
 }
 
 impl State {
@@ -94,6 +114,8 @@ mod tests {
             attempts: vec![0; count],
             submitted_us: vec![1; count],
             node_id: vec![9; 28],
+            texts: Vec::new(),
+            text_of: Vec::new(),
         }
     }
 
@@ -115,5 +137,28 @@ mod tests {
             .is_err()
         );
         assert!(log.add(batch(1, &["f"], &[1])).is_err());
+        let crooked = TaskEvents {
+            texts: vec!["no".to_owned()],
+            text_of: vec![2],
+            ..batch(1, &["f"], &[0])
+        };
+        assert!(log.add(crooked).is_err());
+    }
+
+    #[test]
+    fn the_oldest_lose_their_texts_first() {
+        let mut log = TaskEventLog::default();
+        let text = "x".repeat(MAX_TEXT_BYTES / 2);
+        for _ in 0..3 {
+            let told = TaskEvents {
+                texts: vec![text.clone()],
+                text_of: vec![1],
+                ..batch(1, &["f"], &[0])
+            };
+            log.add(told).expect("good");
+        }
+        let kept: Vec<usize> = log.all().batches.iter().map(|batch| batch.text_of.len()).collect();
+        assert_eq!(kept, [0, 1, 1]);
+        assert_eq!(log.text_bytes, MAX_TEXT_BYTES);
     }
 }

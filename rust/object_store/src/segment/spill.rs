@@ -375,6 +375,12 @@ impl std::fmt::Debug for Restore {
 }
 
 impl Restore {
+    /// Of the object.
+    #[must_use]
+    pub fn length_bytes(&self) -> u64 {
+        self.len
+    }
+
     /// Makes the pages, on any thread. False when there is no memory for them.
     #[must_use]
     pub fn reserve_pages(&mut self) -> bool {
