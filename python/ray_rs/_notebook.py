@@ -1,10 +1,17 @@
-"""What a notebook shows of references, handles and the session: tables, made without waiting."""
+"""What a notebook shows of references, handles and the session: tables, made without waiting; and that what tasks of a
+cell have printed stands under it."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
-__all__ = ["handle_as_html", "html_table", "ref_as_html"]
+from ray_rs import _core, _logs
+
+__all__ = ["handle_as_html", "html_table", "ref_as_html", "watch_cells"]
+
+# Seconds at the end of a cell for lines that workers have printed: usually a few milliseconds.
+_LAST_LINES = 0.5
 
 
 def ref_as_html(self: Any) -> str:
@@ -38,3 +45,17 @@ def html_table(rows: dict[str, str]) -> str:
         for name, value in rows.items()
     )
     return f"<table>{cells}</table>"
+
+
+def watch_cells() -> None:
+    """In IPython, shows at the end of each cell what was printed till then, and what was held back of it."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    if shell is not None and _after_cell not in shell.events.callbacks["post_run_cell"]:
+        shell.events.register("post_run_cell", _after_cell)
+
+
+def _after_cell(_result: Any = None) -> None:
+    if _core.is_initialized():
+        _core.flush_logs(_LAST_LINES)
+        _logs.flush()

@@ -490,6 +490,7 @@ def _connect(session: dict[str, Any], config: dict[str, Any], *, started_here: b
     from ray_rs import _reloads
 
     _reloads.watch()
+    _notebook.watch_cells()
     atexit.register(_at_exit)
     _processes.exit_on_sigterm()
 
