@@ -16,11 +16,12 @@
 //! * `SCH-4` GPU indices are distinct, and shares of one index never exceed it.
 //! * `SCH-5` what is in a bundle of a placement group is served from it alone, and ends before the bundle does.
 //!
-//! Beside it stand the decisions about many nodes: [`policy`] chooses nodes for requests and for bundles, and
-//! [`placement_group`] is the control store's table of groups. Deliberately absent: the way of a request to another
-//! node (what does not fit here waits here), what an environment consists of.
+//! Beside it stand the decisions about many nodes: [`policy`] chooses nodes for requests and for bundles,
+//! [`placement_group`] is the control store's table of groups, and [`bottom_up`] decides when a request leaves its node, and
+//! which other serves it. Deliberately absent: what an environment consists of.
 
 mod admission;
+pub mod bottom_up;
 mod bundles;
 mod effect;
 mod event;

@@ -22,8 +22,9 @@ impl Quantity {
     }
 }
 
-/// Amounts by resource name; a name that is absent stands for zero, and no zero is stored.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+/// Amounts by resource name; a name that is absent stands for zero, and no zero is stored. Its order means nothing, but is
+/// always the same.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct ResourceSet(BTreeMap<String, Quantity>);
 
 /// The resource that a running task holds while it computes and gives back while it waits.
@@ -70,14 +71,23 @@ impl ResourceSet {
 
     pub fn add(&mut self, other: &Self) {
         for (name, amount) in other.iter() {
-            self.set(name, Quantity(self.get(name).0 + amount.0));
+            self.change(name, amount.0);
         }
     }
 
     /// Subtracts; amounts may go below zero (over-subscription by a worker that woke from a blocking call).
     pub fn subtract(&mut self, other: &Self) {
         for (name, amount) in other.iter() {
-            self.set(name, Quantity(self.get(name).0 - amount.0));
+            self.change(name, -amount.0);
+        }
+    }
+
+    /// Makes no new string where the name stays.
+    fn change(&mut self, name: &str, by: i64) {
+        match self.0.get_mut(name) {
+            Some(amount) if amount.0 + by != 0 => amount.0 += by,
+            Some(_) => drop(self.0.remove(name)),
+            None => self.set(name, Quantity(by)),
         }
     }
 }

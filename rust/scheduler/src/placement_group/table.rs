@@ -111,7 +111,7 @@ impl GroupTable {
                 self.place_pending(effects);
             }
             Event::NodeUse { node, in_use } => {
-                if self.nodes.uses(node, in_use) {
+                if self.nodes.uses(node, in_use) && self.could_help(node) {
                     self.place_pending(effects);
                 }
             }
@@ -178,7 +178,7 @@ impl GroupTable {
     pub fn is_feasible(&self, group: PlacementGroupId) -> bool {
         self.groups
             .get(&group)
-            .is_some_and(|entry| bundle::is_feasible(entry.facts.strategy, &entry.facts.bundles, &self.nodes.views()))
+            .is_some_and(|entry| bundle::is_feasible(entry.facts.strategy, &entry.facts.bundles, self.nodes.views()))
     }
 
     /// Recounts what is kept twice.
@@ -257,6 +257,12 @@ impl GroupTable {
         }
     }
 
+    /// Whether what that node has free now could be of use to one that waits: every node is heard of many times a second.
+    fn could_help(&self, node: NodeId) -> bool {
+        let mut pending = self.pending.iter();
+        pending.any(|group| self.nodes.takes_one_of(node, &self.groups[group].facts.bundles))
+    }
+
     /// Tries all that wait, in their order; of equal ones that can't be placed only the first.
     fn place_pending(&mut self, effects: &mut Vec<Effect>) {
         let mut in_vain: Vec<PlacementGroupId> = Vec::new();
@@ -278,12 +284,23 @@ impl GroupTable {
 
     /// Begins an attempt if there is room, by what is known; the caller keeps the queue.
     fn try_to_place(&mut self, group: PlacementGroupId, effects: &mut Vec<Effect>) -> bool {
-        let views = self.nodes.views();
         let entry = self.groups.get_mut(&group).expect("callers have looked it up");
         let facts = &entry.facts;
-        let Some(nodes) = bundle::place(facts.strategy, &facts.bundles, &entry.placed, &views, facts.wish) else {
-            return false;
+        // Whoever has bundles already, or names a node, is not served by just any nodes.
+        let is_free = facts.wish.is_none() && entry.placed.iter().all(Option::is_none);
+        let some = if is_free {
+            self.nodes.some_views(&facts.bundles)
+        } else {
+            None
         };
+        let found = some
+            .and_then(|views| bundle::place(facts.strategy, &facts.bundles, &entry.placed, views, None))
+            .filter(|nodes| bundle::is_as_wished(facts.strategy, nodes));
+        let found = found.or_else(|| {
+            let all = self.nodes.views();
+            bundle::place(facts.strategy, &facts.bundles, &entry.placed, all, facts.wish)
+        });
+        let Some(nodes) = found else { return false };
         self.attempts = self.attempts.wrapping_add(1);
         let mut bundles: BTreeMap<NodeId, Vec<u32>> = BTreeMap::new();
         for (index, node) in nodes.into_iter().enumerate() {

@@ -461,3 +461,50 @@ proptest! {
         prop_assert_eq!(world.held_bundles(), 0);
     }
 }
+
+/// Of many nodes only some are compared; all the same each group keeps its strategy, and the last processor is given away.
+#[test]
+fn a_thousand_nodes_are_filled_to_the_last() {
+    let numbered = |number: u32| {
+        let mut id = [0; 28];
+        id[..4].copy_from_slice(&number.to_be_bytes());
+        NodeId(id)
+    };
+    let (mut table, mut effects) = (GroupTable::default(), Vec::new());
+    for number in 0..1_000 {
+        let came = Event::NodeCame {
+            node: numbered(number),
+            total: cpus(4.0),
+            labels: BTreeMap::new(),
+            held: Vec::new(),
+        };
+        table.on_event(came, &mut effects);
+    }
+    let mut place = |number, strategy| {
+        let wanted = Event::Wanted {
+            group: group(number),
+            facts: facts(strategy, &[2.0; 4]),
+        };
+        effects.clear();
+        table.on_event(wanted, &mut effects);
+        let bundles = effects.iter().filter_map(|effect| match effect {
+            Effect::Prepare { bundles, .. } => Some(bundles.len()),
+            _ => None,
+        });
+        bundles.collect::<Vec<usize>>()
+    };
+    assert_eq!(place(1_000, GroupStrategy::StrictPack), [], "no node takes it");
+    for number in 0..500 {
+        let (strategy, expected) = match number % 4 {
+            0 => (GroupStrategy::Spread, vec![1; 4]),
+            1 => (GroupStrategy::StrictSpread, vec![1; 4]),
+            _ => (GroupStrategy::Pack, vec![2; 2]),
+        };
+        let bundles = place(number, strategy);
+        // Towards the end there are not as many nodes as it would like.
+        let is_late = number > 400 && bundles.iter().sum::<usize>() == 4;
+        assert!(bundles == expected || is_late, "{number}: {bundles:?}");
+    }
+    assert_eq!(place(501, GroupStrategy::Pack), []);
+    table.check_invariants();
+}

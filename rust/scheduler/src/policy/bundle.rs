@@ -6,6 +6,7 @@
 
 use ray_rs_types::placing::{GroupStrategy, LabelRule};
 use ray_rs_types::{NodeId, Quantity, ResourceSet};
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{NodeView, labels};
 
@@ -19,59 +20,101 @@ pub struct BundleSpec {
 
 /// A node for each bundle; `None` when there is none for some now. `placed`: what has its node already (the nodes'
 /// `available` is without that). `wish`: the node that a STRICT_PACK goes to if it can.
-pub fn place(
+pub fn place<'a>(
     strategy: GroupStrategy,
-    bundles: &[BundleSpec],
+    bundles: &'a [BundleSpec],
     placed: &[Option<NodeId>],
-    nodes: &[NodeView],
+    nodes: impl IntoIterator<Item = &'a NodeView>,
     wish: Option<NodeId>,
 ) -> Option<Vec<NodeId>> {
-    let mut nodes = nodes.to_vec();
-    nodes.sort_by_key(|view| view.node);
-    let mut plan = Plan {
-        bundles,
-        placed: placed.to_vec(),
-        nodes,
-    };
-    plan.placed.resize(bundles.len(), None);
-    let found = match strategy {
-        GroupStrategy::StrictPack => plan.on_one_node(wish),
-        GroupStrategy::Pack => plan.on_one_node(None) || plan.on_few_nodes(),
-        GroupStrategy::Spread => plan.on_many_nodes(),
-        GroupStrategy::StrictSpread => plan.on_distinct_nodes(),
-    };
-    found.then(|| plan.placed.into_iter().flatten().collect())
+    Plan::new(bundles, placed, nodes, false).find(strategy, wish)
 }
 
 /// Whether the group could be placed if all nodes were empty.
-pub fn is_feasible(strategy: GroupStrategy, bundles: &[BundleSpec], nodes: &[NodeView]) -> bool {
-    let empty: Vec<NodeView> = nodes
-        .iter()
-        .map(|view| NodeView {
-            available: view.total.clone(),
-            ..view.clone()
-        })
-        .collect();
-    place(strategy, bundles, &[], &empty, None).is_some()
+pub fn is_feasible<'a>(
+    strategy: GroupStrategy,
+    bundles: &'a [BundleSpec],
+    nodes: impl IntoIterator<Item = &'a NodeView>,
+) -> bool {
+    Plan::new(bundles, &[], nodes, true).find(strategy, None).is_some()
+}
+
+/// Whether no other nodes could keep the strategy better.
+pub fn is_as_wished(strategy: GroupStrategy, nodes: &[NodeId]) -> bool {
+    let distinct = nodes.iter().collect::<FxHashSet<_>>().len();
+    match strategy {
+        GroupStrategy::Pack | GroupStrategy::StrictPack => distinct == 1,
+        GroupStrategy::Spread | GroupStrategy::StrictSpread => distinct == nodes.len(),
+    }
 }
 
 struct Plan<'a> {
     bundles: &'a [BundleSpec],
     placed: Vec<Option<NodeId>>,
-    /// In the order of their ids; what is placed is taken from what is available.
-    nodes: Vec<NodeView>,
+    /// In the order of their ids.
+    nodes: Vec<&'a NodeView>,
+    /// They count as if nothing ran there.
+    are_empty: bool,
+    /// What is free of those to which this plan gives something.
+    left: FxHashMap<usize, ResourceSet>,
+    /// Bundles of the group on each.
+    used: Vec<usize>,
 }
 
-impl Plan<'_> {
+impl<'a> Plan<'a> {
+    fn new(
+        bundles: &'a [BundleSpec],
+        placed: &[Option<NodeId>],
+        nodes: impl IntoIterator<Item = &'a NodeView>,
+        are_empty: bool,
+    ) -> Self {
+        let mut nodes: Vec<&NodeView> = nodes.into_iter().collect();
+        nodes.sort_by_key(|view| view.node);
+        let mut used = vec![0; nodes.len()];
+        for node in placed.iter().flatten() {
+            if let Ok(at) = nodes.binary_search_by_key(node, |view| view.node) {
+                used[at] += 1;
+            }
+        }
+        let mut placed = placed.to_vec();
+        placed.resize(bundles.len(), None);
+        Self {
+            bundles,
+            placed,
+            nodes,
+            are_empty,
+            left: FxHashMap::default(),
+            used,
+        }
+    }
+
+    fn find(mut self, strategy: GroupStrategy, wish: Option<NodeId>) -> Option<Vec<NodeId>> {
+        let found = match strategy {
+            GroupStrategy::StrictPack => self.on_one_node(wish),
+            GroupStrategy::Pack => self.on_one_node(None) || self.on_few_nodes(),
+            GroupStrategy::Spread => self.on_many_nodes(),
+            GroupStrategy::StrictSpread => self.on_distinct_nodes(),
+        };
+        found.then(|| self.placed.into_iter().flatten().collect())
+    }
+
+    fn free(&self, node: usize) -> &ResourceSet {
+        let view = self.nodes[node];
+        let before = if self.are_empty { &view.total } else { &view.available };
+        self.left.get(&node).unwrap_or(before)
+    }
+
     fn can_take(&self, node: usize, bundle: usize) -> bool {
-        let (view, spec) = (&self.nodes[node], &self.bundles[bundle]);
-        labels::meets(view, &spec.labels) && view.fits(&spec.resources)
+        let spec = &self.bundles[bundle];
+        self.free(node).covers(&spec.resources) && labels::meets(self.nodes[node], &spec.labels)
     }
 
     fn put(&mut self, bundle: usize, node: usize) {
-        let view = &mut self.nodes[node];
-        view.available.subtract(&self.bundles[bundle].resources);
-        self.placed[bundle] = Some(view.node);
+        let mut free = self.free(node).clone();
+        free.subtract(&self.bundles[bundle].resources);
+        self.left.insert(node, free);
+        self.used[node] += 1;
+        self.placed[bundle] = Some(self.nodes[node].node);
     }
 
     /// Not placed yet, the largest first.
@@ -83,30 +126,20 @@ impl Plan<'_> {
         missing
     }
 
-    fn used(&self, node: usize) -> usize {
-        let id = Some(self.nodes[node].node);
-        self.placed.iter().filter(|placed| **placed == id).count()
-    }
-
     fn on_one_node(&mut self, wish: Option<NodeId>) -> bool {
         let missing = self.missing();
         let mut sum = ResourceSet::new();
         missing.iter().for_each(|at| sum.add(&self.bundles[*at].resources));
         let bound = self.placed.iter().flatten().next().copied();
         let possible = |plan: &Self, node: usize| {
-            let view = &plan.nodes[node];
+            let view = plan.nodes[node];
             bound.is_none_or(|bound| bound == view.node)
-                && view.fits(&sum)
+                && plan.free(node).covers(&sum)
                 && missing.iter().all(|at| labels::meets(view, &plan.bundles[*at].labels))
         };
         let best = (0..self.nodes.len())
             .filter(|node| possible(self, *node))
-            .min_by_key(|node| {
-                (
-                    Some(self.nodes[*node].node) != wish,
-                    left_over(&self.nodes[*node], &sum),
-                )
-            });
+            .min_by_key(|node| (Some(self.nodes[*node].node) != wish, left_over(self.free(*node), &sum)));
         let Some(node) = best else { return false };
         missing.into_iter().for_each(|at| self.put(at, node));
         true
@@ -120,12 +153,16 @@ impl Plan<'_> {
                 return true;
             }
             let load = |plan: &Self, node: usize| {
-                let mut view = plan.nodes[node].clone();
                 let mut taken = Vec::new();
-                for at in &missing {
+                // Most that are full take nothing, and cost nothing more.
+                let Some(first) = missing.iter().position(|at| plan.can_take(node, *at)) else {
+                    return taken;
+                };
+                let mut free = plan.free(node).clone();
+                for at in &missing[first..] {
                     let spec = &plan.bundles[*at];
-                    if labels::meets(&view, &spec.labels) && view.fits(&spec.resources) {
-                        view.available.subtract(&spec.resources);
+                    if free.covers(&spec.resources) && labels::meets(plan.nodes[node], &spec.labels) {
+                        free.subtract(&spec.resources);
                         taken.push(*at);
                     }
                 }
@@ -135,7 +172,7 @@ impl Plan<'_> {
                 .map(|node| (load(self, node), node))
                 .filter(|(taken, _)| !taken.is_empty())
                 // A node that the group has already is as good as none more; of equals the first.
-                .max_by_key(|(taken, node)| (self.used(*node) > 0, taken.len(), std::cmp::Reverse(*node)));
+                .max_by_key(|(taken, node)| (self.used[*node] > 0, taken.len(), std::cmp::Reverse(*node)));
             let Some((taken, node)) = best else { return false };
             taken.into_iter().for_each(|at| self.put(at, node));
         }
@@ -148,8 +185,8 @@ impl Plan<'_> {
             let best = (0..self.nodes.len())
                 .filter(|node| self.can_take(*node, at))
                 .min_by_key(|node| {
-                    let left = left_over(&self.nodes[*node], resources);
-                    (self.used(*node), std::cmp::Reverse(left), *node)
+                    let left = left_over(self.free(*node), resources);
+                    (self.used[*node], std::cmp::Reverse(left), *node)
                 });
             let Some(node) = best else { return false };
             self.put(at, node);
@@ -161,7 +198,7 @@ impl Plan<'_> {
     fn on_distinct_nodes(&mut self) -> bool {
         let missing = self.missing();
         let mut holder: Vec<Option<usize>> = vec![None; self.nodes.len()];
-        let taken: Vec<bool> = (0..self.nodes.len()).map(|node| self.used(node) > 0).collect();
+        let taken: Vec<bool> = self.used.iter().map(|used| *used > 0).collect();
         for at in &missing {
             let mut seen = taken.clone();
             if !self.find_node(*at, &mut holder, &mut seen) {
@@ -206,9 +243,9 @@ fn size(resources: &ResourceSet) -> (usize, i64) {
 }
 
 /// What the node would have left of the resources that are asked for, and then of all others.
-fn left_over(view: &NodeView, demand: &ResourceSet) -> (i64, usize) {
-    let left = |(name, amount): (&str, Quantity)| view.available.get(name).0 - amount.0;
-    (demand.iter().map(left).sum(), view.available.iter().count())
+fn left_over(free: &ResourceSet, demand: &ResourceSet) -> (i64, usize) {
+    let left = |(name, amount): (&str, Quantity)| free.get(name).0 - amount.0;
+    (demand.iter().map(left).sum(), free.iter().count())
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Rules on the labels of nodes.
 
+use std::collections::BTreeMap;
+
 use ray_rs_types::ResourceSet;
 use ray_rs_types::placing::{LabelRule, LabelTest};
 
@@ -7,7 +9,12 @@ use super::NodeView;
 
 /// Whether the node meets every one of the rules.
 pub fn meets(view: &NodeView, rules: &[LabelRule]) -> bool {
-    rules.iter().all(|rule| rule.is_met_by(view.labels.get(&rule.key)))
+    are_met(&view.labels, rules)
+}
+
+/// Whether a node with these labels would.
+pub fn are_met(labels: &BTreeMap<String, String>, rules: &[LabelRule]) -> bool {
+    rules.iter().all(|rule| rule.is_met_by(labels.get(&rule.key)))
 }
 
 /// The nodes of the first selector that some node could serve; all when there is no selector.

@@ -7,7 +7,7 @@
 pub mod bundle;
 mod hybrid;
 pub mod labels;
-mod node_affinity;
+pub(crate) mod node_affinity;
 mod node_label;
 mod spread;
 

@@ -5,14 +5,14 @@ use ray_rs_types::{NodeId, ResourceSet};
 use super::{Choice, NodeView, hybrid};
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wish {
+pub(crate) struct Wish {
     pub node: NodeId,
     pub soft: bool,
     pub spill_on_unavailable: bool,
     pub fail_on_unavailable: bool,
 }
 
-pub(super) fn choose(nodes: &[&NodeView], local: Option<NodeId>, wish: Wish, demand: &ResourceSet) -> Choice {
+pub(crate) fn choose(nodes: &[&NodeView], local: Option<NodeId>, wish: Wish, demand: &ResourceSet) -> Choice {
     let named = nodes.iter().find(|view| view.node == wish.node);
     let elsewhere = || hybrid::choose(nodes, local, demand);
     let Some(view) = named.filter(|view| view.is_feasible(demand)) else {
