@@ -76,6 +76,11 @@ FROM  ?= 0
 sim: tools-present ## many simulated nodes, each from its number; SEEDS=100000 FROM=0 says which
 	cargo run --quiet --release --package ray-rs-testing --example sim -- $(SEEDS) $(FROM)
 
+.PHONY: scale
+scale: tools-present ## simulated clusters of up to 10,000 nodes, and what deciding costs there; ARGS="main 7" for a part and its seed
+	cargo run --quiet --release --package ray-rs-scheduler --example bottom_up_costs
+	cargo run --quiet --release --package ray-rs-testing --example scale -- $(ARGS)
+
 .PHONY: bench
 bench: ## measure every row of the table (release build); ARGS=--vs-ray measures Ray 2.60 beside it
 	$(MAKE) build PROFILE=release

@@ -5,6 +5,11 @@
 //! [`ray_rs_scheduler`]; what stands around them (who sends what to whom) does here what the core worker and the raylet do.
 //! Everything follows from one number, so a run that goes wrong can be had again.
 //!
-//! Deliberately absent, so far: actors and the control store, cancellation, several nodes.
+//! [`scale`] runs thousands of nodes: the schedulers alone, local and global, and the table of placement groups. It says what
+//! deciding costs, and what comes of it.
+//!
+//! Deliberately absent, so far: actors and the control store's other tables, cancellation, objects that travel.
 
+mod rng;
+pub mod scale;
 pub mod sim;

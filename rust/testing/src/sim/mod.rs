@@ -15,7 +15,6 @@ mod oracle;
 mod process;
 mod program;
 mod raylet;
-mod rng;
 mod world;
 
 pub use messages::Msg;

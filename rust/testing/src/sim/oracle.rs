@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::program::{Op, Program};
-use super::rng::mixed;
+use crate::rng::mixed;
 
 struct Value {
     number: u64,

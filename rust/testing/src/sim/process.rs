@@ -13,8 +13,8 @@ use smallvec::SmallVec;
 use super::frame::Frame;
 use super::messages::{Msg, Proc, RAYLET, WireRef, WireValue};
 use super::program::{Op, Program};
-use super::rng::mixed;
 use super::world::{Claims, Mutation};
+use crate::rng::mixed;
 
 mod explain;
 

@@ -3,7 +3,7 @@
 //! A function's variables are references, in the order in which it came by them. An operation names one by a number, taken
 //! modulo how many there are; a variable that was dropped is skipped.
 
-use super::rng::Rng;
+use crate::rng::Rng;
 
 /// One step of a function.
 #[derive(Debug, Clone)]

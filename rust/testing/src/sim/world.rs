@@ -8,7 +8,7 @@ use super::messages::{Msg, Proc, RAYLET};
 use super::process::{Context, Process};
 use super::program::Program;
 use super::raylet::{Order, Raylet};
-use super::rng::Rng;
+use crate::rng::Rng;
 
 /// Something is broken on purpose: worlds must notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
