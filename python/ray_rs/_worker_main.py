@@ -25,7 +25,8 @@ from ray_rs import (
     actor,
     runtime_context,
 )
-from ray_rs.exceptions import ActorDiedError, RayError, RayTaskError, _argument_failed_text, _format_remote_traceback
+from ray_rs._tracebacks import format_remote_traceback
+from ray_rs.exceptions import ActorDiedError, RayError, RayTaskError, _argument_failed_text
 
 __all__ = ["main", "warn_blocking_get"]
 
@@ -329,7 +330,7 @@ _READ_ONLY_HINT = (
 
 def _safe_traceback(error: BaseException) -> str:
     try:
-        return _format_remote_traceback(error)
+        return format_remote_traceback(error)
     except Exception as problem:  # a __str__ that raises, for one
         return (
             f"Traceback (most recent call last):\n  (could not be formatted: {type(problem).__name__})\n"

@@ -646,30 +646,6 @@ class OwnerDiedError(ObjectLostError):
 # ---------------------------------------------------------------------------------------------------------- internals
 
 
-def _format_remote_traceback(error: BaseException) -> str:
-    """The traceback of `error` and of all errors chained to it, without the frames of the engine."""
-    import traceback
-
-    import cloudpickle
-
-    ours = tuple(os.path.dirname(os.path.abspath(module)) + os.sep for module in (__file__, cloudpickle.__file__))
-
-    def strip(report: traceback.TracebackException | None, seen: set[int]) -> None:
-        if report is None or id(report) in seen:
-            return
-        seen.add(id(report))
-        kept = [frame for frame in report.stack if not frame.filename.startswith(ours)]
-        report.stack = traceback.StackSummary.from_list(kept)
-        strip(report.__cause__, seen)
-        strip(report.__context__, seen)
-        for child in getattr(report, "exceptions", None) or ():
-            strip(child, seen)
-
-    report = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
-    strip(report, set())
-    return "".join(report.format())
-
-
 # What the extension module calls when something of its own goes wrong; the texts are composed here.
 
 

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from ray_rs import exceptions
+from ray_rs._tracebacks import format_remote_traceback
 
 
 class Slotted(Exception):
@@ -43,7 +44,7 @@ def failed(error):
     try:
         raise error
     except BaseException as caught:
-        text = exceptions._format_remote_traceback(caught)
+        text = format_remote_traceback(caught)
     return exceptions.RayTaskError("f", text, error, pid=7, ip="192.0.2.1")
 
 

@@ -97,9 +97,9 @@ def _portable(error: Exception) -> Exception:
     import pickle
 
     from ray_rs import _serialization
-    from ray_rs.exceptions import _format_remote_traceback
+    from ray_rs._tracebacks import format_remote_traceback
 
-    text = _format_remote_traceback(error)
+    text = format_remote_traceback(error)
     try:
         pickle.loads(_serialization.dumps_in_band(error))
     except Exception:
