@@ -600,8 +600,9 @@ class Observer:
 
         Returns:
             Of each: `offset` and `generation` (its name), `length`, `block_bytes` (of the arena, with header and
-            rounding), `place` ("arena", "spilled", "restored", or "written": not yet to its end), `owner_pid`,
-            `holder_pid` (whose extent it lies in; 0: the raylet's or none), and `pins`, how many processes look at it.
+            rounding), `place` ("arena", "spilled", "restored", "written": not yet to its end, or "copy": of what lies
+            on another node), `owner_pid`, `holder_pid` (whose extent it lies in; 0: the raylet's or none), and `pins`,
+            how many processes look at it.
         """
 
     def why(self, id: str) -> str:
@@ -716,6 +717,9 @@ def launch_head(config_json: str) -> str:
 
 def stop_head(session_dir: str) -> None:
     """Ends what `launch_head` of this process started: SIGTERM, bounded wait, SIGKILL."""
+
+def list_nodes(session_dir: str) -> list[dict[str, Any]]:
+    """Nodes of the cluster whose head is this session, as `cluster_view` gives them, without being connected to it."""
 
 def discover(address: str) -> str | None:
     """ "auto" or "host:port" -> JSON as from `launch_head`, or None when nothing runs."""

@@ -12,7 +12,8 @@ NO_SITE = "disabled"
 # Of blocks of the store that nobody's table names.
 _NO_REFERENCE = "(no reference: an argument on its way, or memory that is still looked at)"
 _WRITTEN = "(being written)"
-IN_MEMORY = ("arena", "restored", "written")
+_COPY = "(a copy of an object of another node)"
+IN_MEMORY = ("arena", "restored", "written", "copy")
 # What holds an object, by the counts of its row.
 _HOLDERS = {
     "local": "local references",
@@ -46,7 +47,7 @@ def reference_rows(source: Source) -> tuple[list[dict[str, Any]], int]:
         ip = addresses.get(who["node_id"], here)
         for known in process["objects"]:
             block = None
-            if known["place"] == "arena":
+            if known["place"] == "arena" and not known["node_id"]:
                 key = (known["offset"], known["generation"])
                 block = stored.get(key)
                 named.add(key)
@@ -86,7 +87,7 @@ def _without_reference(block: dict[str, Any], ip: str) -> dict[str, Any]:
         "task_status": "NIL",
         "attempt_number": 0,
         "reference_type": "PINNED_IN_MEMORY" if block["pins"] else "UNKNOWN_STATUS",
-        "call_site": _WRITTEN if block["place"] == "written" else _NO_REFERENCE,
+        "call_site": {"written": _WRITTEN, "copy": _COPY}.get(block["place"], _NO_REFERENCE),
         "type": "WORKER",
         "pid": block["owner_pid"] or block["holder_pid"],
         "ip": ip,
@@ -174,7 +175,7 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
             "summary": plain,
             "total_objects": len(rows),
             "total_size_mb": sum((row["object_size"] or 0) for row in rows) / 2**20,
-            "callsite_enabled": any(row["call_site"] not in (NO_SITE, _NO_REFERENCE, _WRITTEN) for row in rows),
+            "callsite_enabled": any(row["call_site"] not in (NO_SITE, _NO_REFERENCE, _WRITTEN, _COPY) for row in rows),
             "summary_by": "callsite",
         }
     }

@@ -207,14 +207,26 @@ def launch_head(
     num_gpus: int,
     resources: dict[str, float],
     object_store_memory: int,
-    spill_directory: str,
+    spill_directory: str = "",
     labels: dict[str, str],
     driver_config: dict[str, Any] | None,
+    **cluster: Any,
 ) -> dict[str, Any]:
     """Starts a control store and a raylet that end with this process.
 
     The raylet gets the driver's configuration at once, if it is given, so that workers come to life while the driver
     still connects.
+
+    Args:
+        num_cpus: Logical processors.
+        num_gpus: Logical GPUs.
+        resources: Further resources by name.
+        object_store_memory: Size of the object store in bytes.
+        spill_directory: Where objects go that find no room; empty: into the session's directory.
+        labels: Labels of the node.
+        driver_config: What `driver_config` gave; None: the driver is not known yet.
+        **cluster: For a node that is not alone: "listen" and "gcs_listen" (addresses for other nodes), "join" (the
+            cluster), and what else `ray_rs_cli::HeadConfig` has.
 
     Returns:
         The content of the session's `session.json`, and "session_dir".
@@ -236,7 +248,33 @@ def launch_head(
                     "labels": labels,
                     "driver_pid": os.getpid(),
                     "driver_config": driver_config,
+                    "python_version": f"{sys.version_info[0]}.{sys.version_info[1]}",
+                    **cluster,
                 }
             )
         )
     )
+
+
+def stop_node(session_dir: str) -> None:
+    """Ends the daemons of a session; returns when they are gone.
+
+    Args:
+        session_dir: As `launch_head` told it.
+    """
+    _core.stop_head(session_dir)
+
+
+def list_nodes(session_dir: str) -> list[dict[str, Any]]:
+    """Nodes of a cluster, without being connected to it.
+
+    Args:
+        session_dir: Of its head.
+
+    Returns:
+        A dictionary for each node, dead ones too.
+
+    Raises:
+        ConnectionError: The control store does not answer.
+    """
+    return _core.list_nodes(session_dir)

@@ -86,7 +86,7 @@ impl Memory {
         match data {
             ReadData::Empty | ReadData::Away(_) => Self::Inline(Bytes::new()),
             ReadData::Inline(bytes) => Self::Inline(bytes),
-            ReadData::Arena(pin) => Self::Arena(Arc::new(pin)),
+            ReadData::Arena(pin) | ReadData::Copied(pin) => Self::Arena(Arc::new(pin)),
         }
     }
 
@@ -94,7 +94,9 @@ impl Memory {
     pub fn for_reader(data: ReadData, copy: Copy) -> std::io::Result<Self> {
         Ok(match (copy, data) {
             (Copy::No, data) => Self::new(data),
-            (Copy::OnWrite, ReadData::Arena(pin)) => Self::Own(Arc::new(Own::OnWrite(pin.into_private()?))),
+            (Copy::OnWrite, ReadData::Arena(pin) | ReadData::Copied(pin)) => {
+                Self::Own(Arc::new(Own::OnWrite(pin.into_private()?)))
+            }
             (Copy::Full | Copy::OnWrite, data) => Self::Own(Arc::new(Own::copy_of(Self::new(data).bytes()))),
         })
     }

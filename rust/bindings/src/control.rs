@@ -66,6 +66,8 @@ pub fn node_list(py: Python<'_>, view: Vec<v1::NodeInfo>) -> PyResult<Bound<'_, 
         dict.set_item("hostname", node.hostname)?;
         dict.set_item("name", node.name)?;
         dict.set_item("is_head", node.is_head)?;
+        dict.set_item("raylet_address", node.raylet_address)?;
+        dict.set_item("death_reason", node.death_reason)?;
         dict.set_item("labels", node.labels)?;
         dict.set_item(
             "total",
@@ -118,7 +120,7 @@ pub fn stored_object_list<'py>(py: Python<'py>, reply: &v1::ListObjectsReply) ->
         dict.set_item("block_bytes", object.block_bytes)?;
         dict.set_item(
             "place",
-            ["arena", "spilled", "restored", "written"].get(object.place as usize),
+            ["arena", "spilled", "restored", "written", "copy"].get(object.place as usize),
         )?;
         dict.set_item("owner_pid", object.owner_pid)?;
         dict.set_item("holder_pid", object.holder_pid)?;

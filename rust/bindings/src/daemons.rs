@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyConnectionError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyList;
 use ray_rs_cli::{HeadConfig, Session, SessionInfo};
 
 /// What this process has launched; stopping them waits for their processes.
@@ -46,6 +47,15 @@ pub fn stop_head(py: Python<'_>, session_dir: PathBuf) {
             }
         }
     });
+}
+
+/// The nodes of a cluster that this process need not be connected to, by its head's session directory.
+#[pyfunction]
+pub fn list_nodes(py: Python<'_>, session_dir: PathBuf) -> PyResult<Bound<'_, PyList>> {
+    let nodes = py
+        .detach(|| ray_rs_cli::list_nodes(&session_dir))
+        .map_err(|error| PyConnectionError::new_err(format!("{error:#}")))?;
+    crate::control::node_list(py, nodes)
 }
 
 #[pyfunction]

@@ -297,6 +297,7 @@ fn object<'py>(py: Python<'py>, row: &v1::KnownObject) -> PyResult<Bound<'py, Py
         "place": word(&PLACES, row.place),
         "offset": row.offset,
         "generation": row.generation,
+        "node_id": hex(&row.node_id),
         "is_actor_handle": row.is_actor_handle,
         "owner": address(py, row.owner.as_ref())?,
         "local": row.local,

@@ -110,6 +110,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         placement_group::current_placement_group,
         daemons::launch_head,
         daemons::stop_head,
+        daemons::list_nodes,
         daemons::discover,
         daemons::run_gcs,
         daemons::run_raylet,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use pyo3::exceptions::{PyKeyboardInterrupt, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyFloat, PyList, PyTuple};
-use ray_rs_core_worker::{CoreWorker, Read, ReadData, RefSlot, ValueData, WaitOutcome};
+use ray_rs_core_worker::{CoreWorker, Fetched, Read, ReadData, RefSlot, ValueData, WaitOutcome};
 use smallvec::SmallVec;
 
 use crate::buffers::Copy;
@@ -207,6 +207,8 @@ fn get_all<'py>(
         }
         mask.clear();
     }
+    let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    let _fetched = from_nodes(py, core, slots, left)?;
     let values = PyList::empty(py);
     let mut asked = 0;
     for (index, slot) in slots.iter().enumerate() {
@@ -219,6 +221,31 @@ fn get_all<'py>(
         values.append(value.inspect_err(|_| core.errors_seen(slots))?)?;
     }
     Ok(values)
+}
+
+/// What lies on other nodes comes here first, all at the same time.
+fn from_nodes(
+    py: Python<'_>,
+    core: &Arc<CoreWorker>,
+    slots: &[RefSlot],
+    timeout: Option<Duration>,
+) -> PyResult<Option<Fetched>> {
+    if !core.any_elsewhere(slots) {
+        return Ok(None);
+    }
+    let mut fetched = None;
+    let outcome = gil::wait(py, |interrupt| {
+        let (outcome, held) = core.fetch_from_nodes(slots, timeout, interrupt);
+        fetched = Some(held);
+        outcome
+    })?;
+    match outcome {
+        WaitOutcome::Satisfied => Ok(fetched),
+        WaitOutcome::TimedOut => Err(errors::get_timeout(py)),
+        WaitOutcome::Interrupted => Err(PyKeyboardInterrupt::new_err(())),
+        WaitOutcome::Deadlocked(why) => Err(errors::deadlock(py, why)),
+        WaitOutcome::Disconnected => Err(errors::disconnected(py, core)),
+    }
 }
 
 fn get_timeout(timeout: Option<f64>) -> PyResult<Option<Duration>> {

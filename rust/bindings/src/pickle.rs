@@ -17,7 +17,8 @@ use pyo3::types::{
     PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PyNone, PySet, PyString, PyTuple, PyType,
 };
 use ray_rs_core_worker::{
-    CoreError, CoreWorker, Location, ReadData, ReadValue, RefSlot, StoredValue, ValueData, ValueKind, ValueParts,
+    CoreError, CoreWorker, Failure, Location, ReadData, ReadValue, RefSlot, StoredValue, ValueData, ValueKind,
+    ValueParts,
 };
 use ray_rs_types::ObjectId;
 use ray_rs_types::config::MAX_INLINE_BYTES;
@@ -401,6 +402,9 @@ pub fn decode_for<'py>(
         ValueKind::Pickle | ValueKind::Laid => reftable::reading(core, refs, || unpickle(py, kind, data, copy))
             .map_err(|error| errors::deserialization_failed(py, error)),
         ValueKind::Error => {
+            if let Some(failure) = core_failure(&data) {
+                return Err(errors::from_failure(py, failure, None));
+            }
             let error = reftable::reading(core, refs, || unpickle(py, kind, data, Copy::No))
                 .map_err(|error| errors::deserialization_failed(py, error))?;
             Err(raised(error))
@@ -424,6 +428,14 @@ pub fn brought(
         Ok(None) => Err(errors::system(py, "the raylet answered something else")),
         Err(CoreError::TimedOut { .. }) if timeout.is_some() => Err(errors::get_timeout(py)),
         Err(error) => Err(errors::from_core(py, error)),
+    }
+}
+
+/// An argument that could not be had, instead of a pickle.
+fn core_failure(data: &ReadData) -> Option<Failure> {
+    match data {
+        ReadData::Inline(bytes) => Failure::from_argument(bytes),
+        ReadData::Empty | ReadData::Arena(_) | ReadData::Copied(_) | ReadData::Away(_) => None,
     }
 }
 

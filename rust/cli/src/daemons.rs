@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,6 +26,11 @@ pub struct GcsArguments {
     /// The driver whose end ends the session.
     #[serde(default)]
     pub driver_pid: Option<u32>,
+    /// Where to listen for other nodes; any free port of the loopback when it is not said.
+    #[serde(default)]
+    pub listen: Option<SocketAddr>,
+    #[serde(default)]
+    pub other_nodes: bool,
 }
 
 /// Runs a gcs to the end of its session; returns the process's exit code.
@@ -32,7 +38,9 @@ pub fn run_gcs(arguments: &str) -> i32 {
     run("gcs", || {
         let arguments: GcsArguments = serde_json::from_str(arguments).context("bad arguments")?;
         let _lock = session::join(&arguments.session_dir)?;
-        let config = GcsConfig::new(arguments.session_dir.clone(), take_socket()?, arguments.driver_pid);
+        let mut config = GcsConfig::new(arguments.session_dir.clone(), take_socket()?, arguments.driver_pid);
+        config.tcp_bind = arguments.listen.unwrap_or(config.tcp_bind);
+        config.other_nodes = arguments.other_nodes;
         block_on(ray_rs_gcs::run(config))
     })
 }
@@ -43,10 +51,11 @@ pub fn run_raylet(arguments: &str) -> i32 {
         let config: RayletConfig = serde_json::from_str(arguments).context("bad arguments")?;
         let _lock = session::join(&config.session_dir)?;
         let (session_dir, gcs_pid) = (config.session_dir.clone(), config.gcs_pid);
+        let has_joined = config.gcs_address.is_some();
         // Taken while it is surely the gcs that has the number.
         let gcs = gcs_pid.and_then(watch);
         let outcome = block_on(ray_rs_raylet::run(config, take_socket()?));
-        if gcs_pid.is_some() && gcs.as_ref().is_none_or(has_ended) {
+        if has_joined || (gcs_pid.is_some() && gcs.as_ref().is_none_or(has_ended)) {
             clean_up(&session_dir);
         }
         outcome

@@ -1,14 +1,16 @@
-//! Starts a head node: a session directory, and in it a gcs and a raylet.
+//! Starts a node: a session directory, and in it a raylet and, on a head node, a gcs.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ray_rs_raylet::{DriverConfig, RayletConfig};
@@ -57,6 +59,26 @@ pub struct HeadConfig {
     pub driver_pid: Option<u32>,
     /// What the launching driver will register with; its workers are prepared while it connects.
     pub driver_config: Option<DriverConfig>,
+    /// Where the raylet listens for other nodes; none: there are no others.
+    pub listen: Option<SocketAddr>,
+    /// Where the gcs listens.
+    pub gcs_listen: Option<SocketAddr>,
+    /// The cluster that the node joins; none: it is the head of its own.
+    pub join: Option<Join>,
+    /// Python's minor version ("3.12"), which all nodes of a cluster share.
+    pub python_version: String,
+    /// The session ends with `driver_pid`, not already when that process leaves the session.
+    pub outlives_goodbye: bool,
+    /// The node's id in hex; a random one when it is empty.
+    pub node_id: String,
+}
+
+/// A cluster to join.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Join {
+    pub gcs_address: SocketAddr,
+    /// The file with the cluster's token.
+    pub token_path: PathBuf,
 }
 
 impl Default for HeadConfig {
@@ -75,6 +97,12 @@ impl Default for HeadConfig {
             node_ip: "127.0.0.1".to_owned(),
             driver_pid: None,
             driver_config: None,
+            listen: None,
+            gcs_listen: None,
+            join: None,
+            python_version: String::new(),
+            outlives_goodbye: false,
+            node_id: String::new(),
         }
     }
 }
@@ -82,6 +110,8 @@ impl Default for HeadConfig {
 /// Why no session could be launched.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
+    #[error("cannot read the cluster's token: {0}")]
+    Token(io::Error),
     #[error("cannot make a session directory: {0}")]
     Directory(io::Error),
     #[error("cannot start {}: {source}", python.display())]
@@ -92,7 +122,8 @@ pub enum LaunchError {
 #[derive(Debug)]
 pub struct Session {
     pub info: SessionInfo,
-    pub gcs: Child,
+    /// None on a node that has joined a cluster.
+    pub gcs: Option<Child>,
     pub raylet: Child,
     _lock: File,
 }
@@ -100,8 +131,9 @@ pub struct Session {
 impl Session {
     /// Whether both daemons still run.
     pub fn is_running(&mut self) -> bool {
-        [&mut self.gcs, &mut self.raylet]
-            .into_iter()
+        self.gcs
+            .iter_mut()
+            .chain([&mut self.raylet])
             .all(|child| matches!(child.try_wait(), Ok(None)))
     }
 }
@@ -114,16 +146,24 @@ pub fn launch_head(config: &HeadConfig) -> Result<Session, LaunchError> {
     if let Err(error) = session::sweep() {
         tracing::warn!(%error, "could not look for dead sessions");
     }
-    let made = SessionDir::make().map_err(LaunchError::Directory)?;
+    let token = match &config.join {
+        Some(join) => Some(Token::read(&join.token_path).map_err(LaunchError::Token)?),
+        None => None,
+    };
+    let made = SessionDir::make(token.as_ref()).map_err(LaunchError::Directory)?;
     let driver_pid = config.driver_pid;
     match start_daemons(config, &made) {
         Ok((gcs, raylet)) => {
             let info = SessionInfo {
                 session: made.name.clone(),
-                gcs_pid: gcs.id(),
+                gcs_pid: gcs.as_ref().map_or(0, Child::id),
                 raylet_pid: raylet.id(),
                 driver_pid,
-                gcs_address: String::new(),
+                gcs_address: config
+                    .join
+                    .as_ref()
+                    .map(|join| join.gcs_address.to_string())
+                    .unwrap_or_default(),
                 session_dir: made.dir.clone(),
             };
             let session = Session {
@@ -132,7 +172,11 @@ pub fn launch_head(config: &HeadConfig) -> Result<Session, LaunchError> {
                 raylet,
                 _lock: made.lock,
             };
-            match session.info.write().and_then(|()| point_latest_to(&session.info)) {
+            let pointed = |()| match config.join {
+                Some(_) => session.info.write_gcs_address(),
+                None => point_latest_to(&session.info),
+            };
+            match session.info.write().and_then(pointed) {
                 Ok(()) => Ok(session),
                 Err(error) => {
                     stop::stop(session);
@@ -147,6 +191,9 @@ pub fn launch_head(config: &HeadConfig) -> Result<Session, LaunchError> {
     }
 }
 
+/// Session directories that this process has made.
+static MADE: AtomicU32 = AtomicU32::new(0);
+
 /// A new session directory, its sockets bound.
 struct SessionDir {
     name: String,
@@ -157,15 +204,18 @@ struct SessionDir {
 }
 
 impl SessionDir {
-    fn make() -> io::Result<Self> {
+    fn make(token: Option<&Token>) -> io::Result<Self> {
         let root = session::root()?;
         let pid = std::process::id();
-        let name = format!("session_{}_{pid}", stamp(SystemTime::now()));
+        let count = MADE.fetch_add(1, Ordering::Relaxed);
+        // Several may be made by one process in one microsecond.
+        let more = if count == 0 { String::new() } else { format!("_{count}") };
+        let name = format!("session_{}_{pid}{more}", stamp(SystemTime::now()));
         let dir = root.join(&name);
         let mut private = DirBuilder::new();
         private.mode(0o700);
         private.create(&dir)?;
-        let filled = Self::fill(&dir, &private);
+        let filled = Self::fill(&dir, &private, token);
         if filled.is_err() {
             let _ = fs::remove_dir_all(&dir);
         }
@@ -179,12 +229,17 @@ impl SessionDir {
         })
     }
 
-    fn fill(dir: &Path, private: &DirBuilder) -> io::Result<(File, OwnedFd, OwnedFd)> {
+    fn fill(dir: &Path, private: &DirBuilder, token: Option<&Token>) -> io::Result<(File, OwnedFd, OwnedFd)> {
         let lock = session::found(dir)?;
         for inner in ["sockets", "gcs", "logs"] {
             private.create(dir.join(inner))?;
         }
-        Token::create(&dir.join("token"))?;
+        match token {
+            Some(token) => token.write_new(&dir.join("token"))?,
+            None => {
+                Token::create(&dir.join("token"))?;
+            }
+        }
         let bind = |name: &str| {
             let path = dir.join("sockets").join(name);
             UnixListener::bind(&path).map(OwnedFd::from).map_err(|error| {
@@ -198,7 +253,7 @@ impl SessionDir {
     }
 }
 
-fn start_daemons(config: &HeadConfig, made: &SessionDir) -> Result<(Child, Child), LaunchError> {
+fn start_daemons(config: &HeadConfig, made: &SessionDir) -> Result<(Option<Child>, Child), LaunchError> {
     let driver_pid = config.driver_pid;
     let failed = |source| LaunchError::Spawn {
         python: config.python.clone(),
@@ -207,9 +262,14 @@ fn start_daemons(config: &HeadConfig, made: &SessionDir) -> Result<(Child, Child
     let gcs_arguments = GcsArguments {
         session_dir: made.dir.clone(),
         driver_pid,
+        listen: config.gcs_listen,
+        other_nodes: config.listen.is_some(),
     };
     let gcs_arguments = serde_json::to_string(&gcs_arguments).map_err(|error| failed(error.into()))?;
-    let mut gcs = spawn(config, made, "gcs", &gcs_arguments, &made.gcs_socket).map_err(failed)?;
+    let mut gcs = match config.join {
+        Some(_) => None,
+        None => Some(spawn(config, made, "gcs", &gcs_arguments, &made.gcs_socket).map_err(failed)?),
+    };
     let (object_store_bytes, resources) = resources::of_node(config);
     let raylet_config = RayletConfig {
         session_dir: made.dir.clone(),
@@ -219,13 +279,18 @@ fn start_daemons(config: &HeadConfig, made: &SessionDir) -> Result<(Child, Child
         object_store_bytes,
         spill_directory: config.spill_directory.clone(),
         driver_pid,
-        gcs_pid: Some(gcs.id()),
+        gcs_pid: gcs.as_ref().map(Child::id),
         // The raylet inherits this environment, and a command line is no place for a second copy of it.
         driver_config: config.driver_config.clone().map(DriverConfig::without_inherited),
-        is_head: true,
+        is_head: config.join.is_none(),
         node_name: config.node_name.clone(),
         node_ip: config.node_ip.clone(),
         labels: config.labels.clone(),
+        listen: config.listen,
+        gcs_address: config.join.as_ref().map(|join| join.gcs_address),
+        python_version: config.python_version.clone(),
+        outlives_goodbye: config.outlives_goodbye,
+        node_id: config.node_id.clone(),
     };
     let raylet = serde_json::to_string(&raylet_config)
         .map_err(io::Error::from)
@@ -233,8 +298,10 @@ fn start_daemons(config: &HeadConfig, made: &SessionDir) -> Result<(Child, Child
     match raylet {
         Ok(raylet) => Ok((gcs, raylet)),
         Err(source) => {
-            let _ = gcs.kill();
-            let _ = gcs.wait();
+            if let Some(gcs) = &mut gcs {
+                let _ = gcs.kill();
+                let _ = gcs.wait();
+            }
             Err(failed(source))
         }
     }

@@ -6,18 +6,21 @@
 //! | [`session`] | finds sessions, tells living ones from dead ones, removes what dead ones left |
 //! | [`mod@stop`] | ends a session |
 //! | [`daemons`] | what those processes run |
+//! | [`list_nodes`] | asks a cluster from outside |
 //! | [`resources`] | what a node has when nobody says otherwise |
 //!
 //! The launcher binds both Unix sockets itself and hands them over listening, so a client may connect at once and
 //! nobody polls for readiness. Each process receives its socket as standard input: that needs no code between fork and
 //! exec, so a large driver is not copied to start a small daemon.
 
+mod ask;
 pub mod daemons;
 pub mod launch;
 pub mod resources;
 pub mod session;
 pub mod stop;
 
+pub use ask::list_nodes;
 pub use daemons::{run_gcs, run_raylet};
 pub use launch::{HeadConfig, LaunchError, Session, launch_head};
 pub use session::{SessionInfo, discover, sweep};

@@ -32,7 +32,9 @@ pub(crate) fn of_node(config: &HeadConfig) -> (u64, BTreeMap<String, f64>) {
     resources.insert(MEMORY.to_owned(), memory);
     resources.insert(OBJECT_STORE_MEMORY.to_owned(), store_bytes as f64);
     resources.insert(format!("node:{}", config.node_ip), 1.0);
-    resources.insert("node:__internal_head__".to_owned(), 1.0);
+    if config.join.is_none() {
+        resources.insert("node:__internal_head__".to_owned(), 1.0);
+    }
     resources.retain(|_, amount| *amount > 0.0);
     (store_bytes, resources)
 }

@@ -41,6 +41,11 @@ impl SessionInfo {
         layout::write_atomically(&self.session_dir.join(INFO_FILE), &text)
     }
 
+    /// On a node that has joined a cluster: where that is.
+    pub(crate) fn write_gcs_address(&self) -> io::Result<()> {
+        layout::write_atomically(&self.session_dir.join(GCS_ADDRESS_FILE), &self.gcs_address)
+    }
+
     /// Reads what the session in `dir` says of itself; `None` when it is no living session.
     pub fn read(dir: &Path) -> Option<Self> {
         let dir = dir.canonicalize().ok()?;

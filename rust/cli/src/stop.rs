@@ -19,7 +19,7 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 /// Ends a session that this process launched. Nothing of it is left when this returns.
 pub fn stop(mut session: Session) {
     stop_session(&session.info);
-    for child in [&mut session.gcs, &mut session.raylet] {
+    for child in session.gcs.iter_mut().chain([&mut session.raylet]) {
         // Somebody else's `wait` may have taken it.
         let _ = child.wait();
     }
@@ -27,7 +27,8 @@ pub fn stop(mut session: Session) {
 
 /// Ends any session of this user's. One that has ended already is no error.
 pub fn stop_session(info: &SessionInfo) {
-    let daemons: Vec<OwnedFd> = [info.raylet_pid, info.gcs_pid].into_iter().filter_map(watch).collect();
+    let pids = [info.raylet_pid, info.gcs_pid].into_iter().filter(|pid| *pid != 0);
+    let daemons: Vec<OwnedFd> = pids.filter_map(watch).collect();
     signal(&daemons, Signal::TERM);
     if !wait_for_all(&daemons, GRACE) {
         tracing::warn!(session = info.session, "a session did not end in time and is killed");

@@ -210,7 +210,8 @@ impl State {
             return;
         }
         let index = self.define_method(lane, method);
-        let deps = self.resolved_deps(key);
+        let who = self.peers.get(lane).expect("looked at above").who;
+        let deps = self.resolved_deps(key, who);
         let num_returns = self.owner.num_returns(key) as u32;
         let attempt = self.owner.attempt(key);
         let target = self.actor(actor);

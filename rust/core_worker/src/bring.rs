@@ -3,6 +3,7 @@
 //! The raylet knows. It keeps in memory what it answers until it hears that this process has pinned it.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use ray_rs_proto::v1;
 
 use crate::control::ROOM_TIMEOUT;
 use crate::core::{CoreWorker, Interrupt};
-use crate::model::{CoreError, Failure, HostEvent, Location, ReadData, ReadValue, ValueData};
+use crate::model::{CoreError, Failure, HostEvent, Location, ReadData, ReadValue, ValueData, WaitOutcome};
 use crate::state::{Answer, Question, State};
 
 /// What became of an object that was asked for.
@@ -43,7 +44,11 @@ impl State {
         pin
     }
 
+    /// Whether it is in memory. (What lies on another node is no concern of this module.)
     pub fn is_here(&self, location: &Location) -> bool {
+        if location.node.is_some() {
+            return true;
+        }
         let moved = self.moved.get(&(location.offset, location.generation));
         self.arena.is_there(location.offset, location.generation)
             || moved.is_some_and(|moved| self.arena.is_there(moved.offset, moved.generation))
@@ -89,11 +94,14 @@ impl CoreWorker {
     /// # Errors
     /// [`CoreError::StoreFull`] when there is no room for all of them, [`CoreError::TimedOut`], and as for any question.
     pub fn bring(
-        &self,
+        self: &Arc<Self>,
         locations: &[Location],
         timeout: Option<Duration>,
         interrupt: Interrupt<'_>,
     ) -> Result<Vec<Result<ReadData, Box<Failure>>>, CoreError> {
+        if locations.iter().any(|location| location.node.is_some()) {
+            return self.bring_from_nodes(locations, timeout, interrupt);
+        }
         let mut request = 0;
         let send = |state: &mut State, request_id: u64| {
             request = request_id;
@@ -113,12 +121,53 @@ impl CoreWorker {
         self.with(|state| state.take_all(locations, &restored, memory))
     }
 
+    /// The same when some of them lie on other nodes.
+    fn bring_from_nodes(
+        self: &Arc<Self>,
+        locations: &[Location],
+        timeout: Option<Duration>,
+        interrupt: Interrupt<'_>,
+    ) -> Result<Vec<Result<ReadData, Box<Failure>>>, CoreError> {
+        let (elsewhere, here): (Vec<Location>, Vec<Location>) =
+            locations.iter().partition(|location| location.node.is_some());
+        let mut here = match here.is_empty() {
+            true => Vec::new(),
+            false => self.bring(&here, timeout, interrupt)?,
+        }
+        .into_iter();
+        let (outcome, _fetched) = self.fetch(elsewhere, timeout, interrupt);
+        match outcome {
+            WaitOutcome::Satisfied => {}
+            WaitOutcome::TimedOut => {
+                return Err(CoreError::TimedOut {
+                    what: "an object of another node".to_owned(),
+                    after: timeout.unwrap_or_default(),
+                });
+            }
+            WaitOutcome::Interrupted => return Err(CoreError::Interrupted),
+            WaitOutcome::Disconnected | WaitOutcome::Deadlocked(_) => return Err(CoreError::RayletDied),
+        }
+        let state = self.state.lock();
+        let gone = || lost("its memory was freed: its owner no longer held it");
+        let one = |location: &Location| match location.node {
+            None => here.next().unwrap_or_else(|| Err(gone())),
+            Some(_) => state
+                .read_brought(location)
+                .unwrap_or_else(|| Err(gone()))
+                .map(ReadData::Copied),
+        };
+        Ok(locations.iter().map(one).collect())
+    }
+
     /// Brings one object back without waiting. [`HostEvent::Ready`] with `token` says that [`Self::take_brought`] has it.
     pub fn bring_for(&self, token: u64, location: Location) {
         self.with(|state| {
             if state.raylet_dead || state.closed {
                 state.brought.insert(token, Err(CoreError::RayletDied));
                 return state.after.host.push(HostEvent::Ready(vec![token]));
+            }
+            if location.node.is_some() {
+                return state.pull_for(token, &location);
             }
             let request_id = state.fresh_request();
             state.questions.insert(request_id, Question::Bring { token, location });
@@ -135,12 +184,16 @@ impl CoreWorker {
         self.with(|state| state.brought.remove(&token))
     }
 
-    /// Brings back whatever of a task's arguments is away: all at once, so that of two tasks that need more than the store
+    /// Brings back whatever of a task's arguments is away: all of this node's at once, so that of two tasks that need more than the store
     /// holds one gets what it needs. What cannot be had stays away.
     ///
     /// # Errors
     /// As [`Self::bring`].
-    pub fn bring_arguments(&self, values: &mut [&mut ReadValue], interrupt: Interrupt<'_>) -> Result<(), CoreError> {
+    pub fn bring_arguments(
+        self: &Arc<Self>,
+        values: &mut [&mut ReadValue],
+        interrupt: Interrupt<'_>,
+    ) -> Result<(), CoreError> {
         if !values.iter().any(|value| matches!(value.data, ReadData::Away(_))) {
             return Ok(());
         }
@@ -148,7 +201,9 @@ impl CoreWorker {
         let mut locations = Vec::new();
         for value in values {
             let location = match &value.data {
-                ReadData::Empty | ReadData::Inline(_) => continue,
+                // A copy stays where it is: it might be gone for good when it is asked for again by its place here. (Whoever
+                // waits for room is lent some in the end, so two tasks cannot wait for what the other holds.)
+                ReadData::Empty | ReadData::Inline(_) | ReadData::Copied(_) => continue,
                 ReadData::Away(location) => *location,
                 ReadData::Arena(pin) => {
                     let (offset, length, generation) = pin.place();
@@ -157,6 +212,7 @@ impl CoreWorker {
                         length,
                         generation,
                         holder: None,
+                        node: None,
                     }
                 }
             };
@@ -243,6 +299,7 @@ impl State {
         if !tokens.is_empty() {
             self.after.host.push(HostEvent::Ready(tokens));
         }
+        self.pull_nothing_more();
     }
 
     /// What became of each object, once it is pinned here; then the raylet need hold it no longer.
@@ -296,6 +353,7 @@ impl State {
                 length: location.length,
                 generation: object.generation,
                 holder: None,
+                node: None,
             };
             self.moved.insert((location.offset, location.generation), moved);
         }

@@ -114,6 +114,7 @@ impl CoreWorker {
             length: block.len,
             generation: block.generation,
             holder: Some(self.info().address.worker_id),
+            node: None,
         };
         Some(StoredValue {
             kind: ValueKind::Laid,

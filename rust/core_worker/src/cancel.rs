@@ -219,11 +219,8 @@ impl State {
     pub fn cancel_asked(&mut self, lane: PeerIndex, message: &v1::CancelTask) {
         if self.execution.take_queued(lane, message.seq) {
             // An actor's call, or an entry that its owner has just failed to withdraw. (Claimed, so that it counts once.)
-            let claimed = message.seq & CALL_SEQ != 0
-                || self
-                    .peers
-                    .get(lane)
-                    .is_some_and(|peer| peer.in_claims.claim(message.seq));
+            let claimed =
+                message.seq & CALL_SEQ != 0 || self.peers.get_mut(lane).is_some_and(|peer| peer.claim(message.seq));
             if claimed {
                 self.reply_not_run(lane, message.seq);
             }

@@ -336,6 +336,15 @@ impl State {
             }
             Body::Descriptions(reply) => self.answered(reply.request_id, Answer::Descriptions(reply)),
             Body::LookAtTasks(look) => self.say_what_runs(look.request_id),
+            Body::LeaseSpilled(spilled) => {
+                self.lease_spilled(&spilled);
+                self.run_effects();
+            }
+            Body::ClusterSize(size) => self.dispatch.useful_leases(size.cpus),
+            Body::NodeDied(died) => self.node_died(&died),
+            // The progress thread takes these, with the sockets that came with them.
+            Body::PeerOpened(_) | Body::PeerConnected(_) => {}
+            Body::ObjectPulled(pulled) => self.object_pulled(pulled),
             Body::StoreStatsReply(reply) => self.answered(reply.request_id, Answer::Store(reply)),
         }
     }

@@ -103,6 +103,7 @@ impl CoreWorker {
                 driver_config: config,
                 fork_token: 0,
                 set_up_follows: false,
+                job_id: Vec::new(),
             },
             Role::Worker {
                 fork_token,
@@ -114,6 +115,7 @@ impl CoreWorker {
                 driver_config: Vec::new(),
                 fork_token,
                 set_up_follows,
+                job_id: Vec::new(),
             },
         };
         // Listening before anybody can know of us.
@@ -294,6 +296,9 @@ impl CoreWorker {
         }
         for event in after.host {
             self.host.send(event);
+        }
+        for (target, pipe) in &after.pipes {
+            self.flush_pipe(*target, pipe);
         }
         if after.raylet {
             self.write_to_raylet();
@@ -595,6 +600,7 @@ impl CoreWorker {
             }) {
                 std::thread::park_timeout(Duration::from_millis(1));
             }
+            self.flush_pipes();
         }
     }
 

@@ -248,20 +248,25 @@ impl State {
 
     /// The constructor's arguments are there: the GCS takes over.
     pub fn constructor_arguments_came(&mut self, index: ActorIndex, key: TaskKey) {
-        let deps = self.resolved_deps(key);
+        let mut deps = self.resolved_deps(key, OwnerIndex::ME);
         let Some(task) = self.owner.spec(key) else { return };
         let mut args = task.args.clone();
         args.refs = task.nested.clone();
         let (layout, kwarg_names) = (task.layout.clone(), task.kwarg_names.clone());
-        let args = self.value_to_wire(&args, OwnerIndex::ME, false);
+        let mut args = self.value_to_wire(&args, OwnerIndex::ME, false);
         let Some(spec) = self.actor(index).spec.take() else {
             return;
         };
         if spec.detached {
             // A restart may need them when this process has long ended.
-            for location in deps.iter().chain([&args]).filter_map(|value| value.location.as_ref()) {
+            let here = |location: &&v1::ObjectLocation| location.node_id.is_empty();
+            let locations = deps.iter().chain([&args]).filter_map(|value| value.location.as_ref());
+            for location in locations.filter(here) {
                 self.hand_over(location.offset, location.generation, 0);
             }
+        }
+        for value in deps.iter_mut().chain([&mut args]) {
+            self.name_node(value);
         }
         let spec = v1::ActorSpec {
             args: Some(args),

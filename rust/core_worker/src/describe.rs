@@ -183,7 +183,7 @@ impl State {
                 row.class = self.functions[function.0 as usize].1;
                 if self.dispatch.place(DispatchKey(key.0)).0 == TaskPlace::Queued {
                     row.state = PENDING_NODE;
-                } else if sent_to.is_some_and(|(peer, seq)| peer.out_claims.is_claimed(seq)) {
+                } else if sent_to.is_some_and(|(peer, seq)| peer.is_claimed(seq)) {
                     row.state = RUNNING;
                 }
             }
@@ -377,7 +377,8 @@ impl State {
                 ValueData::Arena(location) => {
                     (row.place, row.size) = (3, location.length);
                     (row.offset, row.generation) = (location.offset, location.generation);
-                    row.pinned = self.arena.is_pinned_here(location.offset);
+                    row.node_id = location.node.map(|node| node.id().0.to_vec()).unwrap_or_default();
+                    row.pinned = location.node.is_none() && self.arena.is_pinned_here(location.offset);
                 }
                 ValueData::Failed(_) => {}
             }

@@ -29,10 +29,12 @@ enum Incoming {
     Cancel(v1::CancelTask),
     CancelObject(v1::CancelObject),
     Item(v1::GeneratorItem),
+    Withdraw(v1::WithdrawEntries),
     Consumed(v1::GeneratorConsumed),
     Ping,
 }
 
+#[inline(always)]
 fn decode(bytes: &[u8]) -> Result<Incoming, prost::DecodeError> {
     let (kind, body) = bytes.split_first().map_or((0, bytes), |(kind, body)| (*kind, body));
     Ok(match Kind::from_byte(kind) {
@@ -50,6 +52,7 @@ fn decode(bytes: &[u8]) -> Result<Incoming, prost::DecodeError> {
         Some(Kind::CancelObject) => Incoming::CancelObject(Message::decode(body)?),
         Some(Kind::GeneratorItem) => Incoming::Item(Message::decode(body)?),
         Some(Kind::GeneratorConsumed) => Incoming::Consumed(Message::decode(body)?),
+        Some(Kind::WithdrawEntries) => Incoming::Withdraw(Message::decode(body)?),
         // An unknown kind is a broken peer, as is a message that cannot be decoded.
         Some(Kind::Ping) => Incoming::Ping,
         None => return v1::Ping::decode(&[0xff_u8][..]).map(|_| Incoming::Ping),
@@ -71,10 +74,10 @@ impl State {
 
     pub fn drain_lane(&mut self, lane: PeerIndex, limit: usize) -> bool {
         let mut count = 0;
-        let had_data = self.peers.get(lane).is_some_and(|peer| !peer.receiver.is_empty());
+        let had_data = self.peers.get(lane).is_some_and(|peer| !peer.is_empty());
         while count < limit {
             let Some(peer) = self.peers.get_mut(lane) else { break };
-            match peer.receiver.receive(decode) {
+            match peer.receive(decode) {
                 Ok(None) => break,
                 Ok(Some(Ok(message))) => {
                     count += 1;
@@ -83,7 +86,9 @@ impl State {
                 Ok(Some(Err(_))) | Err(_) => {
                     tracing::warn!("a lane carries nonsense; its peer counts as dead");
                     let who = peer.who;
-                    let _ = rustix::net::shutdown(&*peer.socket, rustix::net::Shutdown::Both);
+                    if let Some(socket) = &peer.socket {
+                        let _ = rustix::net::shutdown(&**socket, rustix::net::Shutdown::Both);
+                    }
                     self.peers.remove(lane);
                     self.process_died(who);
                     break;
@@ -92,7 +97,7 @@ impl State {
         }
         if had_data
             && let Some(peer) = self.peers.get_mut(lane)
-            && peer.receiver.peer_waits_for_room()
+            && peer.waits_for_room()
         {
             self.ring(lane, PROGRESS);
         }
@@ -107,8 +112,8 @@ impl State {
             if !peer.had_backlog {
                 continue;
             }
-            let flushed = peer.sender.flush();
-            if !peer.sender.has_backlog() {
+            let (flushed, waits) = peer.flush();
+            if !waits {
                 peer.had_backlog = false;
                 self.peers.backlog -= 1;
             }
@@ -170,6 +175,7 @@ impl State {
             Incoming::CancelObject(cancel) => self.cancel_object(&cancel),
             Incoming::Item(item) => self.item_arrived(lane, item),
             Incoming::Consumed(consumed) => self.execution.consumed(lane, &consumed),
+            Incoming::Withdraw(wanted) => self.entries_wanted(lane, wanted.seqs),
             Incoming::Ping => {}
         }
     }

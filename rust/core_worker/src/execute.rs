@@ -18,6 +18,7 @@ use crate::cancel::{Interrupted, Running};
 use crate::events::cut;
 use crate::model::{ActorStart, Callee, ExecTask, Next, ReadValue, StoredValue, TaskStatus};
 use crate::peers::{CALL_SEQ, PeerIndex};
+use crate::pull::{Brought, Reader};
 use crate::state::State;
 use crate::wire::{Coverage, lost_argument};
 
@@ -40,6 +41,28 @@ impl ReplyTo {
 struct Queued {
     lane: PeerIndex,
     task: v1::PushTask,
+    /// Arguments that lie on other nodes; few tasks have any.
+    travelling: Option<Box<Travelling>>,
+}
+
+/// Arguments on their way. Nothing behind their task begins before it.
+struct Travelling {
+    awaited: usize,
+    /// Those that have come.
+    brought: Vec<Brought>,
+}
+
+/// Whether the value may lie on another node.
+fn names_a_node(value: &v1::Value) -> bool {
+    let location = value.location.as_ref();
+    location.is_some_and(|location| !location.node_id.is_empty())
+}
+
+impl Queued {
+    #[inline]
+    fn is_whole(&self) -> bool {
+        self.travelling.as_ref().is_none_or(|arguments| arguments.awaited == 0)
+    }
 }
 
 /// A concurrency group by its name; `None`: calls of all groups, as they come.
@@ -108,7 +131,7 @@ impl Execution {
         let runnable = self
             .queue
             .front()
-            .is_some_and(|first| first.task.seq & CALL_SEQ == 0 || self.actor.is_some());
+            .is_some_and(|first| first.is_whole() && (first.task.seq & CALL_SEQ == 0 || self.actor.is_some()));
         runnable || !self.orders.is_empty()
     }
 
@@ -119,8 +142,39 @@ impl Execution {
 
 impl State {
     pub fn task_pushed(&mut self, lane: PeerIndex, task: v1::PushTask) {
-        self.execution.queue.push_back(Queued { lane, task });
+        if task.args.iter().chain(&task.deps).any(names_a_node) {
+            return self.task_with_travelling_arguments(lane, task);
+        }
+        let travelling = None;
+        self.execution.queue.push_back(Queued { lane, task, travelling });
         self.wake_executor();
+    }
+
+    #[cold]
+    fn task_with_travelling_arguments(&mut self, lane: PeerIndex, task: v1::PushTask) {
+        let seq = task.seq;
+        let awaited = self.pull_all(task.args.iter().chain(&task.deps), || Reader::Task(lane, seq));
+        let brought = Vec::new();
+        let travelling = (awaited > 0).then(|| Box::new(Travelling { awaited, brought }));
+        self.execution.queue.push_back(Queued { lane, task, travelling });
+        if awaited == 0 {
+            self.wake_executor();
+        }
+    }
+
+    /// An argument of a task is here; the task may be gone.
+    pub fn argument_brought(&mut self, lane: PeerIndex, seq: u64, brought: Brought) {
+        let is_it = |queued: &&mut Queued| queued.lane == lane && queued.task.seq == seq;
+        let queued = self.execution.queue.iter_mut().find(is_it);
+        let Some(arguments) = queued.and_then(|queued| queued.travelling.as_mut()) else {
+            return;
+        };
+        arguments.brought.push(brought);
+        arguments.awaited -= 1;
+        if arguments.awaited == 0 {
+            self.wake_executor();
+            self.nudge();
+        }
     }
 
     pub fn order_given(&mut self, order: Next) {
@@ -139,12 +193,13 @@ impl State {
 
     fn next_of(&self, group: &str) -> Option<usize> {
         self.execution.actor?;
-        self.execution.queue.iter().position(|queued| {
+        let at = self.execution.queue.iter().position(|queued| {
             let callees = self.peers.get(queued.lane).map(|peer| &peer.callees);
             let callee = callees.and_then(|callees| callees.get(queued.task.function as usize));
             // What can't be run goes with whoever comes first, and is dropped there.
             callee.is_none_or(|callee| &*callee.group == group)
-        })
+        })?;
+        self.execution.queue[at].is_whole().then_some(at)
     }
 
     fn wake_executor(&mut self) {
@@ -157,6 +212,32 @@ impl State {
     }
 
     pub fn start_actor(&mut self, start: v1::StartActor) {
+        let awaited = match &start.spec {
+            Some(spec) => self.pull_all(spec.args.iter().chain(&spec.deps), || Reader::Constructor),
+            None => 0,
+        };
+        if awaited > 0 {
+            self.pulls.starting = Some((start, awaited, Vec::new()));
+        } else {
+            self.construct(start);
+        }
+    }
+
+    pub fn constructor_argument_brought(&mut self, brought: Brought) {
+        let Some((start, awaited, mut all)) = self.pulls.starting.take() else {
+            return;
+        };
+        all.push(brought);
+        if awaited > 1 {
+            self.pulls.starting = Some((start, awaited - 1, all));
+            return;
+        }
+        self.pulls.reading = all;
+        self.construct(start);
+        self.pulls.reading.clear();
+    }
+
+    fn construct(&mut self, start: v1::StartActor) {
         let Some(spec) = start.spec else { return };
         let Ok(actor_id) = ActorId::from_bytes(&start.actor_id) else {
             return;
@@ -231,16 +312,18 @@ impl State {
                 None => Some(0),
                 Some(group) => self.next_of(group),
             };
-            let Some(Queued { lane, task }) = at.and_then(|at| self.execution.queue.remove(at)) else {
+            let ready = |at: &usize| self.execution.queue.get(*at).is_some_and(Queued::is_whole);
+            let Some(queued) = at.filter(ready).and_then(|at| self.execution.queue.remove(at)) else {
                 break;
             };
-            if task.seq & CALL_SEQ != 0 && self.execution.actor.is_none() {
+            if queued.task.seq & CALL_SEQ != 0 && self.execution.actor.is_none() {
                 // A caller was faster than the raylet's order to become the actor.
-                self.execution.queue.push_front(Queued { lane, task });
+                self.execution.queue.push_front(queued);
                 break;
             }
+            let Queued { lane, task, travelling } = queued;
             let Some(peer) = self.peers.get(lane) else { continue };
-            if task.seq & CALL_SEQ == 0 && !peer.in_claims.claim(task.seq) {
+            if task.seq & CALL_SEQ == 0 && !peer.claim(task.seq) {
                 continue;
             }
             let Some(callee) = peer.callees.get(task.function as usize).cloned() else {
@@ -253,6 +336,9 @@ impl State {
                 self.ring_callers();
             }
             let mut arg_refs = SmallVec::new();
+            if let Some(arguments) = travelling {
+                self.pulls.reading = arguments.brought;
+            }
             let args = match task.args {
                 Some(args) => self.read_argument(args, &mut arg_refs),
                 None => ReadValue::empty(),
@@ -262,6 +348,9 @@ impl State {
                 .into_iter()
                 .map(|dep| self.read_argument(dep, &mut arg_refs))
                 .collect();
+            if !self.pulls.reading.is_empty() {
+                self.pulls.reading.clear();
+            }
             let actor = match ActorId::from_bytes(&task.actor_id) {
                 Ok(actor) => actor,
                 Err(_) => ActorId::nil_of(callee.job_id),
@@ -372,6 +461,14 @@ impl State {
         self.run_effects();
     }
 
+    /// A submitter on another node wants back what has not begun.
+    pub fn entries_wanted(&mut self, lane: PeerIndex, mut seqs: Vec<u64>) {
+        seqs.retain(|seq| self.execution.take_queued(lane, *seq));
+        if !seqs.is_empty() {
+            self.send_on(lane, Kind::EntriesReturned, &v1::EntriesReturned { seqs }, PROGRESS);
+        }
+    }
+
     /// The task of this thread is about to sleep: its unclaimed neighbours go back to their owners, its CPU to the node.
     pub fn task_blocks(&mut self) {
         self.ring_callers();
@@ -390,7 +487,7 @@ impl State {
                 continue;
             };
             // Claimed, so that the owner's withdrawal and this return cannot both count.
-            if !peer.in_claims.claim(queued.task.seq) {
+            if !peer.claim(queued.task.seq) {
                 continue;
             }
             match returned.iter_mut().find(|(lane, _)| *lane == queued.lane) {

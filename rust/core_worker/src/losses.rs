@@ -50,7 +50,7 @@ impl State {
         let Some((lane, seq)) = self.owner.spec_mut(key).and_then(|spec| spec.sent.take()) else {
             return self.task_ready(key);
         };
-        let claimed = self.peers.get(lane).is_none_or(|peer| peer.out_claims.is_claimed(seq));
+        let claimed = self.peers.get(lane).is_none_or(|peer| peer.is_claimed(seq));
         let worker = self.peers.get(lane).map(|peer| self.peers.address(peer.who).worker_id);
         self.take_in_flight(lane, seq);
         match worker {
@@ -71,12 +71,7 @@ impl State {
             worker,
             tasks: vec![key],
         });
-        let request_id = self.fresh_request();
-        let message = v1::WhyDied {
-            request_id,
-            worker_id: worker.0.to_vec(),
-        };
-        self.tell_raylet(v1::to_raylet::Body::WhyDied(message));
+        self.ask_why_died(worker);
     }
 
     /// The raylet says how a process ended.
@@ -148,11 +143,7 @@ impl State {
                 self.dispatch
                     .on_event(now, Event::LeaseDied { lease }, &mut self.dispatch_effects);
                 self.run_effects();
-                let message = v1::ReturnLease {
-                    lease_id: lease.0,
-                    worker_gone: true,
-                };
-                self.tell_raylet(v1::to_raylet::Body::ReturnLease(message));
+                self.return_lease(lease, true);
             }
         }
         for lane in lanes {

@@ -13,6 +13,8 @@ use smallvec::SmallVec;
 
 pub use ray_rs_ownership::RefSlot;
 
+use crate::other_nodes::OtherNode;
+
 /// How the data of a value is to be read. The numbers are those of `Value.kind` on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -46,6 +48,8 @@ pub struct Location {
     pub generation: u64,
     /// The client whose extent holds it; `None`: the raylet.
     pub holder: Option<WorkerId>,
+    /// The node whose arena it is; `None`: this one.
+    pub node: Option<OtherNode>,
 }
 
 /// Where the data of a value is.
@@ -73,6 +77,8 @@ pub enum ReadData {
     Inline(Bytes),
     /// Stays valid, and its block in place, until dropped.
     Arena(Pin),
+    /// The same for a copy of what lies on another node.
+    Copied(Pin),
     /// Not where it was made, perhaps on disk: [`crate::CoreWorker::bring`] asks the raylet.
     Away(Location),
 }

@@ -98,6 +98,7 @@ impl CoreWorker {
             length: block.len,
             generation: block.generation,
             holder: Some(me),
+            node: None,
         };
         fill(&mut arena.writer(&block));
         arena.seal(block);

@@ -11,12 +11,13 @@ use ray_rs_lanes::{IncomingClaims, Lane, LaneProbe, LaneReceiver, LaneSender, Ou
 use ray_rs_ownership::{OwnerIndex, TaskKey};
 use ray_rs_proto::lane::Kind;
 use ray_rs_proto::v1;
-use ray_rs_types::{WorkerAddress, WorkerId};
+use ray_rs_types::{NodeId, WorkerAddress, WorkerId};
 use rustc_hash::FxHashMap;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::frames;
 use crate::model::{Callee, LeaseTerms};
+use crate::remote::{RemoteLink, Target};
 use crate::state::State;
 
 /// Number of a lane in this process; not used twice while anything may name it.
@@ -31,20 +32,31 @@ struct Known {
     dead: bool,
 }
 
+/// What carries the messages.
+pub(crate) enum Link {
+    /// Memory shared with a process of this node.
+    Lane {
+        sender: LaneSender,
+        receiver: LaneReceiver,
+        out_claims: OutgoingClaims,
+        in_claims: IncomingClaims,
+    },
+    /// A connection to a process of another node.
+    Remote(RemoteLink),
+}
+
 /// One lane.
 pub(crate) struct Peer {
     pub who: OwnerIndex,
-    pub sender: LaneSender,
-    pub receiver: LaneReceiver,
-    pub out_claims: OutgoingClaims,
-    pub in_claims: IncomingClaims,
+    pub link: Link,
     /// Unknown until the other side has answered the hand-shake.
     pub bell: Option<Arc<RemoteBell>>,
     /// What is to be rung for, once the bell is known or the lock is free.
     pub unrung: u32,
     /// Replies written since the last ring.
     pub quiet_replies: u32,
-    pub socket: Arc<OwnedFd>,
+    /// Of a lane: the socket over which it was opened.
+    pub socket: Option<Arc<OwnedFd>>,
     /// Sequence number of the next normal task, and of the first in `in_flight`.
     pub next_seq: u64,
     pub first_seq: u64,
@@ -148,12 +160,37 @@ impl Peers {
 
     pub fn add(&mut self, who: OwnerIndex, lane: Lane, bell: Option<RemoteBell>, socket: Arc<OwnedFd>) -> PeerIndex {
         let (sender, receiver, out_claims, in_claims) = lane.split();
-        let peer = Peer {
-            who,
+        let link = Link::Lane {
             sender,
             receiver,
             out_claims,
             in_claims,
+        };
+        self.add_link(who, link, bell, Some(socket))
+    }
+
+    pub fn add_remote(&mut self, who: OwnerIndex, link: RemoteLink) -> PeerIndex {
+        self.add_link(who, Link::Remote(link), None, None)
+    }
+
+    /// Those that run, or ran, on a node.
+    pub fn on_node(&self, node: NodeId) -> Vec<OwnerIndex> {
+        (0..self.known.len() as u32)
+            .map(OwnerIndex)
+            .filter(|index| self.address(*index).node_id == node)
+            .collect()
+    }
+
+    fn add_link(
+        &mut self,
+        who: OwnerIndex,
+        link: Link,
+        bell: Option<RemoteBell>,
+        socket: Option<Arc<OwnedFd>>,
+    ) -> PeerIndex {
+        let peer = Peer {
+            who,
+            link,
             bell: bell.map(Arc::new),
             unrung: 0,
             quiet_replies: 0,
@@ -186,6 +223,12 @@ impl Peers {
 
     pub fn remove(&mut self, lane: PeerIndex) -> Option<Peer> {
         let peer = self.lanes.get_mut(lane.0 as usize)?.take()?;
+        if let Link::Remote(link) = &peer.link
+            && let Some(socket) = link.pipe.socket.get()
+        {
+            // The progress thread holds it as well.
+            let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
+        }
         self.in_flight -= peer.in_flight.iter().flatten().count() + peer.calls.len();
         self.backlog -= usize::from(peer.had_backlog);
         let known = &mut self.known[peer.who.0 as usize];
@@ -197,21 +240,106 @@ impl Peers {
     }
 
     fn renew_probes(&mut self) {
-        self.probes = Arc::new(self.lanes.iter().flatten().map(|peer| peer.receiver.probe()).collect());
+        let probe = |peer: &Peer| match &peer.link {
+            Link::Lane { receiver, .. } => Some(receiver.probe()),
+            Link::Remote(_) => None,
+        };
+        self.probes = Arc::new(self.lanes.iter().flatten().filter_map(probe).collect());
     }
 }
 
 impl Peer {
     /// Writes one message; the bell is rung for `what` after the lock is free.
     pub fn write(&mut self, kind: Kind, message: &impl prost::Message) -> Sent {
+        let sender = match &mut self.link {
+            Link::Lane { sender, .. } => sender,
+            Link::Remote(link) => {
+                link.write(kind, message);
+                return Sent::InRing;
+            }
+        };
         let len = message.encoded_len() + 1;
-        self.sender.send_with(len, |mut bytes| {
+        sender.send_with(len, |mut bytes| {
             bytes[0] = kind as u8;
             let mut body = &mut bytes[1..];
             message.encode(&mut body).expect("encoded_len is exact");
             bytes = &mut [];
             let _ = bytes;
         })
+    }
+
+    #[inline]
+    pub fn is_remote(&self) -> bool {
+        matches!(self.link, Link::Remote(_))
+    }
+
+    /// Reads one message; an error when the peer writes nonsense.
+    #[inline]
+    pub fn receive<T>(&mut self, decode: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, ()> {
+        match &mut self.link {
+            Link::Lane { receiver, .. } => receiver.receive(decode).map_err(drop),
+            Link::Remote(link) => link.receive(decode),
+        }
+    }
+
+    /// Nothing is here to be read.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        match &self.link {
+            Link::Lane { receiver, .. } => receiver.is_empty(),
+            Link::Remote(link) => link.is_empty(),
+        }
+    }
+
+    pub fn waits_for_room(&mut self) -> bool {
+        match &mut self.link {
+            Link::Lane { receiver, .. } => receiver.peer_waits_for_room(),
+            Link::Remote(_) => false,
+        }
+    }
+
+    /// Moves what had to wait for room; (whether anything moved, whether something still waits).
+    pub fn flush(&mut self) -> (bool, bool) {
+        match &mut self.link {
+            Link::Lane { sender, .. } => {
+                let moved = sender.flush();
+                (moved, sender.has_backlog())
+            }
+            Link::Remote(_) => (false, false),
+        }
+    }
+
+    /// The entry may be claimed from here on.
+    #[inline]
+    pub fn publish(&mut self, seq: u64) {
+        if let Link::Lane { out_claims, .. } = &mut self.link {
+            out_claims.publish(seq);
+        }
+    }
+
+    /// Takes an entry back that the other side has not claimed. Over a network that is asked, not done.
+    pub fn withdraw(&mut self, seq: u64) -> bool {
+        match &mut self.link {
+            Link::Lane { out_claims, .. } => out_claims.withdraw(seq),
+            Link::Remote(_) => false,
+        }
+    }
+
+    /// Whether the other side has begun with the entry, or may have.
+    pub fn is_claimed(&self, seq: u64) -> bool {
+        match &self.link {
+            Link::Lane { out_claims, .. } => out_claims.is_claimed(seq),
+            Link::Remote(_) => true,
+        }
+    }
+
+    /// Claims an entry of the other side's; false when it was withdrawn.
+    #[inline]
+    pub fn claim(&self, seq: u64) -> bool {
+        match &self.link {
+            Link::Lane { in_claims, .. } => in_claims.claim(seq),
+            Link::Remote(_) => true,
+        }
     }
 }
 
@@ -244,6 +372,9 @@ impl State {
         if what == 0 {
             return;
         }
+        if peer.is_remote() {
+            return self.send_out(Target::Peer(lane));
+        }
         match &peer.bell {
             Some(bell) => match self.after.bells.iter_mut().find(|(other, _)| Arc::ptr_eq(other, bell)) {
                 Some((_, already)) => *already |= what,
@@ -253,7 +384,7 @@ impl State {
         }
     }
 
-    /// The lane to a process of this node.
+    /// The lane to a process.
     pub fn open_lane(&mut self, who: OwnerIndex) -> Option<PeerIndex> {
         if let Some(lane) = self.peers.lane_to(who) {
             return Some(lane);
@@ -271,6 +402,9 @@ impl State {
         }
         if self.peers.is_dead(who) || self.closed {
             return None;
+        }
+        if self.peers.address(who).node_id != self.me.node_id {
+            return self.open_remote(who);
         }
         match self.connect(who) {
             Ok(lane) => Some(lane),

@@ -17,6 +17,7 @@ use crate::bring;
 use crate::core::CoreWorker;
 use crate::frames::{self, Filled, FrameReader};
 use crate::peers::PeerIndex;
+use crate::remote::{Pipe, Target};
 use crate::state::State;
 
 const RAYLET: u64 = 0;
@@ -28,6 +29,9 @@ const FIRST_SOCKET: u64 = 3;
 const POLL: Duration = Duration::from_millis(1);
 /// After so many looks in vain it asks to be rung instead.
 const VAIN_LOOKS: u32 = 5;
+
+/// Read at once from another node.
+const PIPE_BYTES: usize = 64 << 10;
 
 struct Connection {
     socket: Arc<OwnedFd>,
@@ -49,8 +53,18 @@ struct Progress<'a> {
     listener: OwnedFd,
     raylet_reader: FrameReader,
     connections: FxHashMap<u64, Connection>,
+    /// Connections to other nodes.
+    pipes: FxHashMap<u64, PipeEnd>,
     next_token: u64,
     vain: u32,
+}
+
+/// The receiving side of a connection to another node.
+struct PipeEnd {
+    target: Target,
+    pipe: Arc<Pipe>,
+    /// For what a raylet says.
+    reader: FrameReader,
 }
 
 impl<'a> Progress<'a> {
@@ -68,6 +82,7 @@ impl<'a> Progress<'a> {
             listener,
             raylet_reader,
             connections: FxHashMap::default(),
+            pipes: FxHashMap::default(),
             next_token: FIRST_SOCKET,
             vain: 0,
         })
@@ -103,11 +118,12 @@ impl<'a> Progress<'a> {
                     }
                     LISTENER => self.accept(),
                     BELL => self.core.bell.drain_eventfd(),
+                    other if self.pipes.contains_key(&other) => self.serve_pipe(other),
                     other => self.read_socket(other),
                 }
             }
             self.look_at_lanes();
-            self.watch_new_sockets();
+            self.watch_what_is_new();
         }
         Ok(())
     }
@@ -155,11 +171,7 @@ impl<'a> Progress<'a> {
         };
         loop {
             match self.raylet_reader.next::<v1::FromRaylet>() {
-                Ok(Some(message)) => {
-                    let carries = bring::carries_memory(&message);
-                    let memory = carries.then(|| self.raylet_reader.take_fd()).flatten();
-                    self.core.with(|state| state.raylet_says(message, memory));
-                }
+                Ok(Some(message)) => self.raylet_says(message),
                 Ok(None) => break,
                 Err(_) => return self.raylet_gone(),
             }
@@ -168,6 +180,99 @@ impl<'a> Progress<'a> {
             return self.raylet_gone();
         }
         true
+    }
+
+    fn raylet_says(&mut self, message: v1::FromRaylet) {
+        match message.body {
+            Some(v1::from_raylet::Body::PeerOpened(opened)) => {
+                let socket = if opened.error.is_empty() {
+                    self.raylet_reader.take_fd()
+                } else {
+                    None
+                };
+                self.core.with(|state| state.peer_opened(&opened, socket));
+            }
+            Some(v1::from_raylet::Body::PeerConnected(connected)) => {
+                if let Some(socket) = self.raylet_reader.take_fd() {
+                    self.core.with(|state| state.peer_connected(&connected, socket));
+                }
+            }
+            body => {
+                let message = v1::FromRaylet { body };
+                let carries = bring::carries_memory(&message);
+                let memory = carries.then(|| self.raylet_reader.take_fd()).flatten();
+                self.core.with(|state| state.raylet_says(message, memory));
+            }
+        }
+    }
+
+    /// A connection to another node can be read, or takes more.
+    fn serve_pipe(&mut self, token: u64) {
+        let PipeEnd { target, pipe, reader } = self.pipes.get_mut(&token).expect("the caller looked");
+        let (target, socket) = (*target, pipe.socket.get().expect("watched when it was open"));
+        self.core.flush_pipe(target, pipe);
+        let mut failed = None;
+        let mut buffer = [0; PIPE_BYTES];
+        // Edge-triggered: to the end of what is there.
+        while failed.is_none() {
+            match target {
+                Target::Peer(lane) => match rustix::net::recv(socket, &mut buffer[..], RecvFlags::DONTWAIT) {
+                    Ok((0, _)) => failed = Some("it was closed".to_owned()),
+                    Ok((count, _)) => self
+                        .core
+                        .with(|state| state.bytes_arrived(lane, pipe, &buffer[..count])),
+                    Err(rustix::io::Errno::AGAIN) => break,
+                    Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => failed = Some(error.to_string()),
+                },
+                Target::Raylet(place) => {
+                    let filled = reader.fill(socket, RecvFlags::DONTWAIT);
+                    loop {
+                        match reader.next::<v1::FromRaylet>() {
+                            Ok(Some(message)) => self.core.with(|state| state.remote_raylet_says(place, message)),
+                            Ok(None) => break,
+                            Err(error) => {
+                                failed = Some(error.to_string());
+                                break;
+                            }
+                        }
+                    }
+                    match filled {
+                        Filled::Some => {}
+                        Filled::Nothing => break,
+                        Filled::Closed => failed = Some("it was closed".to_owned()),
+                    }
+                }
+            }
+        }
+        if let Some(why) = failed {
+            let end = self.pipes.remove(&token).expect("looked at above");
+            let _ = epoll::delete(&self.epoll, end.pipe.socket.get().expect("it was watched"));
+            self.core
+                .with(|state| state.pipe_closed(end.target, Some(&end.pipe), &why));
+        }
+    }
+
+    fn watch_what_is_new(&mut self) {
+        let (sockets, pipes) = {
+            let mut state = self.core.state.lock();
+            let sockets = std::mem::take(&mut state.peers.new_sockets);
+            (sockets, std::mem::take(&mut state.remote.new_pipes))
+        };
+        for (lane, socket) in sockets {
+            self.watch(socket, Some(lane));
+        }
+        for (target, pipe) in pipes {
+            let token = self.next_token;
+            self.next_token += 1;
+            let flags =
+                epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+            let socket = pipe.socket.get().expect("it is open");
+            if epoll::add(&self.epoll, socket, epoll::EventData::new_u64(token), flags).is_ok() {
+                let reader = FrameReader::default();
+                self.pipes.insert(token, PipeEnd { target, pipe, reader });
+            }
+        }
     }
 
     fn raylet_gone(&self) -> bool {
@@ -193,13 +298,6 @@ impl<'a> Progress<'a> {
                     lane,
                 },
             );
-        }
-    }
-
-    fn watch_new_sockets(&mut self) {
-        let new = std::mem::take(&mut self.core.state.lock().peers.new_sockets);
-        for (lane, socket) in new {
-            self.watch(socket, Some(lane));
         }
     }
 
@@ -232,7 +330,11 @@ impl<'a> Progress<'a> {
                     let who = state
                         .peers
                         .get(lane)
-                        .filter(|peer| Arc::ptr_eq(&peer.socket, &connection.socket))
+                        .filter(|peer| {
+                            peer.socket
+                                .as_ref()
+                                .is_some_and(|socket| Arc::ptr_eq(socket, &connection.socket))
+                        })
                         .map(|peer| peer.who);
                     if let Some(who) = who {
                         state.process_died(who);

@@ -34,6 +34,8 @@ use crate::memory_retries::MemoryRetries;
 use crate::model::{Failure, FunctionSpec, HostEvent, Location, MethodSpec, StoredValue, ValueData};
 use crate::peers::Peers;
 use crate::positions::Positions;
+use crate::pull::Pulls;
+use crate::remote::{Pipe, Remote, Target};
 use crate::sites::Sites;
 use crate::stream::Stream;
 use crate::submit::{Class, Lease, Spec};
@@ -53,6 +55,8 @@ pub(crate) struct After {
     pub bells: SmallVec<[(Arc<RemoteBell>, u32); 4]>,
     pub wake: SmallVec<[Thread; 2]>,
     pub host: Vec<HostEvent>,
+    /// Connections to other nodes that have something to send.
+    pub pipes: Vec<(Target, Arc<Pipe>)>,
     /// The progress thread sleeps past the next deadline.
     pub kick: bool,
     pub raylet: bool,
@@ -62,7 +66,13 @@ pub(crate) struct After {
 
 impl After {
     pub fn is_empty(&self) -> bool {
-        self.bells.is_empty() && self.wake.is_empty() && self.host.is_empty() && !self.kick && !self.raylet && !self.die
+        self.bells.is_empty()
+            && self.wake.is_empty()
+            && self.host.is_empty()
+            && self.pipes.is_empty()
+            && !self.kick
+            && !self.raylet
+            && !self.die
     }
 }
 
@@ -182,6 +192,8 @@ pub(crate) struct State {
     /// Objects that were awaited by a token and came, until they are taken.
     pub brought: FxHashMap<u64, Brought>,
     pub pins_for_life: Vec<RefSlot>,
+    pub remote: Remote,
+    pub pulls: Pulls,
     /// Generators whose consumers are there, by the number of their task.
     pub streams: FxHashMap<u64, Stream>,
     /// Those of them that wait for their consumer.
@@ -261,6 +273,8 @@ impl State {
             moved: FxHashMap::default(),
             brought: FxHashMap::default(),
             pins_for_life: Vec::new(),
+            remote: Remote::default(),
+            pulls: Pulls::default(),
             streams: FxHashMap::default(),
             limited_streams: FxHashSet::default(),
             time_limits: BinaryHeap::new(),
@@ -365,6 +379,10 @@ impl State {
     }
 
     fn free_block(&mut self, location: Location) {
+        if location.node.is_some() {
+            return self.free_elsewhere(&location);
+        }
+        self.forget_copies(&location);
         let Location { offset, generation, .. } = location;
         if !self.moved.is_empty() {
             self.moved.remove(&(offset, generation));

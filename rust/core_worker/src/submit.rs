@@ -18,7 +18,7 @@ use crate::events::{Ended, outcome_of, text_of};
 use crate::model::{
     ActorIndex, Failure, FunctionIndex, FunctionSpec, Location, MethodIndex, Returns, StoredValue, TaskArgs, ValueData,
 };
-use crate::peers::{CALL_SEQ, PeerIndex};
+use crate::peers::{CALL_SEQ, Peer, PeerIndex};
 use crate::state::State;
 use crate::stream::STREAMING;
 use crate::wire::Coverage;
@@ -271,6 +271,7 @@ impl State {
                     Some(Work::Normal(function)) => self.function(function).name.to_string(),
                     Some(Work::Call { .. } | Work::Creation(_) | Work::Group) | None => String::new(),
                 };
+                let refused = self.remote.refusals_of(class);
                 let class = &self.classes[class.0 as usize];
                 let message = v1::RequestLease {
                     request_id: request.0,
@@ -279,12 +280,13 @@ impl State {
                     task_name,
                     runtime_env: class.runtime_env.to_string(),
                     strategy: class.strategy.clone(),
+                    spilled: false,
+                    refused,
                 };
                 self.tell_raylet(v1::to_raylet::Body::RequestLease(message));
             }
             Order::CancelRequest { request } => {
-                let message = v1::CancelLeaseRequest { request_id: request.0 };
-                self.tell_raylet(v1::to_raylet::Body::CancelLeaseRequest(message));
+                self.cancel_lease_request(request);
             }
             Order::ReturnLease { lease } => {
                 let worker_gone = match self.leases.remove(&lease).map(|known| self.peers.get_mut(known.lane)) {
@@ -294,13 +296,13 @@ impl State {
                     }
                     Some(None) | None => true,
                 };
-                self.tell_raylet(v1::to_raylet::Body::ReturnLease(v1::ReturnLease {
-                    lease_id: lease.0,
-                    worker_gone,
-                }));
+                self.return_lease(lease, worker_gone);
             }
             Order::Withdraw { lease, task } => {
                 let withdrawn = self.withdraw(TaskKey(task.0));
+                if !withdrawn {
+                    self.ask_to_withdraw(TaskKey(task.0));
+                }
                 let event = Event::WithdrawResult { lease, task, withdrawn };
                 let now = self.now();
                 self.dispatch.on_event(now, event, &mut self.dispatch_effects);
@@ -317,7 +319,7 @@ impl State {
         let Some(peer) = self.peers.get_mut(lane) else {
             return false;
         };
-        if !peer.out_claims.withdraw(seq) {
+        if !peer.withdraw(seq) {
             return false;
         }
         self.take_in_flight(lane, seq);
@@ -325,6 +327,16 @@ impl State {
             spec.sent = None;
         }
         true
+    }
+
+    /// On another node there is no taking back without asking: EntriesReturned may follow.
+    fn ask_to_withdraw(&mut self, key: TaskKey) {
+        if let Some((lane, seq)) = self.owner.spec(key).and_then(|spec| spec.sent)
+            && self.peers.get(lane).is_some_and(Peer::is_remote)
+        {
+            let message = v1::WithdrawEntries { seqs: vec![seq] };
+            self.send_on(lane, Kind::WithdrawEntries, &message, EXEC);
+        }
     }
 
     pub fn take_in_flight(&mut self, lane: PeerIndex, seq: u64) -> Option<TaskKey> {
@@ -363,14 +375,15 @@ impl State {
             return self.dispatch.on_event(now, event, &mut self.dispatch_effects);
         }
         let index = self.define_function(lane, function);
-        let deps = self.resolved_deps(key);
+        let who = self.peers.get(lane).expect("looked at above").who;
+        let deps = self.resolved_deps(key, who);
         let num_returns = self.owner.num_returns(key) as u32;
         let attempt = self.owner.attempt(key);
         let peer = self.peers.get_mut(lane).expect("looked at above");
         let seq = peer.next_seq;
         peer.next_seq += 1;
         peer.in_flight.push_back(Some(key));
-        peer.out_claims.publish(seq);
+        peer.publish(seq);
         self.peers.in_flight += 1;
         self.write_push(lane, key, seq, index, deps, num_returns, attempt, Vec::new());
     }
@@ -430,7 +443,7 @@ impl State {
     }
 
     /// The values of the top-level references, in order.
-    pub fn resolved_deps(&mut self, key: TaskKey) -> Vec<v1::Value> {
+    pub fn resolved_deps(&mut self, key: TaskKey, receiver: ray_rs_ownership::OwnerIndex) -> Vec<v1::Value> {
         let deps: SmallVec<[RefSlot; 2]> = self.owner.deps(key).into();
         let mut values = Vec::with_capacity(deps.len());
         let mut away: SmallVec<[Location; 2]> = SmallVec::new();
@@ -444,7 +457,7 @@ impl State {
             {
                 away.push(*location);
             }
-            values.push(self.value_to_wire(&value, ray_rs_ownership::OwnerIndex::ME, false));
+            values.push(self.value_to_wire(&value, receiver, false));
         }
         // On their way while the task waits in its worker's queue.
         self.bring_ahead(&away);
@@ -490,11 +503,7 @@ impl State {
             self.open_lane(who)
         });
         let Some(lane) = lane else {
-            let message = v1::ReturnLease {
-                lease_id: lease.0,
-                worker_gone: true,
-            };
-            self.tell_raylet(v1::to_raylet::Body::ReturnLease(message));
+            self.return_lease(lease, true);
             let now = self.now();
             self.dispatch
                 .on_event(now, Event::LeaseRejected { request }, &mut self.dispatch_effects);

@@ -52,6 +52,8 @@ impl State {
         let data = match &error.data {
             ValueData::Empty => return None,
             ValueData::Inline(bytes) => ReadData::Inline(bytes.clone()),
+            // Not worth the way.
+            ValueData::Arena(location) if location.node.is_some() => return None,
             ValueData::Arena(location) => {
                 ReadData::Arena(self.arena.pin(location.offset, location.length, location.generation)?)
             }

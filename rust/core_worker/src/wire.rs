@@ -4,10 +4,10 @@ use bytes::Bytes;
 use ray_rs_ownership::{OwnerIndex, RefKind, RefSlot};
 use ray_rs_proto::v1;
 use ray_rs_types::address::arena_owner;
-use ray_rs_types::{ObjectId, WorkerAddress, WorkerId};
+use ray_rs_types::{ObjectId, WorkerAddress};
 use smallvec::SmallVec;
 
-use crate::model::{Failure, Location, ReadData, ReadValue, StoredValue, ValueData, ValueKind};
+use crate::model::{Failure, ReadData, ReadValue, StoredValue, ValueData, ValueKind};
 use crate::state::State;
 
 /// `Value.kind` of a failure of the engine; its data is JSON.
@@ -55,12 +55,7 @@ impl State {
             ValueData::Empty => {}
             ValueData::Inline(bytes) => wire.data = bytes.clone(),
             ValueData::Arena(location) => {
-                wire.location = Some(v1::ObjectLocation {
-                    offset: location.offset,
-                    length: location.length,
-                    generation: location.generation,
-                    holder: location.holder.map(|holder| holder.0.to_vec()).unwrap_or_default(),
-                });
+                wire.location = Some(self.location_to_wire(location, receiver));
             }
             ValueData::Failed(failure) => {
                 wire.kind = FAILURE;
@@ -80,7 +75,9 @@ impl State {
 
     /// The same for a value that is the receiver's from here on: its memory ends with the receiver.
     pub fn give_away(&mut self, value: &StoredValue, receiver: OwnerIndex) -> v1::Value {
-        if let ValueData::Arena(location) = value.data {
+        if let ValueData::Arena(location) = value.data
+            && location.node.is_none()
+        {
             let owner = arena_owner(&self.peers.address(receiver).worker_id);
             self.hand_over(location.offset, location.generation, owner);
         }
@@ -166,12 +163,7 @@ impl State {
             }
         };
         let data = match wire.location {
-            Some(location) => ValueData::Arena(Location {
-                offset: location.offset,
-                length: location.length,
-                generation: location.generation,
-                holder: WorkerId::from_bytes(&location.holder).ok(),
-            }),
+            Some(location) => ValueData::Arena(self.location_from_wire(&location)),
             None if kind == ValueKind::None => ValueData::Empty,
             None => ValueData::Inline(wire.data),
         };
@@ -183,6 +175,10 @@ impl State {
         let data = match &value.data {
             ValueData::Empty => ReadData::Empty,
             ValueData::Inline(bytes) => ReadData::Inline(bytes.clone()),
+            ValueData::Arena(location) if location.node.is_some() => match self.read_brought(location) {
+                Some(copy) => ReadData::Copied(copy?),
+                None => ReadData::Away(*location),
+            },
             ValueData::Arena(location) => match self.pin(*location) {
                 Some(pin) => ReadData::Arena(pin),
                 None => ReadData::Away(*location),
@@ -213,10 +209,18 @@ impl ReadValue {
         match &self.data {
             ReadData::Empty => &[],
             ReadData::Inline(bytes) => bytes,
-            ReadData::Arena(pin) => pin,
+            ReadData::Arena(pin) | ReadData::Copied(pin) => pin,
             // Whoever decodes a value has brought it here before.
             ReadData::Away(_) => &[],
         }
+    }
+}
+
+impl Failure {
+    /// What stands in the place of an argument that was lost.
+    pub fn from_argument(bytes: &[u8]) -> Option<Self> {
+        // No pickle begins like that.
+        bytes.starts_with(b"{").then(|| serde_json::from_slice(bytes).ok())?
     }
 }
 

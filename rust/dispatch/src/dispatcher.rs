@@ -84,6 +84,11 @@ impl Dispatcher {
         (self.next_check != Duration::MAX).then_some(self.next_check)
     }
 
+    /// So many leases could be of use at once; more than before as a rule, since nodes come.
+    pub fn useful_leases(&mut self, hint: u32) {
+        self.max_leases_hint = self.max_leases_hint.max(hint as usize);
+    }
+
     /// Tasks that wait for a lease.
     pub fn queued(&self) -> usize {
         self.classes.iter().map(|class| class.queue.len()).sum()

@@ -26,6 +26,8 @@ pub struct GcsConfig {
     /// The driver that started the session and whose end ends it; `None` for a session that stands alone.
     pub driver_pid: Option<u32>,
     pub storage: StorageChoice,
+    /// Other nodes may join: connections are looked after, so that a machine that vanishes is missed.
+    pub other_nodes: bool,
 }
 
 impl GcsConfig {
@@ -38,6 +40,7 @@ impl GcsConfig {
             tcp_bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             driver_pid,
             storage: StorageChoice::default(),
+            other_nodes: false,
         }
     }
 }

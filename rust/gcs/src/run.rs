@@ -50,7 +50,13 @@ pub async fn run(config: GcsConfig) -> anyhow::Result<()> {
     session::write_atomically(&address_file, &tcp.local_addr()?.to_string())
         .with_context(|| format!("cannot write {}", address_file.display()))?;
     let unix = Listener::unix_from_fd(config.listener).context("cannot take over the listening socket")?;
-    let (state, flushed) = State::open(open_storage(config.storage, &config.session_dir)?)?;
+    let (mut state, flushed) = State::open(open_storage(config.storage, &config.session_dir)?)?;
+    state.session = config
+        .session_dir
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     let state = Arc::new(Mutex::new(state));
     let service = GcsService::new(Arc::clone(&state));
 
@@ -59,6 +65,7 @@ pub async fn run(config: GcsConfig) -> anyhow::Result<()> {
         vec![unix, Listener::Tcp(tcp)],
         token,
         grpc,
+        config.other_nodes,
         std::future::pending(),
     ));
     let mut release = tokio::spawn(release_flushed(Arc::clone(&state), flushed));

@@ -8,6 +8,7 @@ use ray_rs_proto::v1::{self, Empty, node_report};
 use ray_rs_transport::ProcessWatch;
 use ray_rs_transport::grpc::PeerInfo;
 use ray_rs_types::NodeId;
+use tokio::time::{Instant, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -73,7 +74,12 @@ impl GcsService {
             Some(process) => process.ended().await,
             None => tokio::time::sleep(RECONNECT_GRACE).await,
         }
-        self.state().node_died(node, connection, now_ms());
+        self.state().node_died(
+            node,
+            connection,
+            "its connection broke and it did not come back",
+            now_ms(),
+        );
     }
 
     /// Waits until the actor is known, at most so long: handles may travel faster than registrations.
@@ -162,6 +168,33 @@ impl Gcs for GcsService {
 
     async fn list_jobs(&self, _: Request<Empty>) -> Result<Response<v1::ListJobsReply>, Status> {
         Ok(Response::new(self.state().list_jobs()))
+    }
+
+    async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Result<Response<v1::GetJobReply>, Status> {
+        Ok(Response::new(self.state().get_job(&request.into_inner())?))
+    }
+
+    async fn leave_cluster(&self, request: Request<v1::LeaveClusterRequest>) -> Result<Response<Empty>, Status> {
+        self.state().node_left(&request.into_inner(), now_ms())?;
+        Ok(Response::new(Empty {}))
+    }
+
+    async fn pick_node(&self, request: Request<v1::PickNodeRequest>) -> Result<Response<v1::PickNodeReply>, Status> {
+        let request = request.into_inner();
+        let until = Instant::now() + Duration::from_millis(request.wait_ms.into());
+        let mut changes = self.state().cluster_changes();
+        loop {
+            let (reply, lapse) = {
+                let mut state = self.state();
+                (state.pick_node(&request), state.until_a_proposal_lapses())
+            };
+            let is_decided = !reply.node_id.is_empty() || !reply.never.is_empty() || reply.group_removed;
+            if is_decided || Instant::now() >= until {
+                return Ok(Response::new(reply));
+            }
+            let lapse = lapse.map(|lapse| Instant::now() + lapse + Duration::from_millis(1));
+            let _ = timeout_at(lapse.map_or(until, |lapse| lapse.min(until)), changes.changed()).await;
+        }
     }
 
     async fn kv_put(&self, request: Request<v1::KvPutRequest>) -> Result<Response<v1::KvPutReply>, Status> {

@@ -55,7 +55,7 @@ impl Served {
         tokio::spawn(release_flushed(Arc::clone(&state), flushed));
         let token = Token::random().expect("random");
         let service = GcsServer::new(GcsService::new(Arc::clone(&state)));
-        let serving = serve(vec![listener], token.clone(), service, std::future::pending());
+        let serving = serve(vec![listener], token.clone(), service, false, std::future::pending());
         let server = tokio::spawn(async move { serving.await.expect("served") });
         Self {
             dir,
@@ -116,7 +116,10 @@ impl NodeSide {
         let mut side = Self { reports, commands };
         assert_eq!(
             side.next().await,
-            node_command::Body::Accepted(v1::NodeAccepted { node_index: 1 })
+            node_command::Body::Accepted(v1::NodeAccepted {
+                node_index: 1,
+                ..v1::NodeAccepted::default()
+            })
         );
         side
     }

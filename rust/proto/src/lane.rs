@@ -46,4 +46,6 @@ kinds! {
     GeneratorItem = 14,
     /// [`crate::v1::GeneratorConsumed`]
     GeneratorConsumed = 15,
+    /// [`crate::v1::WithdrawEntries`]
+    WithdrawEntries = 16,
 }

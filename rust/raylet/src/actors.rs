@@ -12,11 +12,15 @@ use rustc_hash::FxHashMap;
 
 use crate::input::{ConnKey, Input, Token};
 use crate::raylet::Raylet;
+use crate::timers::Timer;
 use crate::workers::Hosts;
 use crate::workers::Leave;
 
 /// A handle may travel faster than its actor's registration: so long, unknown is not dead.
 const REGISTRATION_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A node that has joined a cluster waits so long for the control store to come back.
+const ALONE_LIMIT: Duration = Duration::from_secs(60);
 
 /// States of `ActorUpdate` by their numbers.
 const PLACED: u32 = 1;
@@ -82,6 +86,9 @@ impl Raylet {
         match command {
             Command::Accepted(accepted) => {
                 self.node_index = Some(accepted.node_index);
+                if !accepted.session.is_empty() {
+                    self.session = accepted.session;
+                }
                 self.gcs_is_back();
                 self.report_again();
                 self.ask_for_groups_again();
@@ -95,7 +102,11 @@ impl Raylet {
             Command::ReturnBundles(order) => self.return_bundles(order),
             Command::GroupUpdate(update) => self.group_updated(update),
             Command::JobNotice(notice) => self.job_notice(notice),
+            Command::NodeChanged(info) => self.node_changed(info),
             Command::JobFinished(finished) => {
+                if let Ok(id) = JobId::from_bytes(&finished.job_id) {
+                    self.finished_jobs.insert(id);
+                }
                 if let Some(key) = JobId::from_bytes(&finished.job_id)
                     .ok()
                     .and_then(|id| self.job_by_id(id))
@@ -107,6 +118,11 @@ impl Raylet {
     }
 
     pub fn gcs_is_gone(&mut self) {
+        if self.config.gcs_address.is_some() && self.alone_since.is_none() {
+            self.alone_since = Some(std::time::Instant::now());
+            self.timers
+                .set(std::time::Instant::now() + ALONE_LIMIT, Timer::AloneTooLong);
+        }
         // Before the first connection it is merely starting.
         if self.node_index.is_some() && !std::mem::replace(&mut self.told_gcs_gone, true) {
             tracing::warn!("the connection to the control store has ended");
@@ -117,7 +133,16 @@ impl Raylet {
         }
     }
 
+    /// A node of a cluster that has lost its head has no business any more.
+    pub fn alone_too_long(&mut self) {
+        if self.alone_since.is_some_and(|since| since.elapsed() >= ALONE_LIMIT) {
+            tracing::error!("the cluster's control store did not come back; the node ends");
+            self.end_session("its control store stayed away");
+        }
+    }
+
     fn gcs_is_back(&mut self) {
+        self.alone_since = None;
         if std::mem::take(&mut self.told_gcs_gone) {
             self.tell_drivers("The control store (gcs) is back.");
         }
@@ -141,15 +166,22 @@ impl Raylet {
         }
     }
 
-    fn start_actor(&mut self, start: v1::StartActor) {
-        let Some(spec) = start.spec else { return };
+    pub fn start_actor(&mut self, start: v1::StartActor) {
+        let Some(spec) = start.spec.clone() else { return };
         let Ok(actor) = ActorId::from_bytes(&start.actor_id) else {
             return;
         };
         let incarnation = start.incarnation;
-        let Some(job) = JobId::from_bytes(&spec.job_id).ok().and_then(|id| self.job_by_id(id)) else {
-            let message = "the job it belongs to has no process on this node any more".to_owned();
-            return self.report_start_failed(actor, incarnation, false, message);
+        let Ok(job_id) = JobId::from_bytes(&spec.job_id) else {
+            return;
+        };
+        let Some(job) = self.job_by_id(job_id) else {
+            if self.finished_jobs.contains(&job_id) {
+                let message = "the job it belongs to has no process on this node any more".to_owned();
+                return self.report_start_failed(actor, incarnation, false, message);
+            }
+            self.starts_waiting.push(start);
+            return self.fetch_job(job_id);
         };
         if let Some(before) = self.actors.hosted.get(&actor) {
             if before.incarnation >= incarnation {
@@ -231,6 +263,12 @@ impl Raylet {
     pub fn actor_rejected(&mut self, actor: ActorId, environment_failed: bool, reason: String) {
         if let Some(hosted) = self.actors.hosted.remove(&actor) {
             self.report_start_failed(actor, hosted.incarnation, environment_failed, reason);
+        }
+    }
+
+    pub fn cannot_start(&self, start: &v1::StartActor, message: String) {
+        if let Ok(actor) = ActorId::from_bytes(&start.actor_id) {
+            self.report_start_failed(actor, start.incarnation, false, message);
         }
     }
 

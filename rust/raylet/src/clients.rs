@@ -11,7 +11,7 @@ use ray_rs_proto::v1;
 use ray_rs_scheduler::JobKey;
 use ray_rs_transport::ProcessWatch;
 use ray_rs_transport::local::{self, FrameReader, FrameWriter};
-use ray_rs_types::WorkerId;
+use ray_rs_types::{JobId, WorkerId};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -53,6 +53,8 @@ pub(crate) enum Role {
     Unknown,
     Driver,
     Worker(Token),
+    /// A driver or worker of another node.
+    Remote,
 }
 
 /// One connection.
@@ -64,6 +66,10 @@ pub(crate) struct Client {
     pub worker_id: WorkerId,
     /// Set with the first frame.
     pub job: Option<JobKey>,
+    /// Of a client from another node, until its job is known here.
+    pub wants_job: Option<JobId>,
+    /// What it has asked since, until then.
+    pub held: Vec<v1::to_raylet::Body>,
     /// Row of the arena's pin tables; set when `registered`.
     pub arena_row: u32,
     /// `Registered` was sent.
@@ -91,6 +97,8 @@ impl Client {
             pid: pid.unwrap_or(0),
             worker_id: WorkerId::NIL,
             job: None,
+            wants_job: None,
+            held: Vec::new(),
             arena_row: 0,
             registered: false,
             waited_enough: false,
@@ -135,6 +143,12 @@ pub(crate) async fn accept_loop(listener: UnixListener, inputs: Inputs) {
 async fn connect(conn: ConnKey, stream: UnixStream, inputs: &Inputs) -> io::Result<()> {
     let peer = local::check_peer(&stream)?;
     let (reader, writer) = local::frames(stream);
+    serve(conn, peer.pid, reader, writer, inputs).await;
+    Ok(())
+}
+
+/// Starts to read from and to write to a client.
+pub(crate) async fn serve(conn: ConnKey, pid: Option<u32>, reader: FrameReader, writer: FrameWriter, inputs: &Inputs) {
     let (queue, queued) = mpsc::unbounded_channel();
     let outbox = Outbox {
         queue,
@@ -160,13 +174,12 @@ async fn connect(conn: ConnKey, stream: UnixStream, inputs: &Inputs) -> io::Resu
     let _ = inputs
         .send(Input::Connected {
             conn,
-            pid: peer.pid,
+            pid,
             outbox,
             reader,
         })
         .await;
     let _ = go.send(());
-    Ok(())
 }
 
 async fn read_loop(conn: ConnKey, mut reader: FrameReader, inputs: Inputs) {

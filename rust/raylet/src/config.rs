@@ -1,6 +1,7 @@
 //! What a raylet is told when it starts, and what a driver tells of itself.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use ray_rs_types::{Quantity, ResourceSet};
@@ -38,6 +39,21 @@ pub struct RayletConfig {
     pub node_ip: String,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// The one TCP port of the node, for other nodes; none: nobody but this machine's processes reaches it.
+    #[serde(default)]
+    pub listen: Option<SocketAddr>,
+    /// Control store of the cluster that the node joins; none: the session's own.
+    #[serde(default)]
+    pub gcs_address: Option<SocketAddr>,
+    /// Python's minor version, which all nodes of a cluster share.
+    #[serde(default)]
+    pub python_version: String,
+    /// The session ends with the process `driver_pid`, not already when that process leaves the session.
+    #[serde(default)]
+    pub outlives_goodbye: bool,
+    /// The node's id in hex; a random one when it is empty.
+    #[serde(default)]
+    pub node_id: String,
 }
 
 fn loopback() -> String {
@@ -45,6 +61,16 @@ fn loopback() -> String {
 }
 
 impl RayletConfig {
+    /// What has to be the same in all nodes of a cluster.
+    pub fn versions(&self) -> String {
+        format!(
+            "ray_rs {} (wire {}) on Python {}",
+            env!("CARGO_PKG_VERSION"),
+            ray_rs_transport::visit::WIRE_VERSION,
+            self.python_version
+        )
+    }
+
     pub fn resource_set(&self) -> ResourceSet {
         self.resources
             .iter()

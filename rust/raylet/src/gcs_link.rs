@@ -30,10 +30,14 @@ pub(crate) struct GcsLink {
 
 impl GcsLink {
     /// Connects in the background, and again whenever the connection is lost. `node` is told each time.
-    pub fn start(session_dir: &Path, node: v1::NodeInfo, inputs: Inputs) -> Self {
+    pub fn start(session_dir: &Path, address: Address, node: v1::NodeInfo, inputs: Inputs) -> Self {
         let (reports, queued) = mpsc::unbounded_channel();
         let (found, client) = watch::channel(None);
-        tokio::spawn(keep_connected(session_dir.to_owned(), node, queued, found, inputs));
+        let place = Place {
+            token_path: session_dir.join("token"),
+            address,
+        };
+        tokio::spawn(keep_connected(place, node, queued, found, inputs));
         Self { reports, client }
     }
 
@@ -78,8 +82,14 @@ impl GcsLink {
     }
 }
 
+/// Where the control store is, and what opens it.
+struct Place {
+    token_path: PathBuf,
+    address: Address,
+}
+
 async fn keep_connected(
-    session_dir: PathBuf,
+    place: Place,
     node: v1::NodeInfo,
     mut reports: mpsc::UnboundedReceiver<v1::NodeReport>,
     found: watch::Sender<Option<RawClient>>,
@@ -87,7 +97,7 @@ async fn keep_connected(
 ) {
     let mut pause = FIRST_PAUSE;
     loop {
-        match one_connection(&session_dir, &node, &mut reports, &found, &inputs).await {
+        match one_connection(&place, &node, &mut reports, &found, &inputs).await {
             Ok(true) => pause = FIRST_PAUSE,
             Ok(false) => return,
             Err(error) => tracing::debug!(%error, "the control store cannot be reached"),
@@ -102,14 +112,14 @@ async fn keep_connected(
 
 /// Serves one connection to its end; `Ok(false)`: the loop has ended.
 async fn one_connection(
-    session_dir: &Path,
+    place: &Place,
     node: &v1::NodeInfo,
     reports: &mut mpsc::UnboundedReceiver<v1::NodeReport>,
     found: &watch::Sender<Option<RawClient>>,
     inputs: &Inputs,
 ) -> anyhow::Result<bool> {
-    let token = Token::read(&session_dir.join("token"))?;
-    let channel = grpc::channel(Address::Unix(session_dir.join("sockets/gcs")), token).await?;
+    let token = Token::read(&place.token_path)?;
+    let channel = grpc::channel(place.address.clone(), token).await?;
     // Calls of clients use the same connection; it reconnects by itself when it breaks.
     found.send_replace(Some(RawClient::gcs(channel.clone())));
     let (to_stream, from_loop) = mpsc::channel(REPORTS_IN_STREAM);
@@ -123,7 +133,14 @@ async fn one_connection(
     let mut client = GcsClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let mut commands = client.node_channel(ReceiverStream::new(from_loop)).await?.into_inner();
+    let mut commands = match client.node_channel(ReceiverStream::new(from_loop)).await {
+        Ok(commands) => commands.into_inner(),
+        Err(status) if status.code() == grpc::Code::FailedPrecondition => {
+            let _ = inputs.send(Input::Refused(status.message().to_owned())).await;
+            return Ok(false);
+        }
+        Err(status) => return Err(status.into()),
+    };
     loop {
         tokio::select! {
             command = commands.message() => match command? {

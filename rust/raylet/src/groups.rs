@@ -171,8 +171,14 @@ impl Raylet {
             true => self.scheduler.bundles_held().into_iter().map(held).collect(),
             false => Vec::new(),
         };
+        // Where there are others, the global scheduler wants to know what is free in bundles as well.
+        let available = match self.config.listen {
+            Some(_) => self.scheduler.available_with_groups(),
+            None => self.scheduler.available().clone(),
+        };
         self.gcs.report(Report::Heartbeat(v1::NodeHeartbeat {
-            available: Some(self.scheduler.available().into()),
+            available: Some((&available).into()),
+            backlog: self.cluster.waiting(),
             used_outside_bundles: Some((&self.scheduler.used_outside_bundles()).into()),
             first,
             held,

@@ -4,17 +4,21 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ray_rs_object_store::spill::{FileId, Key, Part};
+use ray_rs_object_store::spill::{FileId, Key, Part, Place};
 use ray_rs_object_store::{LentPart, PendingGrant, Restore};
 use ray_rs_proto::v1;
 use ray_rs_scheduler::PoolKey;
-use ray_rs_types::ActorId;
+use ray_rs_transport::visit::Greeting;
+use ray_rs_types::{ActorId, JobId};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use crate::clients::Outbox;
+use crate::copies::CopyKey;
 use crate::lending::Asker;
 use crate::spill_io::{NotRead, NotWritten};
+use crate::transfer::Lookup;
 
 /// A connection on the raylet's socket. The scheduler knows the client by the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -120,6 +124,35 @@ pub(crate) enum Input {
         took: Duration,
     },
     LogsWritten(Vec<String>),
+    /// Somebody came through the node's port and has shown that it may.
+    Visitor {
+        stream: TcpStream,
+        greeting: Greeting,
+    },
+    JobFetched {
+        job: JobId,
+        reply: Result<v1::GetJobReply, String>,
+    },
+    /// The global scheduler's proposal for a request that waits here.
+    NodePicked {
+        conn: ConnKey,
+        request_id: u64,
+        reply: Result<v1::PickNodeReply, String>,
+    },
+    /// A value of another node: the room that was made for it and whether it is there, or why there was no room.
+    Pulled {
+        key: CopyKey,
+        outcome: Result<(Restore, Result<(), String>), String>,
+    },
+    /// A reader from another node wants an object that is not where it was made,
+    VisitorWants {
+        key: Key,
+        answer: Lookup,
+    },
+    /// and has pinned it where it is now.
+    VisitorHasIt(Place),
+    /// The cluster does not want this node.
+    Refused(String),
     /// The driver that the session belongs to has ended, or somebody asked the session to end.
     EndSession(&'static str),
 }

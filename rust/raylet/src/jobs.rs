@@ -1,7 +1,7 @@
 //! Jobs: each has a pool in the scheduler for each of its environments, and zygotes as long as workers may be needed.
 
 use ray_rs_scheduler::{EnvKey, Event, JobKey, PoolKey};
-use ray_rs_types::{ActorId, JobId};
+use ray_rs_types::{ActorId, JobId, WorkerAddress};
 use rustc_hash::FxHashSet;
 
 use crate::config::{DriverConfig, RayletConfig};
@@ -31,6 +31,8 @@ pub(crate) struct Job {
     /// Workers that have connected, ever.
     pub workers_seen: u32,
     pub start_failures: u32,
+    /// The driver, when it is on another node.
+    pub remote_driver: Option<WorkerAddress>,
 }
 
 impl Raylet {
@@ -57,6 +59,7 @@ impl Raylet {
             past_marks: Vec::new(),
             workers_seen: 0,
             start_failures: 0,
+            remote_driver: None,
         };
         self.jobs.insert(key, job);
         self.decide(Event::JobStarted { job: key });

@@ -13,8 +13,8 @@ use crate::workers::Leave;
 /// Causes of `LeaseRejected`.
 const WORKERS_DO_NOT_START: u32 = 1;
 const ENVIRONMENT_FAILED: u32 = 2;
-const NO_NODE_EVER: u32 = 3;
-const GROUP_IS_REMOVED: u32 = 4;
+pub(crate) const NO_NODE_EVER: u32 = 3;
+pub(crate) const GROUP_IS_REMOVED: u32 = 4;
 
 /// Why a worker was ended whose placement group went; told apart by who reports its death.
 pub(crate) const GROUP_REMOVED: &str = "its placement group was removed";
@@ -48,6 +48,7 @@ impl Raylet {
                 gpus,
             } => {
                 let token = Token(worker.0);
+                self.cluster.no_longer_waits(ConnKey(client.0), request.0);
                 let (Some(address), Some(client)) = (self.worker_address(token), self.client(client)) else {
                     return;
                 };
@@ -57,6 +58,8 @@ impl Raylet {
                     worker: Some((&address).into()),
                     gpu_ids: gpus,
                 }));
+                // Others may have lost the room that they waited for a worker in.
+                self.keep_asking();
             }
             Effect::RejectLease {
                 client,
@@ -64,6 +67,7 @@ impl Raylet {
                 refusal,
                 reason,
             } => {
+                self.cluster.no_longer_waits(ConnKey(client.0), request.0);
                 let (cause, reason) = match refusal {
                     Refusal::NoWorker(pool) => self.why_no_worker(pool, reason),
                     Refusal::ForEver => (NO_NODE_EVER, reason),

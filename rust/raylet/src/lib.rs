@@ -17,6 +17,8 @@
 //! | [`reaper`] | exit statuses, and orphans that dead workers left |
 //! | [`actors`] | actors placed here, and who follows which actor |
 //! | [`gcs_link`] | the stream to the control store, and clients' calls to it |
+//! | [`cluster`], [`visitors`] | the other nodes, and the port for them |
+//! | [`transfer`], [`copies`] | values that travel between nodes, and which copies are here |
 //! | [`object_service`], [`room`] | extents of the arena, pages made ready ahead of demand; who waits for room, and how some is made |
 //! | [`lending`] | objects from disk that find no room beside what is looked at |
 //! | [`spill_io`], [`spill_notice`], [`store_report`] | files of spilled objects; how much was spilled, and what the store holds, for people |
@@ -28,12 +30,12 @@
 //! * `RAY-2` no process of a job outlives its driver by more than a moment, and none outlives the raylet.
 //! * `RAY-3` what a worker has printed before its task's reply reaches the driver before the flush that the driver asks
 //!   for is answered.
-//!
-//! Deliberately absent: other nodes.
 
 mod actors;
 mod clients;
+mod cluster;
 pub mod config;
+mod copies;
 mod describe;
 mod env_spec;
 mod environments;
@@ -56,6 +58,8 @@ mod spill_io;
 mod spill_notice;
 mod store_report;
 mod timers;
+mod transfer;
+mod visitors;
 mod workers;
 mod zygote;
 

@@ -21,6 +21,7 @@ use ray_rs_types::address::arena_owner;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::clients::Client;
+use crate::copies::Copies;
 use crate::input::{ConnKey, Input, Inputs};
 use crate::memory::Headroom;
 use crate::moves::MoveLog;
@@ -45,6 +46,8 @@ pub(crate) struct ObjectService {
     /// What left memory.
     pub(crate) table: SpillTable,
     pub(crate) io: Arc<SpillIo>,
+    /// Of values that lie in other nodes.
+    pub(crate) copies: Copies,
     /// Why objects are lost whose files could not be read.
     pub(crate) lost: FxHashMap<Key, String>,
     /// In order of arrival; served in that order, unless the first can only wait.
@@ -91,6 +94,7 @@ impl ObjectService {
             inputs,
             reserve: None,
             table: SpillTable::default(),
+            copies: Copies::default(),
             io: Arc::new(SpillIo::new(session_dir, spill_directory)),
             lost: FxHashMap::default(),
             waiting: VecDeque::new(),

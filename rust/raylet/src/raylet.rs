@@ -1,6 +1,7 @@
 //! The loop's state, and the loop.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,16 +10,18 @@ use anyhow::Context;
 use ray_rs_lanes::SpinTable;
 use ray_rs_proto::v1;
 use ray_rs_scheduler::{Event, JobKey, Options, PoolKey, Scheduler};
-use ray_rs_transport::ProcessWatch;
+use ray_rs_transport::grpc::Address;
 use ray_rs_transport::session::RAYLET_SOCKET;
+use ray_rs_transport::{ProcessWatch, Token as Secret};
 use ray_rs_types::{JobId, NodeId, ResourceSet};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::actors::Actors;
 use crate::clients::{Client, accept_loop};
+use crate::cluster::Cluster;
 use crate::config::RayletConfig;
 use crate::describe::Inquiries;
 use crate::gcs_link::GcsLink;
@@ -29,6 +32,8 @@ use crate::logs::{LogAgent, Sink};
 use crate::memory::Memory;
 use crate::object_service::ObjectService;
 use crate::timers::{Timer, Timers};
+use crate::transfer::Transfers;
+use crate::visitors;
 use crate::workers::{Deaths, WorkerProcess};
 
 /// Inputs that wait; clients that send more than the loop can take wait on their sockets.
@@ -77,6 +82,18 @@ pub(crate) struct Raylet {
     pub logs: LogAgent,
     pub memory: Memory,
     pub inquiries: Inquiries,
+    pub cluster: Cluster,
+    pub transfers: Transfers,
+    /// Clients that came through the node's port so far.
+    pub visitors: u64,
+    /// Asked for, see [`Self::fetch_job`].
+    pub fetching_jobs: FxHashSet<JobId>,
+    /// Orders that wait for their job.
+    pub starts_waiting: Vec<v1::StartActor>,
+    pub finished_jobs: FxHashSet<JobId>,
+    /// Since when a node of a cluster has had no control store.
+    pub alone_since: Option<Instant>,
+    told_backlog: u32,
     /// The scheduler's count of changes that the control store knows.
     told_changes: u64,
     heartbeat_set: bool,
@@ -95,7 +112,24 @@ pub(crate) struct Raylet {
 pub async fn run(config: RayletConfig, listener: OwnedFd) -> anyhow::Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).context("cannot become a subreaper")?;
     let (inputs, mut incoming) = mpsc::channel(INPUTS);
+    let mut config = config;
+    let port = match config.listen {
+        Some(address) => {
+            let port = tokio::net::TcpListener::bind(address)
+                .await
+                .with_context(|| format!("cannot listen on {address}"))?;
+            // Where others reach it: the port that it got, at the address by which the node is known.
+            config.listen = Some(SocketAddr::new(config.node_ip.parse()?, port.local_addr()?.port()));
+            Some(port)
+        }
+        None => None,
+    };
     let mut raylet = Raylet::new(config, inputs.clone())?;
+    if let Some(port) = port {
+        let secret =
+            Secret::read(&raylet.config.session_dir.join("token")).context("cannot read the session's token")?;
+        tokio::spawn(visitors::host(port, secret, inputs.clone()));
+    }
     watch_ends(&raylet, inputs.clone())?;
     let listener = std::os::unix::net::UnixListener::from(listener);
     listener.set_nonblocking(true)?;
@@ -121,6 +155,7 @@ pub async fn run(config: RayletConfig, listener: OwnedFd) -> anyhow::Result<()> 
     }
     tracing::debug!(why = raylet.ended.unwrap_or_default(), "the session ends");
     accepting.abort();
+    raylet.leave_cluster().await;
     raylet.end_everything();
     // The sign that nothing is left to end.
     let _ = std::fs::remove_file(raylet.config.session_dir.join(RAYLET_SOCKET));
@@ -176,11 +211,18 @@ impl Raylet {
         let logs = LogAgent::start(&log_dir, inputs.clone()).context("cannot watch the log directory")?;
         let mut node_id = [0; NodeId::SIZE];
         getrandom::fill(&mut node_id).map_err(|error| anyhow::anyhow!("no random bytes: {error}"))?;
-        let node_id = NodeId(node_id);
+        let node_id = match parse_hex(&config.node_id) {
+            Some(chosen) => NodeId(chosen),
+            None => NodeId(node_id),
+        };
         config.labels.insert("ray.io/node-id".to_owned(), node_id.hex());
         let scheduler = Scheduler::new(total.clone(), Options::default()).on_node(node_id, config.labels.clone());
         let node = node_info(&config, node_id, 0, &total, &total);
-        let gcs = GcsLink::start(&config.session_dir, node, inputs.clone());
+        let gcs_address = match config.gcs_address {
+            Some(address) => Address::Tcp(address),
+            None => Address::Unix(config.session_dir.join("sockets/gcs")),
+        };
+        let gcs = GcsLink::start(&config.session_dir, gcs_address, node, inputs.clone());
         let store = ObjectService::create(
             config.object_store_bytes,
             &config.session_dir,
@@ -229,6 +271,14 @@ impl Raylet {
             logs,
             memory: Memory::from_env(),
             inquiries: Inquiries::default(),
+            cluster: Cluster::default(),
+            transfers: Transfers::default(),
+            visitors: 0,
+            fetching_jobs: FxHashSet::default(),
+            starts_waiting: Vec::new(),
+            finished_jobs: FxHashSet::default(),
+            alone_since: None,
+            told_backlog: 0,
             heartbeat_set: false,
             last_heartbeat: Instant::now(),
             ended: None,
@@ -311,6 +361,20 @@ impl Raylet {
             } => {
                 self.store.object_lent(key, asker, &part, outcome, took, &self.clients);
             }
+            Input::Visitor { stream, greeting } => self.visitor_came(stream, greeting),
+            Input::JobFetched { job, reply } => self.job_fetched(job, reply),
+            Input::NodePicked {
+                conn,
+                request_id,
+                reply,
+            } => self.node_picked(conn, request_id, reply),
+            Input::Pulled { key, outcome } => self.value_arrived(key, outcome),
+            Input::VisitorWants { key, answer } => self.store.visitor_wants(key, answer, &self.clients),
+            Input::VisitorHasIt(place) => self.store.visitor_has_it(place, &self.clients),
+            Input::Refused(why) => {
+                tracing::error!(why, "the cluster does not take this node");
+                self.ended = Some("the cluster refused it");
+            }
             Input::LogsWritten(names) => self.logs_written(&names),
             Input::EndSession(why) => self.ended = Some(why),
         }
@@ -331,6 +395,7 @@ impl Raylet {
                 Timer::AnswersOverdue => self.look_at_workers_is_over(),
                 Timer::DescriptionsOverdue(inquiry) => self.descriptions_overdue(inquiry),
                 Timer::Heartbeat => self.heartbeat(),
+                Timer::AloneTooLong => self.alone_too_long(),
             }
         }
         if self.store.next_due().is_some_and(|due| due <= now) {
@@ -346,7 +411,8 @@ impl Raylet {
     }
 
     fn heartbeat_if_changed(&mut self) {
-        if !self.heartbeat_set && self.told_changes != self.scheduler.changes() {
+        let changed = self.told_changes != self.scheduler.changes() || self.told_backlog != self.cluster.waiting();
+        if !self.heartbeat_set && changed {
             self.heartbeat_set = true;
             self.timers.set(self.last_heartbeat + HEARTBEAT_PAUSE, Timer::Heartbeat);
         }
@@ -356,6 +422,7 @@ impl Raylet {
         self.heartbeat_set = false;
         self.last_heartbeat = Instant::now();
         self.told_changes = self.scheduler.changes();
+        self.told_backlog = self.cluster.waiting();
         self.report_use(false);
     }
 
@@ -442,6 +509,18 @@ impl Sink for Drivers<'_> {
     }
 }
 
+/// An id as people write it.
+fn parse_hex(hex: &str) -> Option<[u8; NodeId::SIZE]> {
+    let mut bytes = [0; NodeId::SIZE];
+    if hex.len() != 2 * bytes.len() || !hex.is_ascii() {
+        return None;
+    }
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&hex[2 * index..2 * index + 2], 16).ok()?;
+    }
+    Some(bytes)
+}
+
 fn node_info(
     config: &RayletConfig,
     node_id: NodeId,
@@ -460,5 +539,9 @@ fn node_info(
         is_head: config.is_head,
         node_index,
         name: config.node_name.clone(),
+        raylet_address: config.listen.map(|address| address.to_string()).unwrap_or_default(),
+        versions: config.versions(),
+        death_reason: String::new(),
+        backlog: 0,
     }
 }

@@ -26,6 +26,7 @@ const FAILURES_TO_TELL: u32 = 3;
 const PROCESS_BITS: u32 = 18;
 const DRIVER: u32 = 0;
 const WORKER: u32 = 1;
+const REMOTE: u32 = 2;
 
 impl Raylet {
     pub fn register(&mut self, conn: ConnKey, request: v1::Register) {
@@ -47,6 +48,7 @@ impl Raylet {
         match request.role {
             DRIVER => self.register_driver(conn, request),
             WORKER => self.register_worker(conn, Token(request.fork_token), request.set_up_follows),
+            REMOTE => self.register_remote(conn, &request),
             role => self.refuse(conn, &format!("there is no role {role}")),
         }
     }
@@ -129,8 +131,50 @@ impl Raylet {
         self.settle_registrations();
     }
 
+    /// A process of another node wants workers of this one.
+    fn register_remote(&mut self, conn: ConnKey, request: &v1::Register) {
+        let Ok(job) = JobId::from_bytes(&request.job_id) else {
+            return self.refuse(conn, "the job id is not 4 bytes long");
+        };
+        let known = self.job_by_id(job);
+        let client = self.clients.get_mut(&conn).expect("the caller has looked it up");
+        client.role = Role::Remote;
+        client.wants_job = Some(job);
+        client.job = known;
+        match known {
+            Some(_) => self.settle_registrations(),
+            None => self.fetch_job(job),
+        }
+    }
+
+    fn complete_remote(&mut self, conn: ConnKey) {
+        let client = self.clients.get_mut(&conn).expect("the caller lists connected clients");
+        let key = client.job.expect("its role is known");
+        client.registered = true;
+        let job = self.jobs.get_mut(&key).expect("the caller has looked");
+        if job
+            .remote_driver
+            .is_some_and(|driver| driver.worker_id == client.worker_id)
+        {
+            job.driver = Some(conn);
+        }
+        client.outbox.send(Body::Registered(v1::Registered {
+            node_id: self.node_id.0.to_vec(),
+            job_id: job.id.expect("the caller has looked").0.to_vec(),
+            ..v1::Registered::default()
+        }));
+        let held = std::mem::take(&mut client.held);
+        self.decide(Event::ClientJoined {
+            client: ClientKey(conn.0),
+            job: key,
+        });
+        for body in held {
+            self.take_frame(conn, body);
+        }
+    }
+
     /// Says why, and is done with the client.
-    fn refuse(&mut self, conn: ConnKey, error: &str) {
+    pub fn refuse(&mut self, conn: ConnKey, error: &str) {
         if let Some(client) = self.clients.get(&conn) {
             tracing::info!(pid = client.pid, error, "refused a client");
             client.outbox.send(Body::Registered(v1::Registered {
@@ -216,6 +260,9 @@ impl Raylet {
     }
 
     fn complete_registration(&mut self, conn: ConnKey) {
+        if self.clients[&conn].role == Role::Remote {
+            return self.complete_remote(conn);
+        }
         let fds = match (self.store.share(), self.spin_fd.try_clone()) {
             (Ok(arena), Ok(spin)) => vec![arena, spin],
             (Err(error), _) | (_, Err(error)) => return self.refuse(conn, &format!("no descriptor is left: {error}")),
@@ -250,6 +297,11 @@ impl Raylet {
         tracing::debug!(pid = client.pid, process_number, "a client is registered");
         client.outbox.send_with_fds(Body::Registered(registered), fds);
         let role = client.role;
+        if self.cluster.has_others() {
+            let size = self.cluster_size();
+            self.clients[&conn].outbox.send(Body::ClusterSize(size));
+        }
+        let (client, job) = (&self.clients[&conn], &self.jobs[&key]);
         if role == Role::Driver && job.workers_seen == 0 && !job.own().is_under_way() {
             let last_failure = &job.own().last_failure;
             let text = if last_failure.is_empty() {

@@ -3,9 +3,8 @@
 use ray_rs_proto::v1;
 use ray_rs_proto::v1::from_raylet::Body as From;
 use ray_rs_proto::v1::to_raylet::Body as To;
-use ray_rs_scheduler::{ClientKey, Event, LeaseKey, LeaseRequest, RequestKey, WorkerKey};
+use ray_rs_scheduler::{ClientKey, Event, LeaseKey, RequestKey, WorkerKey};
 use ray_rs_types::ActorId;
-use ray_rs_types::placing::Placing;
 
 use crate::clients::Role;
 use crate::input::{ConnKey, Input};
@@ -22,7 +21,12 @@ fn is_question(body: &To) -> bool {
 
 impl Raylet {
     pub fn take_frame(&mut self, conn: ConnKey, body: To) {
-        let Some(client) = self.clients.get(&conn) else { return };
+        let Some(client) = self.clients.get_mut(&conn) else {
+            return;
+        };
+        if client.role == Role::Remote && !client.registered {
+            return client.held.push(body);
+        }
         if let To::Register(request) = body {
             return self.register(conn, request);
         }
@@ -33,24 +37,17 @@ impl Raylet {
         let (role, outbox, key) = (client.role, client.outbox.clone(), ClientKey(conn.0));
         match body {
             To::Register(_) => unreachable!("taken above"),
-            To::RequestLease(request) => {
-                let Some(job) = client.job else { return };
-                let env = self.environment_key(job, request.runtime_env);
-                let request = LeaseRequest {
-                    env,
-                    request: RequestKey(request.request_id),
-                    resources: (&request.resources.unwrap_or_default()).into(),
-                    placing: (request.strategy.as_ref()).and_then(|strategy| Placing::try_from(strategy).ok()),
-                    task_name: request.task_name,
-                };
-                self.decide(Event::LeaseRequested { client: key, request });
-            }
+            To::RequestLease(request) => self.lease_requested(conn, request),
+            To::OpenPeer(request) => self.open_peer(conn, &request),
+            To::PullObject(request) => self.pull_object(conn, request),
+            To::ForgetCopy(request) => self.forget_copy(&request),
             To::WorkerReady(v1::WorkerReady {}) => {
                 if let Role::Worker(token) = role {
                     self.worker_ready(token);
                 }
             }
             To::CancelLeaseRequest(request) => {
+                self.cluster.no_longer_waits(conn, request.request_id);
                 self.decide(Event::LeaseRequestCancelled {
                     client: key,
                     request: RequestKey(request.request_id),
@@ -134,12 +131,7 @@ impl Raylet {
             To::Describe(request) => self.describe(conn, request),
             To::Description(answer) => self.described(conn, answer),
             To::Shutdown(v1::Shutdown {}) => self.client_says_goodbye(conn),
-            To::ClusterView(request) => outbox.send(From::ClusterViewReply(v1::ClusterViewReply {
-                request_id: request.request_id,
-                total: Some((&self.scheduler.total_with_groups()).into()),
-                available: Some((&self.scheduler.available_with_groups()).into()),
-                nodes: vec![self.node_info()],
-            })),
+            To::ClusterView(request) => self.tell_cluster(conn, request.request_id),
             To::Stays(v1::Stays {}) => self.worker_stays(conn),
             To::Unneeded(v1::Unneeded {}) => {
                 if let Some(token) = self.worker_of(conn) {
@@ -157,7 +149,8 @@ impl Raylet {
     /// The driver that the session belongs to ends the session; any other client has merely gone.
     fn client_says_goodbye(&mut self, conn: ConnKey) {
         let Some(client) = self.clients.get(&conn) else { return };
-        let owns_session = client.role == Role::Driver && self.config.driver_pid == Some(client.pid);
+        let owns_session =
+            client.role == Role::Driver && self.config.driver_pid == Some(client.pid) && !self.config.outlives_goodbye;
         self.disconnected(conn);
         if owns_session {
             self.end_session("its driver said so");

@@ -18,11 +18,13 @@ use ray_rs_proto::v1::from_raylet::Body;
 use rustc_hash::FxHashSet;
 
 use crate::clients::{Client, Role};
+use crate::copies::{Asked, CopyKey};
 use crate::input::{ConnKey, Input};
 use crate::lending::Asker;
 use crate::moves::MoveKind;
 use crate::object_service::{Clients, ObjectService, refused};
 use crate::spill_io::{NotRead, NotWritten};
+use crate::transfer::{Lookup, NotServed};
 
 /// Objects are fused into files of about this size.
 const FILE_BYTES: u64 = 100 << 20;
@@ -47,6 +49,8 @@ const STALL_LIMIT: Duration = Duration::from_secs(10);
 /// Why memory outside the arena was no help.
 const NEITHER: &str = " Nor has the machine the memory for a copy outside of the store. Get objects one after another, and let \
                        each go (`del`) before the next; or start with a larger object_store_memory.";
+/// Who waits on behalf of the node itself, or of another one.
+const NOBODY: ConnKey = ConnKey(u64::MAX);
 /// Objects that are read at once.
 const MAX_READS: usize = 4;
 
@@ -74,6 +78,29 @@ pub(crate) enum Want {
         /// Nobody waits for them yet: they come if there is room.
         ahead: bool,
     },
+    /// Room for a value that comes from another node.
+    Room {
+        bytes: u64,
+        then: Option<WithRoom>,
+    },
+    /// A reader from another node wants an object that is not where it was made.
+    ForVisitor {
+        wanted: Wanted,
+        answer: Option<Lookup>,
+    },
+}
+
+/// Is called once: with the room, or with why there is none.
+pub(crate) type WithRoom = Box<dyn FnOnce(Result<Restore, String>) + Send>;
+
+impl Want {
+    fn objects(&mut self) -> &mut [Wanted] {
+        match self {
+            Self::Objects { objects, .. } => objects,
+            Self::ForVisitor { wanted, .. } => std::slice::from_mut(wanted),
+            Self::Extent { .. } | Self::Room { .. } => &mut [],
+        }
+    }
 }
 
 pub(crate) struct Wanted {
@@ -152,6 +179,57 @@ impl ObjectService {
         self.pump(clients);
     }
 
+    /// Asks for room for a value that comes from another node.
+    pub fn room_for(&mut self, bytes: u64, then: WithRoom, clients: &Clients) {
+        let then = Some(then);
+        self.waiting
+            .push_back(Waiting::new(NOBODY, 0, Want::Room { bytes, then }));
+        self.pump(clients);
+    }
+
+    /// The value is there, or does not come.
+    pub fn fill_room(&mut self, room: Restore, filled: Result<(), String>) -> Result<Place, String> {
+        match filled {
+            Ok(()) => self.arena().finish_restore(room).map_err(|full| full.to_string()),
+            Err(why) => {
+                self.arena().cancel_restore(room);
+                Err(why)
+            }
+        }
+    }
+
+    /// A reader from another node wants an object that is not where it was made.
+    pub fn visitor_wants(&mut self, key: Key, answer: Lookup, clients: &Clients) {
+        let (wanted, answer) = (Wanted { key, outcome: None }, Some(answer));
+        self.waiting
+            .push_back(Waiting::new(NOBODY, 0, Want::ForVisitor { wanted, answer }));
+        self.pump(clients);
+    }
+
+    /// It is pinned.
+    pub fn visitor_has_it(&mut self, place: Place, clients: &Clients) {
+        self.let_go(place.offset);
+        if let Some((key, _)) = self.table.at_place(place.offset) {
+            self.table.used(key);
+        }
+        self.pump(clients);
+    }
+
+    /// Keeps a copy where it is until the client says that it has it.
+    pub fn hold_for(&mut self, asked: Asked, place: Place) {
+        let Place { offset, generation, .. } = place;
+        *self.held.entry(offset).or_default() += 1;
+        self.answered.insert(asked, vec![(Key { offset, generation }, offset)]);
+    }
+
+    /// The value is gone that a copy is of.
+    pub fn forget_copy(&mut self, key: CopyKey, clients: &Clients) {
+        if let Some(place) = self.copies.forget(key) {
+            self.arena().free(place.offset, place.generation);
+            self.pump(clients);
+        }
+    }
+
     /// Who asked has pinned them, or is gone.
     pub fn objects_taken(&mut self, conn: ConnKey, request_id: u64) {
         for (key, offset) in self.answered.remove(&(conn, request_id)).unwrap_or_default() {
@@ -227,6 +305,11 @@ impl ObjectService {
     }
 
     fn serve(&mut self, waiting: &mut Waiting, clients: &Clients) -> Served {
+        match &mut waiting.want {
+            Want::Room { bytes, then } => return self.serve_room(*bytes, then),
+            Want::ForVisitor { wanted, answer } => return self.serve_visitor(wanted, answer),
+            Want::Extent { .. } | Want::Objects { .. } => {}
+        }
         let Some(client) = clients.get(&waiting.conn) else {
             return Served::Done;
         };
@@ -238,7 +321,7 @@ impl ObjectService {
                     Err(full) => Served::NoRoom(full),
                 }
             }
-            Want::Extent { .. } => Served::Done,
+            Want::Extent { .. } | Want::Room { .. } | Want::ForVisitor { .. } => Served::Done,
             Want::Objects { objects, ahead } => {
                 let ahead = *ahead;
                 let mut moving = false;
@@ -273,6 +356,39 @@ impl ObjectService {
                 Served::Done
             }
         }
+    }
+
+    fn serve_room(&mut self, bytes: u64, then: &mut Option<WithRoom>) -> Served {
+        let begun = {
+            let mut arena = self.arena();
+            arena.reap();
+            arena.begin_restore(bytes)
+        };
+        match begun {
+            Ok(room) => {
+                if let Some(then) = then.take() {
+                    then(Ok(room));
+                }
+                Served::Done
+            }
+            Err(full) => Served::NoRoom(full),
+        }
+    }
+
+    fn serve_visitor(&mut self, wanted: &mut Wanted, answer: &mut Option<Lookup>) -> Served {
+        if wanted.outcome.is_none() {
+            match self.look_for(wanted) {
+                Served::Done => {}
+                other => return other,
+            }
+        }
+        let place = wanted.held();
+        let told = answer.take().map(|answer| answer.send(place.ok_or(NotServed::Gone)));
+        if let (Some(place), Some(Err(_)) | None) = (place, told) {
+            // The reader is gone.
+            self.let_go(place.offset);
+        }
+        Served::Done
     }
 
     /// Holds the object in memory, or brings it there.
@@ -373,10 +489,8 @@ impl ObjectService {
         }
         // Whoever waits for it would wait for ever.
         for waiting in &mut self.waiting {
-            if let Want::Objects { objects, .. } = &mut waiting.want {
-                let its = objects.iter_mut().filter(|wanted| wanted.key == key);
-                its.for_each(|wanted| wanted.outcome = Some(Err(why.clone())));
-            }
+            let its = waiting.want.objects().iter_mut().filter(|wanted| wanted.key == key);
+            its.for_each(|wanted| wanted.outcome = Some(Err(why.clone())));
         }
     }
 
@@ -432,6 +546,18 @@ impl ObjectService {
         let client = clients.get(&waiting.conn);
         let body = match waiting.want {
             Want::Extent { .. } => refused(waiting.request_id, text.to_owned(), out_of_disk),
+            Want::Room { then, .. } => {
+                if let Some(then) = then {
+                    then(Err(text.to_owned()));
+                }
+                return;
+            }
+            Want::ForVisitor { answer, .. } => {
+                if let Some(answer) = answer {
+                    let _ = answer.send(Err(NotServed::NotBack));
+                }
+                return;
+            }
             Want::Objects { objects, ahead } => {
                 for place in objects.iter().filter_map(Wanted::held) {
                     self.let_go(place.offset);
@@ -472,10 +598,13 @@ impl ObjectService {
     /// Begins to make room for `need_bytes` in one piece. False when nothing can be moved.
     fn begin_round(&mut self, need_bytes: u64, now: Instant, clients: &Clients) -> bool {
         self.slow.retain(|_, until| *until > now);
-        let (held, table) = (&self.held, &self.table);
+        let (held, table, copies) = (&self.held, &self.table, &self.copies);
         let class = |offset: u64| {
             if held.contains_key(&offset) {
                 return Class::Held;
+            }
+            if copies.is_copy(offset) {
+                return Class::Copy;
             }
             match table.at_place(offset) {
                 Some((_, true)) => Class::Copy,
@@ -504,6 +633,7 @@ impl ObjectService {
             .collect();
         drop(arena);
         for offset in &aside.evicted {
+            self.copies.evicted(*offset);
             if let Some((key, _)) = self.table.at_place(*offset) {
                 self.table.evicted(key);
             }
@@ -639,8 +769,8 @@ impl ObjectService {
         if let Some(stalled) = self.waiting.iter().find(|waiting| waiting.stalled_since.is_some()) {
             // What was freed while somebody looked at it is given back only by who is reminded of it.
             let bytes = match &stalled.want {
-                Want::Extent { min_bytes, .. } => *min_bytes,
-                Want::Objects { .. } => self.capacity,
+                Want::Extent { min_bytes: bytes, .. } | Want::Room { bytes, .. } => *bytes,
+                Want::Objects { .. } | Want::ForVisitor { .. } => self.capacity,
             };
             want_extents(clients, bytes);
         }

@@ -16,6 +16,7 @@ const ARENA: u32 = 0;
 const SPILLED: u32 = 1;
 const RESTORED: u32 = 2;
 const WRITTEN: u32 = 3;
+const COPY: u32 = 4;
 const MIB: f64 = 1024.0 * 1024.0;
 
 impl ObjectService {
@@ -37,7 +38,11 @@ impl ObjectService {
                 }),
                 length: object.len,
                 block_bytes: object.block_len,
-                place: if object.unsealed { WRITTEN } else { ARENA },
+                place: match object.unsealed {
+                    true => WRITTEN,
+                    false if self.copies.is_copy(object.key.offset) => COPY,
+                    false => ARENA,
+                },
                 owner_pid: pids.owner(object.owner),
                 holder_pid: pids.holder(object.holder),
                 pins: object.pins,

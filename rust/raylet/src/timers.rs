@@ -32,6 +32,8 @@ pub(crate) enum Timer {
     DescriptionsOverdue(u64),
     /// What changed since the last heartbeat is told.
     Heartbeat,
+    /// A cluster whose control store stays away so long is over.
+    AloneTooLong,
 }
 
 #[derive(Debug, Default)]

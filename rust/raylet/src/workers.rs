@@ -256,7 +256,7 @@ impl Raylet {
     pub fn worker_of(&self, conn: ConnKey) -> Option<Token> {
         match self.clients.get(&conn)?.role {
             Role::Worker(token) => Some(token),
-            Role::Driver | Role::Unknown => None,
+            Role::Driver | Role::Unknown | Role::Remote => None,
         }
     }
 
@@ -297,6 +297,13 @@ impl Raylet {
         match client.role {
             Role::Unknown => {}
             Role::Driver => self.driver_gone(client),
+            Role::Remote => {
+                if let Some(job) = client.job.and_then(|key| self.jobs.get_mut(&key))
+                    && job.driver == Some(conn)
+                {
+                    job.driver = None;
+                }
+            }
             Role::Worker(token) => {
                 let Some(worker) = self.workers.get_mut(&token) else {
                     return;
@@ -323,6 +330,10 @@ impl Raylet {
         });
         self.actors.unfollow(conn);
         self.groups.unfollow(conn);
+        self.cluster.client_gone(conn);
+        if client.role == Role::Remote {
+            return;
+        }
         self.spin.clear_pid(client.pid);
         self.store.client_died(conn, client, &self.clients);
     }

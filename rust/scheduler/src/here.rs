@@ -23,6 +23,16 @@ impl Scheduler {
         }
     }
 
+    /// Whether this node, when it is empty, or the bundles that are here could serve it.
+    pub fn could_serve(&self, resources: &ResourceSet) -> bool {
+        self.ledger.feasible(resources)
+    }
+
+    /// Whether it could be served now, if there are workers.
+    pub fn has_room_for(&self, resources: &ResourceSet) -> bool {
+        self.ledger.fits(resources)
+    }
+
     /// The resources to wait for.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ pub mod local;
 pub mod process;
 pub mod session;
 pub mod token;
+pub mod visit;
 
 pub use process::ProcessWatch;
 pub use token::Token;

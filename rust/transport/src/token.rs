@@ -27,14 +27,22 @@ impl Token {
     /// When the file exists already or cannot be written.
     pub fn create(path: &Path) -> io::Result<Self> {
         let token = Self::random()?;
+        token.write_new(path)?;
+        Ok(token)
+    }
+
+    /// Writes it (in hex) to the new file `path`, mode 0600: a node that joins a cluster keeps the cluster's.
+    ///
+    /// # Errors
+    /// When the file exists already or cannot be written.
+    pub fn write_new(&self, path: &Path) -> io::Result<()> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         let mut text = String::with_capacity(2 * TOKEN_BYTES + 1);
-        for byte in token.0 {
+        for byte in self.0 {
             text.push_str(&format!("{byte:02x}"));
         }
         text.push('\n');
-        file.write_all(text.as_bytes())?;
-        Ok(token)
+        file.write_all(text.as_bytes())
     }
 
     /// Reads the token that [`Token::create`] wrote.

@@ -101,6 +101,7 @@ impl Client {
             driver_config,
             fork_token: 0,
             set_up_follows: false,
+            job_id: Vec::new(),
         };
         self.send(To::Register(register)).await;
     }
@@ -129,6 +130,8 @@ impl Client {
             request_id,
             resources,
             backlog: 1,
+            spilled: false,
+            refused: Vec::new(),
             task_name: "f".to_owned(),
             runtime_env: String::new(),
             strategy: None,

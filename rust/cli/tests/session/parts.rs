@@ -155,6 +155,7 @@ fn worker() {
         driver_config: Vec::new(),
         fork_token: token,
         set_up_follows: false,
+        job_id: Vec::new(),
     };
     wire.send(To::Register(register));
     let Some(From::Registered(registered)) = wire.receive() else {

@@ -79,7 +79,7 @@ fn with_driver<F: Future<Output = ()>>(story: impl FnOnce(PathBuf, Client, v1::R
         // A daemon that has ended by itself explains most of what can go wrong.
         eprintln!(
             "gcs: {:?}, raylet: {:?}",
-            session.gcs.try_wait(),
+            session.gcs.as_mut().expect("a head").try_wait(),
             session.raylet.try_wait()
         );
         std::panic::resume_unwind(panic);

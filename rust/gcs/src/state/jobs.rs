@@ -73,6 +73,7 @@ impl State {
             start_ms: now_ms,
             end_ms: 0,
             finished: false,
+            config: request.config,
         };
         let writes = vec![write_of(&info)];
         self.jobs.jobs.insert(number, info);
@@ -109,7 +110,23 @@ impl State {
 
     pub fn list_jobs(&self) -> v1::ListJobsReply {
         v1::ListJobsReply {
-            jobs: self.jobs.jobs.values().cloned().collect(),
+            jobs: self
+                .jobs
+                .jobs
+                .values()
+                .map(|info| v1::JobInfo {
+                    config: Vec::new(),
+                    ..info.clone()
+                })
+                .collect(),
         }
+    }
+
+    /// With its configuration: for the node that is to run its first process there.
+    pub fn get_job(&self, request: &v1::GetJobRequest) -> Result<v1::GetJobReply, Status> {
+        let job = JobId::from_bytes(&request.job_id).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        Ok(v1::GetJobReply {
+            job: self.jobs.jobs.get(&job.to_int()).cloned(),
+        })
     }
 }

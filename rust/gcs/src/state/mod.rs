@@ -12,16 +12,18 @@ mod kv;
 mod metrics;
 mod nodes;
 mod outbox;
+mod picking;
 mod placement_groups;
 mod recovery;
 mod task_events;
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use ray_rs_actors::lifecycle::{Effect, Event, Lifecycle, Phase};
 use ray_rs_proto::v1::{DeadWorker, NodeCommand, StopActor, node_command::Body};
 use ray_rs_scheduler::placement_group::Event as GroupEvent;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::commit::{Committer, Flushed};
 use crate::storage::{StorageError, Write};
@@ -55,6 +57,11 @@ pub struct State {
     task_events: TaskEventLog,
     metrics: Metrics,
     dead_workers: VecDeque<DeadWorker>,
+    /// Name of the session; set before anything is served.
+    pub session: String,
+    started: Instant,
+    /// Somebody may wait for a node.
+    changes: watch::Sender<()>,
 }
 
 impl State {

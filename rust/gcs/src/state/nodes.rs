@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ray_rs_actors::lifecycle::{Effect, Event};
 use ray_rs_proto::v1::{self, NodeCommand, node_command::Body, node_report};
+use ray_rs_scheduler::global::GlobalScheduler;
 use ray_rs_scheduler::placement_group::Event as GroupEvent;
 use ray_rs_scheduler::policy::{self, Choice, NodeView};
 use ray_rs_types::placing::Placing;
@@ -22,8 +23,8 @@ use crate::storage::{Table, Write};
 /// Commands that may wait for a node to read them. One that lags further is cut off: it connects anew and is told how
 /// things stand.
 const MAX_WAITING_COMMANDS: usize = 1 << 16;
-/// A node of another machine may be away for so long before it counts as dead.
-pub const RECONNECT_GRACE: Duration = Duration::from_secs(10);
+/// A node whose connection has broken may be away for so long before it counts as dead.
+pub const RECONNECT_GRACE: Duration = Duration::from_secs(3);
 
 /// What goes down a node's channel.
 pub type NodeCommands = Receiver<Result<NodeCommand, Status>>;
@@ -46,9 +47,12 @@ pub(super) struct Nodes {
     /// Of nodes that registered with an earlier gcs.
     indices: FxHashMap<NodeId, u32>,
     /// Actors that were spread so far.
-    spread_turn: usize,
+    pub(super) spread_turn: usize,
     /// Actors whose users know what they wait for.
     told_of_waiting: FxHashSet<ActorId>,
+    pub(super) global: GlobalScheduler,
+    /// What the head node was built of; nodes that differ are not let in.
+    versions: Option<String>,
 }
 
 #[derive(Debug)]
@@ -86,8 +90,22 @@ impl Nodes {
         }
     }
 
+    fn report(&mut self, node: NodeId) {
+        let Some(info) = self.nodes.get(&node).map(|node| &node.info) else {
+            return;
+        };
+        let set = |set: &Option<v1::ResourceSet>| set.as_ref().map(ResourceSet::from).unwrap_or_default();
+        self.global
+            .node_reported(node, set(&info.total), set(&info.available), info.backlog);
+    }
+
+    /// Whether other nodes may join: then what no node can take waits for one that can.
+    fn may_grow(&self) -> bool {
+        self.nodes.values().any(|node| !node.info.raylet_address.is_empty())
+    }
+
     /// The nodes that can be told to do something.
-    fn offers(&self) -> Vec<NodeView> {
+    pub(super) fn offers(&self) -> Vec<NodeView> {
         let connected = self
             .nodes
             .iter()
@@ -96,12 +114,23 @@ impl Nodes {
             .map(|(id, node)| NodeView {
                 node: *id,
                 total: node.info.total.as_ref().map(ResourceSet::from).unwrap_or_default(),
-                available: node.info.available.as_ref().map(ResourceSet::from).unwrap_or_default(),
+                available: self.global.free(*id),
                 labels: node.info.labels.clone().into_iter().collect(),
             })
             .collect();
         offers.sort_by_key(|offer| offer.node);
         offers
+    }
+
+    /// Why a node cannot be part of this cluster.
+    fn why_refused(&mut self, info: &v1::NodeInfo) -> Option<String> {
+        let ours = self.versions.get_or_insert_with(|| info.versions.clone());
+        (*ours != info.versions).then(|| {
+            format!(
+                "the cluster runs {ours}, and the node that wants to join runs {}: all nodes must be of one version",
+                info.versions
+            )
+        })
     }
 }
 
@@ -171,18 +200,29 @@ impl State {
             .strategy
             .as_ref()
             .and_then(|strategy| Placing::try_from(strategy).ok());
-        let Some(placing) = placing.filter(|_| !offers.is_empty()) else {
-            return choose_node(&offers, &wanted).map_or(Place::Wait, Place::Node);
+        if self.nodes.may_grow() && !offers.is_empty() && !offers.iter().any(|offer| offer.is_feasible(&wanted)) {
+            self.tell_of_waiting_actor(actor, &format!("no node of this cluster has {wanted}"));
+            return Place::Wait;
+        }
+        let place = match placing.filter(|_| !offers.is_empty()) {
+            None => choose_node(&offers, &wanted).map_or(Place::Wait, Place::Node),
+            Some(placing) => self.place_by(actor, &offers, &placing, &wanted),
         };
-        let mut ask =
-            |demand: &ResourceSet| policy::choose(&offers, None, &placing, demand, &mut self.nodes.spread_turn);
-        match ask(&wanted) {
+        if let Place::Node(node) = place {
+            self.nodes.global.promise(self.started.elapsed(), node, &wanted);
+        }
+        place
+    }
+
+    fn place_by(&mut self, actor: ActorId, offers: &[NodeView], placing: &Placing, wanted: &ResourceSet) -> Place {
+        let mut ask = |demand: &ResourceSet| policy::choose(offers, None, placing, demand, &mut self.nodes.spread_turn);
+        match ask(wanted) {
             Choice::Node(node) => Place::Node(node),
             Choice::Never(why) => Place::Never(why),
             // Its raylet tells the user what is missing; labels that no node has are told from here.
             Choice::Wait(why) => match ask(&ResourceSet::new()) {
-                Choice::Node(node) => Place::Node(node),
-                Choice::Wait(_) | Choice::Never(_) => {
+                Choice::Node(node) if !self.nodes.may_grow() => Place::Node(node),
+                Choice::Node(_) | Choice::Wait(_) | Choice::Never(_) => {
                     self.tell_of_waiting_actor(actor, &why);
                     Place::Wait
                 }
@@ -215,6 +255,9 @@ impl State {
     pub fn register_node(&mut self, info: v1::NodeInfo) -> Result<NodeRegistration, Status> {
         let node = NodeId::from_bytes(&info.node_id).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let nodes = &mut self.nodes;
+        if let Some(refused) = nodes.why_refused(&info) {
+            return Err(Status::failed_precondition(refused));
+        }
         nodes.connections += 1;
         let connection = nodes.connections;
         let (index, writes) = match nodes.indices.get(&node) {
@@ -246,18 +289,44 @@ impl State {
                 connection,
             },
         );
+        nodes.report(node);
+        self.changes.send_replace(());
         let number = self.committer.submit(writes);
         self.tell(
             number,
             Target::Node(node),
-            Body::Accepted(v1::NodeAccepted { node_index: index }),
+            Body::Accepted(v1::NodeAccepted {
+                node_index: index,
+                session: self.session.clone(),
+            }),
         );
+        self.tell_of_nodes(node);
         self.tell_how_things_stand(node);
         Ok(NodeRegistration {
             node,
             connection,
             commands,
         })
+    }
+
+    /// A session of one node hears nothing of this.
+    fn tell_of_nodes(&mut self, came: NodeId) {
+        if self.nodes.nodes.len() < 2 {
+            return;
+        }
+        let others: Vec<v1::NodeInfo> = self
+            .nodes
+            .nodes
+            .iter()
+            .filter(|(id, _)| **id != came)
+            .map(|(_, node)| node.info.clone())
+            .collect();
+        for info in others {
+            self.tell(0, Target::Node(came), Body::NodeChanged(info));
+        }
+        if let Some(info) = self.nodes.nodes.get(&came).map(|node| node.info.clone()) {
+            self.tell(0, Target::AllNodes, Body::NodeChanged(info));
+        }
     }
 
     fn tell_how_things_stand(&mut self, node: NodeId) {
@@ -293,10 +362,13 @@ impl State {
                     return Ok(());
                 };
                 entry.info.available = heartbeat.available;
+                entry.info.backlog = heartbeat.backlog;
                 if heartbeat.first {
                     let info = entry.info.clone();
                     self.node_holds(node, &info, &heartbeat.held);
                 }
+                self.nodes.report(node);
+                self.changes.send_replace(());
                 let in_use = heartbeat.used_outside_bundles.as_ref();
                 self.group_events([GroupEvent::NodeUse {
                     node,
@@ -363,7 +435,7 @@ impl State {
     }
 
     /// The node did not come back: what ran on it is dead.
-    pub fn node_died(&mut self, node: NodeId, connection: u64, now_ms: u64) {
+    pub fn node_died(&mut self, node: NodeId, connection: u64, reason: &str, now_ms: u64) {
         let Some(entry) = self.nodes.nodes.get_mut(&node) else {
             return;
         };
@@ -371,9 +443,23 @@ impl State {
             return;
         }
         entry.info.alive = false;
+        entry.info.death_reason = reason.to_owned();
+        let info = entry.info.clone();
+        self.nodes.global.node_gone(node);
+        self.changes.send_replace(());
+        self.tell(0, Target::AllNodes, Body::NodeChanged(info));
         self.drivers_died(now_ms, |driver| driver.node_id == node.0);
         self.actor_fact(Event::NodeDied { node });
         self.group_events([GroupEvent::NodeDied { node }]);
+    }
+
+    /// The node ends in order.
+    pub fn node_left(&mut self, request: &v1::LeaveClusterRequest, now_ms: u64) -> Result<(), Status> {
+        let node = NodeId::from_bytes(&request.node_id).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if let Some(connection) = self.nodes.nodes.get(&node).map(|entry| entry.connection) {
+            self.node_died(node, connection, "it was stopped", now_ms);
+        }
+        Ok(())
     }
 
     pub fn list_nodes(&self) -> v1::ListNodesReply {

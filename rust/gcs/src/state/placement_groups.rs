@@ -259,6 +259,7 @@ impl State {
         if effects.is_empty() {
             return;
         }
+        self.changes.send_replace(());
         let mut writes = Vec::new();
         for effect in &effects {
             match effect {

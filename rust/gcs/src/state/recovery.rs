@@ -68,6 +68,9 @@ impl State {
                 task_events,
                 metrics: Metrics::default(),
                 dead_workers: VecDeque::new(),
+                session: String::new(),
+                started: std::time::Instant::now(),
+                changes: tokio::sync::watch::Sender::new(()),
             },
             flushed,
         ))

@@ -32,6 +32,7 @@ impl NodeSide {
             indices: vec![0],
         });
         self.report(node_report::Body::Heartbeat(v1::NodeHeartbeat {
+            backlog: 0,
             available: Some(v1::ResourceSet::from(&ResourceSet::new().with("CPU", 2.0))),
             used_outside_bundles: None,
             first: true,

@@ -388,6 +388,19 @@ impl Restore {
         self.grant.has_pages()
     }
 
+    /// The whole object, to be filled from wherever it comes.
+    ///
+    /// # Panics
+    /// When there are no pages yet.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        assert!(self.grant.has_pages(), "STO-3");
+        let start = self.grant.extent.offset + HEADER_BYTES;
+        let data = self.map.data(start, self.len).expect("STO-1: blocks lie in the data");
+        // SAFETY: in bounds and mapped as long as `map` is held; the extent is granted to nobody else, no reference to its
+        // data exists before it is sealed, and this one borrows the only handle to it. All bytes of the arena are initialised.
+        unsafe { std::slice::from_raw_parts_mut(data, self.len as usize) }
+    }
+
     /// Writes a piece of the object.
     ///
     /// # Panics

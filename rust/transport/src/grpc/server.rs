@@ -19,6 +19,9 @@ use crate::token::Token;
 
 /// Strangers that may be in the middle of a handshake at the same time; more wait in the kernel's backlog.
 const MAX_HANDSHAKES: usize = 64;
+/// A peer that is silent for so long is asked whether it is there, and has so long to answer.
+const KEEPALIVE_PAUSE: Duration = Duration::from_secs(2);
+const KEEPALIVE_LIMIT: Duration = Duration::from_secs(3);
 /// Pause after `accept` failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -54,7 +57,7 @@ impl Listener {
 #[error("the gRPC server failed: {0}")]
 pub struct ServeError(#[from] tonic::transport::Error);
 
-/// Serves `service` on all `listeners` until `shutdown` resolves; then open calls get to finish, and streams must end
+/// Serves `service` on all `listeners` (`looked_after`: and ends connections whose other end has vanished) until `shutdown` resolves; then open calls get to finish, and streams must end
 /// by themselves.
 ///
 /// A connection from another user of this machine, or one that fails the handshake, is closed without a word.
@@ -62,6 +65,7 @@ pub async fn serve<S>(
     listeners: Vec<Listener>,
     token: Token,
     service: S,
+    looked_after: bool,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError>
 where
@@ -82,7 +86,14 @@ where
         })
         .collect();
     drop(ready);
-    let served = Server::builder()
+    let builder = if looked_after {
+        Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE_PAUSE))
+            .http2_keepalive_timeout(Some(KEEPALIVE_LIMIT))
+    } else {
+        Server::builder()
+    };
+    let served = builder
         .serve_with_incoming_shutdown(service, ReceiverStream::new(incoming), shutdown)
         .await;
     drop(acceptors);

@@ -28,6 +28,16 @@ const CHUNK_BYTES: usize = 16 << 10;
 /// A large frame's memory is taken in steps, as its bytes arrive, not on the word of its length.
 const STEP_BYTES: usize = 1 << 20;
 
+/// The same for any connected stream socket, such as one to another node. (`sendmsg` and `recvmsg` ask for no family.)
+///
+/// # Errors
+/// When the runtime cannot watch it.
+pub fn frames_of(socket: OwnedFd) -> io::Result<(FrameReader, FrameWriter)> {
+    let stream = std::os::unix::net::UnixStream::from(socket);
+    stream.set_nonblocking(true)?;
+    Ok(frames(UnixStream::from_std(stream)?))
+}
+
 /// Splits a connected socket into its two directions.
 pub fn frames(stream: UnixStream) -> (FrameReader, FrameWriter) {
     let stream = Arc::new(stream);

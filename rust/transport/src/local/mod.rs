@@ -10,7 +10,7 @@ use std::io;
 
 use tokio::net::UnixStream;
 
-pub use frame::{Frame, FrameReader, FrameWriter, MAX_FDS, MAX_FRAME_BYTES, frames};
+pub use frame::{Frame, FrameReader, FrameWriter, MAX_FDS, MAX_FRAME_BYTES, frames, frames_of};
 
 /// The process at the other end of a local socket, as the kernel tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

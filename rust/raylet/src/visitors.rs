@@ -1,0 +1,135 @@
+//! The node's TCP port, and connections of this node's processes to others.
+//!
+//! Whoever has passed the handshake says what it came for: to be a client of the raylet (then its frames are those of the
+//! Unix socket), to talk to a core worker (then the socket is passed to that process, and no byte goes through here any
+//! more), or to read from the arena. In the other direction a local client asks for a connection and gets the socket.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ray_rs_proto::v1;
+use ray_rs_proto::v1::from_raylet::Body;
+use ray_rs_transport::visit::{self, Answer, Greeting, Purpose};
+use ray_rs_transport::{Token, local};
+use ray_rs_types::{NodeId, WorkerAddress, WorkerId};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use crate::clients::{self, Role};
+use crate::input::{ConnKey, Input, Inputs};
+use crate::raylet::Raylet;
+use crate::transfer;
+
+/// Strangers that may be in the middle of a handshake at the same time; more wait in the kernel's backlog.
+const MAX_HANDSHAKES: usize = 64;
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Clients that came through the port are numbered from here.
+const FIRST_VISITOR: u64 = 1 << 40;
+
+/// Accepts until the runtime ends.
+pub(crate) async fn host(listener: TcpListener, token: Token, inputs: Inputs) {
+    let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    loop {
+        let permit = Arc::clone(&handshakes)
+            .acquire_owned()
+            .await
+            .expect("the semaphore is never closed");
+        let mut stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "could not accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (token, inputs) = (token.clone(), inputs.clone());
+        tokio::spawn(async move {
+            let _permit = permit;
+            match visit::receive(&mut stream, &token).await {
+                Ok(greeting) => drop(inputs.send(Input::Visitor { stream, greeting }).await),
+                Err(error) => tracing::warn!(%error, "closed a connection"),
+            }
+        });
+    }
+}
+
+fn into_fd(stream: TcpStream) -> std::io::Result<OwnedFd> {
+    Ok(OwnedFd::from(stream.into_std()?))
+}
+
+impl Raylet {
+    pub fn visitor_came(&mut self, stream: TcpStream, greeting: Greeting) {
+        let welcome = |stream: &TcpStream| visit::answer(stream, Answer::Welcome);
+        let outcome = match greeting.purpose {
+            Purpose::Raylet => welcome(&stream)
+                .and_then(|()| into_fd(stream))
+                .and_then(local::frames_of)
+                .map(|(reader, writer)| {
+                    self.visitors += 1;
+                    let conn = ConnKey(FIRST_VISITOR + self.visitors);
+                    let inputs = self.inputs.clone();
+                    tokio::spawn(async move { clients::serve(conn, None, reader, writer, &inputs).await });
+                }),
+            Purpose::Worker(worker) => match self.local_client(worker) {
+                Some(client) => welcome(&stream).and_then(|()| into_fd(stream)).map(|socket| {
+                    let from = Some((&greeting.from).into());
+                    let connected = Body::PeerConnected(v1::PeerConnected { from });
+                    client.outbox.send_with_fds(connected, vec![socket]);
+                }),
+                None => visit::answer(&stream, Answer::NotHere),
+            },
+            Purpose::Data => match self.transfers.arena(&mut self.store) {
+                Ok(arena) => welcome(&stream).map(|()| {
+                    tokio::spawn(transfer::serve(stream, arena, self.inputs.clone()));
+                }),
+                Err(error) => Err(error),
+            },
+        };
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "a visitor was lost");
+        }
+    }
+
+    fn local_client(&self, worker: WorkerId) -> Option<&clients::Client> {
+        self.clients
+            .values()
+            .find(|client| client.worker_id == worker && client.registered && client.role != Role::Remote)
+    }
+
+    /// A local client wants a connection to a process of another node.
+    pub fn open_peer(&self, conn: ConnKey, request: &v1::OpenPeer) {
+        let Some(client) = self.clients.get(&conn) else { return };
+        let (outbox, request_id) = (client.outbox.clone(), request.request_id);
+        let answer = move |outcome: Result<OwnedFd, String>| {
+            let (fds, error) = match outcome {
+                Ok(socket) => (vec![socket], String::new()),
+                Err(error) => (Vec::new(), error),
+            };
+            outbox.send_with_fds(Body::PeerOpened(v1::PeerOpened { request_id, error }), fds);
+        };
+        let address = NodeId::from_bytes(&request.node_id)
+            .map_err(|error| error.to_string())
+            .and_then(|node| self.cluster.address_of(node));
+        let token = Token::read(&self.config.session_dir.join("token")).map_err(|error| error.to_string());
+        let (address, token) = match (address, token) {
+            (Ok(address), Ok(token)) => (address, token),
+            (Err(error), _) | (_, Err(error)) => return answer(Err(error)),
+        };
+        let greeting = Greeting {
+            purpose: WorkerId::from_bytes(&request.worker_id).map_or(Purpose::Raylet, Purpose::Worker),
+            from: WorkerAddress {
+                node_id: self.node_id,
+                worker_id: client.worker_id,
+                pid: client.pid,
+            },
+        };
+        tokio::spawn(async move {
+            let outcome = match visit::visit(&address, &token, &greeting).await {
+                Ok(stream) => into_fd(stream).map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            answer(outcome);
+        });
+    }
+}

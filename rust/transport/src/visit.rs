@@ -1,0 +1,252 @@
+//! The one TCP port of a node: who knocks, and what for.
+//!
+//! A connection between nodes opens with the [`handshake`](crate::handshake), then one greeting of fixed size from the
+//! side that connects and one byte back. What follows belongs to whoever was asked for: the raylet, one of its core
+//! workers (which gets the socket itself), or a reader of the node's arena.
+
+use std::io;
+use std::time::Duration;
+
+use ray_rs_types::{NodeId, WorkerAddress, WorkerId};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::handshake::{self, HandshakeError};
+use crate::token::Token;
+
+/// Raised when what processes of different nodes say to each other changes.
+pub const WIRE_VERSION: u32 = 1;
+/// A connection that is not there by then never will be.
+pub const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+const ID_BYTES: usize = 28;
+const GREETING_BYTES: usize = 8 + 3 * ID_BYTES + 4;
+
+/// What a visitor wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To be a client of the raylet.
+    Raylet,
+    /// To talk to this process.
+    Worker(WorkerId),
+    /// To read from the arena.
+    Data,
+}
+
+/// The first thing that is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Greeting {
+    pub purpose: Purpose,
+    /// On whose behalf; for [`Purpose::Data`] only the node counts.
+    pub from: WorkerAddress,
+}
+
+/// The answer to a greeting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Answer {
+    Welcome = 1,
+    /// There is no such process (any more).
+    NotHere = 2,
+    /// The other side speaks another version.
+    OtherVersion = 3,
+}
+
+/// Why a visit came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum VisitError {
+    #[error("{0} cannot be reached: {1}")]
+    Unreachable(String, io::Error),
+    #[error("{0} refused: {1}")]
+    Handshake(String, HandshakeError),
+    #[error("the process is not there any more")]
+    NotHere,
+    #[error("the node runs another version of ray_rs")]
+    OtherVersion,
+    #[error("no greeting came")]
+    NoGreeting,
+}
+
+impl Greeting {
+    fn encode(&self) -> [u8; GREETING_BYTES] {
+        let mut bytes = [0; GREETING_BYTES];
+        let to = match self.purpose {
+            Purpose::Raylet => {
+                bytes[0] = 1;
+                WorkerId::NIL
+            }
+            Purpose::Worker(worker) => {
+                bytes[0] = 2;
+                worker
+            }
+            Purpose::Data => {
+                bytes[0] = 3;
+                WorkerId::NIL
+            }
+        };
+        bytes[4..8].copy_from_slice(&WIRE_VERSION.to_le_bytes());
+        let ids = [to.0, self.from.node_id.0, self.from.worker_id.0];
+        for (index, id) in ids.iter().enumerate() {
+            let start = 8 + index * ID_BYTES;
+            bytes[start..start + ID_BYTES].copy_from_slice(id);
+        }
+        bytes[8 + 3 * ID_BYTES..].copy_from_slice(&self.from.pid.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8; GREETING_BYTES]) -> Result<Self, VisitError> {
+        let number = |start: usize| u32::from_le_bytes(bytes[start..start + 4].try_into().expect("four bytes"));
+        if number(4) != WIRE_VERSION {
+            return Err(VisitError::OtherVersion);
+        }
+        let id = |index: usize| -> [u8; ID_BYTES] {
+            let start = 8 + index * ID_BYTES;
+            bytes[start..start + ID_BYTES].try_into().expect("an id")
+        };
+        let purpose = match bytes[0] {
+            1 => Purpose::Raylet,
+            2 => Purpose::Worker(WorkerId(id(0))),
+            3 => Purpose::Data,
+            _ => return Err(VisitError::NoGreeting),
+        };
+        Ok(Self {
+            purpose,
+            from: WorkerAddress {
+                node_id: NodeId(id(1)),
+                worker_id: WorkerId(id(2)),
+                pid: number(8 + 3 * ID_BYTES),
+            },
+        })
+    }
+}
+
+/// Connects to the node at `address` (`host:port`) and is let in.
+///
+/// # Errors
+/// When it cannot be reached within [`CONNECT_LIMIT`], does not know the token, or has no such process.
+pub async fn visit(address: &str, token: &Token, greeting: &Greeting) -> Result<TcpStream, VisitError> {
+    let unreachable = |error| VisitError::Unreachable(address.to_owned(), error);
+    let connecting = async {
+        let mut stream = TcpStream::connect(address).await.map_err(unreachable)?;
+        stream.set_nodelay(true).map_err(unreachable)?;
+        handshake::connect(&mut stream, token)
+            .await
+            .map_err(|error| VisitError::Handshake(address.to_owned(), error))?;
+        stream.write_all(&greeting.encode()).await.map_err(unreachable)?;
+        match stream.read_u8().await {
+            Ok(answer) if answer == Answer::Welcome as u8 => Ok(stream),
+            Ok(answer) if answer == Answer::OtherVersion as u8 => Err(VisitError::OtherVersion),
+            Ok(_) => Err(VisitError::NotHere),
+            Err(error) => Err(unreachable(error)),
+        }
+    };
+    let timed_out = || unreachable(io::ErrorKind::TimedOut.into());
+    tokio::time::timeout(CONNECT_LIMIT, connecting)
+        .await
+        .unwrap_or_else(|_| Err(timed_out()))
+}
+
+/// The accepting side up to the greeting. The caller says [`answer`]; on error it drops the connection.
+pub async fn receive(stream: &mut TcpStream, token: &Token) -> Result<Greeting, VisitError> {
+    let broke = |error| VisitError::Unreachable("the visitor".to_owned(), error);
+    stream.set_nodelay(true).map_err(broke)?;
+    handshake::accept(stream, token)
+        .await
+        .map_err(|error| VisitError::Handshake("the visitor".to_owned(), error))?;
+    let mut bytes = [0; GREETING_BYTES];
+    match tokio::time::timeout(CONNECT_LIMIT, stream.read_exact(&mut bytes)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => return Err(broke(error)),
+        Err(_) => return Err(VisitError::NoGreeting),
+    }
+    let greeting = Greeting::decode(&bytes);
+    if matches!(greeting, Err(VisitError::OtherVersion)) {
+        let _ = answer(stream, Answer::OtherVersion);
+    }
+    greeting
+}
+
+/// Lets a visitor in, or not. Never waits: nothing else was sent before it.
+pub fn answer(stream: &TcpStream, answer: Answer) -> io::Result<()> {
+    let sent = rustix::net::send(stream, &[answer as u8], rustix::net::SendFlags::NOSIGNAL)?;
+    if sent == 1 {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::WriteZero.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn greeting(purpose: Purpose) -> Greeting {
+        Greeting {
+            purpose,
+            from: WorkerAddress {
+                node_id: NodeId([3; ID_BYTES]),
+                worker_id: WorkerId([4; ID_BYTES]),
+                pid: 77,
+            },
+        }
+    }
+
+    fn run<F: Future>(test: F) -> F::Output {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime")
+            .block_on(test)
+    }
+
+    #[test]
+    fn greetings_survive_the_way() {
+        for purpose in [Purpose::Raylet, Purpose::Data, Purpose::Worker(WorkerId([9; ID_BYTES]))] {
+            let sent = greeting(purpose);
+            assert_eq!(Greeting::decode(&sent.encode()).expect("read"), sent);
+        }
+        let mut other = greeting(Purpose::Data).encode();
+        other[4] = 99;
+        assert!(matches!(Greeting::decode(&other), Err(VisitError::OtherVersion)));
+    }
+
+    #[test]
+    fn a_visitor_is_let_in_or_told_that_nobody_is_there() {
+        run(async {
+            let token = Token::random().expect("random");
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+            let address = listener.local_addr().expect("bound").to_string();
+            for (said, expect_in) in [(Answer::Welcome, true), (Answer::NotHere, false)] {
+                let hosting = async {
+                    let (mut stream, _) = listener.accept().await.expect("came");
+                    let came = receive(&mut stream, &token).await.expect("a good visitor");
+                    answer(&stream, said).expect("said");
+                    (came, stream)
+                };
+                let wanted = greeting(Purpose::Worker(WorkerId([1; ID_BYTES])));
+                let ((came, _stream), inside) = tokio::join!(hosting, visit(&address, &token, &wanted));
+                assert_eq!(came, wanted);
+                assert_eq!(inside.is_ok(), expect_in);
+            }
+        });
+    }
+
+    #[test]
+    fn a_stranger_gets_nowhere() {
+        run(async {
+            let (mine, theirs) = (Token::random().expect("random"), Token::random().expect("random"));
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+            let address = listener.local_addr().expect("bound").to_string();
+            let hosting = async {
+                let (mut stream, _) = listener.accept().await.expect("came");
+                receive(&mut stream, &mine).await
+            };
+            let wanted = greeting(Purpose::Raylet);
+            let (came, inside) = tokio::join!(hosting, visit(&address, &theirs, &wanted));
+            assert!(matches!(came, Err(VisitError::Handshake(..))));
+            assert!(matches!(inside, Err(VisitError::Handshake(..))));
+        });
+    }
+}
