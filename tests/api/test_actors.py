@@ -292,7 +292,13 @@ def test_the_error_tells_which_actor_died():
     with pytest.raises(exceptions.ActorDiedError) as raised:
         ray.get(counter.add.remote())
     text = str(raised.value)
-    for fact in ("class_name: Counter", f"actor_id: {counter._actor_id.hex()}", f"pid: {pid}", "name: doomed"):
+    for fact in (
+        "class_name: Counter",
+        f"actor_id: {counter._actor_id.hex()}",
+        f"pid: {pid}",
+        "name: doomed",
+        f"ip: {ray.util.get_node_ip_address()}",
+    ):
         assert fact in text
     assert "namespace: here" in text
     assert text.count("killed by `ray.kill`") == 1
