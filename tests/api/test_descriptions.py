@@ -178,3 +178,18 @@ def test_many_who_ask_at_once_are_all_answered():
     for thread in threads:
         thread.join()
     assert len(answers) == 16 and all(answer["processes"] for answer in answers)
+
+
+def test_no_task_is_lost_while_processes_describe_themselves(tmp_path):
+    """A worker that describes itself takes tasks from its lanes on another thread than the one that sleeps for them."""
+
+    @ray.remote
+    def touch(path):
+        open(path, "w").close()
+
+    ray.get(touch.remote(tmp_path / "warm"))
+    for number in range(150):
+        path = tmp_path / str(number)
+        ref = touch.remote(path)  # nobody gets it: no other message wakes its worker
+        wait_until(lambda path=path: describe() and path.exists(), "the task to run")
+        del ref

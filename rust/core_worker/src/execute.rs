@@ -208,6 +208,11 @@ impl State {
             self.after.wake.extend(self.execution.parked.drain(..));
         } else if let Some(thread) = self.execution.parked.pop() {
             self.after.wake.push(thread);
+            return;
+        }
+        if self.holder_rests {
+            // Another thread has taken the task from its lane: the executor that sleeps on the bell sees no data there.
+            self.nudge();
         }
     }
 
