@@ -131,8 +131,8 @@ class _Finder:
 
     @staticmethod
     def find_distributions(context: Any) -> Iterable[Distribution]:
-        """`importlib.metadata.version("ray")`, by which some libraries find out whether there is a Ray."""
-        if context.name != "ray":
+        """For `importlib.metadata`: its `version("ray")` and its list of all tell libraries whether there is a Ray."""
+        if context.name not in ("ray", None):
             return []
         from importlib.metadata import Distribution
 

@@ -200,7 +200,7 @@ def init(
         NotImplementedError: An option of Ray's that is not there.
         ConnectionError: Nothing runs at the address.
     """
-    spill_directory = _check_hidden(kwargs)
+    hidden = _check_hidden(kwargs)
     if local_mode:
         raise RuntimeError("`local_mode` is no longer supported. Use a debugger on the plain function instead.")
     with _lock:
@@ -249,10 +249,10 @@ def init(
             "resources": resources,
             "labels": labels,
             "object_store_memory": object_store_memory,
-            "object_spilling_directory": spill_directory,
+            **hidden,
         }
         if target is None:
-            session = _start(known_config, **for_new_sessions)  # type: ignore[arg-type]
+            session = _start(known_config, **for_new_sessions)
             # The first task will need them, and the processes just started take as long to come up.
             from ray_rs import _environments, _function_table, _serialization, remote_function  # noqa: F401
         else:
@@ -272,20 +272,30 @@ def init(
         return RayContext(_address_info())
 
 
-def _check_hidden(given: dict[str, Any]) -> str | None:
-    """Refuses what is not there; returns the `object_spilling_directory`."""
+def _check_hidden(given: dict[str, Any]) -> dict[str, Any]:
+    """Refuses what is not there; returns what new sessions are told."""
     unknown = [name for name in given if name not in _HIDDEN]
     if unknown:
         raise RuntimeError(f"Unknown keyword argument(s): {', '.join(unknown)}")
     system_config = given.get("_system_config")
     if system_config is not None and not isinstance(system_config, dict):
         raise TypeError("The _system_config must be a dict.")
-    given.pop("_skip_env_hook", None)
+    # Of what there is none here, or nothing to set.
+    for name in ("_skip_env_hook", "_metrics_export_port", "_driver_object_store_memory"):
+        given.pop(name, None)
+    memory = given.pop("_memory", None)
+    if memory is not None and (isinstance(memory, bool) or not isinstance(memory, (int, float))):
+        raise TypeError(f"_memory must be a number of bytes, not {type(memory).__name__}")
+    if memory is not None and memory < 0:
+        raise ValueError(f"Resource quantities must be nonnegative. Violated by resource 'memory': {memory}")
     spill_directory = given.pop("object_spilling_directory", None)
     if spill_directory is not None and not isinstance(spill_directory, (str, os.PathLike)):
         raise TypeError(f"object_spilling_directory must be a path or a URL, not {type(spill_directory).__name__}")
     _refuse(**given)
-    return None if spill_directory is None else os.fspath(spill_directory)
+    return {
+        "object_spilling_directory": None if spill_directory is None else os.fspath(spill_directory),
+        "_memory": memory,
+    }
 
 
 def _refuse(**options: Any) -> None:
@@ -365,6 +375,7 @@ def _start(
     labels: dict[str, str] | None,
     object_store_memory: int | None,
     object_spilling_directory: str | None,
+    _memory: float | None,
 ) -> dict[str, Any]:
     for name, count in (("CPU", num_cpus), ("GPU", num_gpus)):
         if count is None:
@@ -386,6 +397,7 @@ def _start(
         num_cpus=_processes.cpu_count() if num_cpus is None else int(num_cpus),
         num_gpus=_processes.gpu_count() if num_gpus is None else int(num_gpus),
         resources=resources or {},
+        memory=_processes.available_memory_bytes() * 7 // 10 if _memory is None else int(_memory),
         object_store_memory=int(object_store_memory or _processes.object_store_bytes()),
         spill_directory=_spill_directory(object_spilling_directory),
         labels=labels or {},

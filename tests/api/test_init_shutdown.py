@@ -215,6 +215,11 @@ def test_shutdown_at_interpreter_exit_is_clean():
     assert "Traceback" not in done.stderr
 
 
+def test_hidden_keywords_that_libraries_set():
+    ray.init(num_cpus=1, _memory=123 * 2**20, _metrics_export_port=8080, include_dashboard=False)
+    assert ray.cluster_resources()["memory"] == 123 * 2**20
+
+
 def test_nodes_and_resources():
     ray.init(num_cpus=3, resources={"magnet": 2}, include_dashboard=False)
     resources = ray.cluster_resources()

@@ -166,3 +166,23 @@ def test_freed_memory_is_available_again():
         lambda: ray.available_resources().get("object_store_memory", 0) >= before * 0.95,
         "the store's memory to come back",
     )
+
+
+def test_where_objects_are():
+    from under_test import NAME
+
+    experimental = __import__(f"{NAME}.experimental", fromlist=["x"])
+
+    @ray.remote
+    def sleep():
+        import time
+
+        time.sleep(1000)
+
+    small, large, pending = ray.put(b"x"), ray.put(np.zeros(1_000_000)), sleep.remote()
+    here = ray.get_runtime_context().get_node_id()
+    known = experimental.get_object_locations([small, large, pending])
+    assert known[large]["node_ids"] == [here] and known[large]["object_size"] >= 8_000_000
+    assert known[small]["node_ids"] == [] and known[pending]["object_size"] is None
+    assert experimental.get_local_object_locations([large])[large]["node_ids"] == [here]
+    ray.cancel(pending, force=True)

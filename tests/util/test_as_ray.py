@@ -183,9 +183,10 @@ def test_libraries_find_a_version_of_ray(program):
         import ray
 
         print(ray.__version__, importlib.metadata.version("ray"))
+        print([each.version for each in importlib.metadata.distributions() if each.metadata["Name"] == "ray"])
         """
     )
-    assert lines == ["2.60.0 2.60.0"]
+    assert lines == ["2.60.0 2.60.0", "['2.60.0']"]
 
 
 def test_installed_by_a_call(tmp_path):

@@ -168,7 +168,10 @@ fn deliver(event: HostEvent, on_event: Option<&Py<PyAny>>) {
             return futures::complete(py, &tokens);
         }
         let event = match event {
-            HostEvent::LookAtAwaits | HostEvent::AwaitsDescribed(_) => return look_at_awaits(py, event),
+            HostEvent::LookAtAwaits { is_asked } => return look_at_awaits(py, is_asked),
+            HostEvent::AwaitsDescribed(answer) => {
+                return current().map_or((), |core| futures::awaits_described(py, &core, answer));
+            }
             other => other,
         };
         let Some(on_event) = on_event else { return };
@@ -206,7 +209,7 @@ fn deliver(event: HostEvent, on_event: Option<&Py<PyAny>>) {
             }
             HostEvent::Ready(_)
             | HostEvent::TaskCancelled { .. }
-            | HostEvent::LookAtAwaits
+            | HostEvent::LookAtAwaits { .. }
             | HostEvent::AwaitsDescribed(_) => return,
         };
         if let Err(error) = result {
@@ -215,15 +218,10 @@ fn deliver(event: HostEvent, on_event: Option<&Py<PyAny>>) {
     });
 }
 
-fn look_at_awaits(py: Python<'_>, event: HostEvent) {
+fn look_at_awaits(py: Python<'_>, is_asked: bool) {
     let Some(core) = current() else { return };
-    match event {
-        HostEvent::AwaitsDescribed(answer) => futures::awaits_described(py, &core, answer),
-        _ => {
-            if let Err(error) = futures::look_at_awaits(py, &core) {
-                error.write_unraisable(py, None);
-            }
-        }
+    if let Err(error) = futures::look_at_awaits(py, &core, is_asked) {
+        error.write_unraisable(py, None);
     }
 }
 

@@ -188,7 +188,7 @@ fn settle_on_loop(py: Python<'_>, event_loop: &Py<PyAny>, batch: Vec<(Arrived, P
 // ------------------------------------------------------------------------------------------------------ what is awaited
 
 /// Tells the engine which references coroutines of this process await, and which calls can't go on without them.
-pub fn look_at_awaits(py: Python<'_>, core: &Arc<CoreWorker>) -> PyResult<()> {
+pub fn look_at_awaits(py: Python<'_>, core: &Arc<CoreWorker>, is_asked: bool) -> PyResult<()> {
     // Cloned under the lock, which makes no Python object; looked at when it is free.
     let mut pending = Vec::new();
     if let Some(waiters) = WAITERS.lock().as_ref() {
@@ -214,7 +214,11 @@ pub fn look_at_awaits(py: Python<'_>, core: &Arc<CoreWorker>) -> PyResult<()> {
             });
         }
     }
-    for (call, futures) in asyncio::awaiting(py)? {
+    let calls = match is_asked || seen.are_long() {
+        true => asyncio::awaiting(py)?,
+        false => Vec::new(),
+    };
+    for (call, futures) in calls {
         let tokens: Vec<u64> = futures
             .iter()
             .filter_map(|future| token_of.get(&future.as_ptr().addr()).copied())

@@ -30,6 +30,8 @@ pub struct RemoteFunction {
 pub struct RemoteCall {
     held: Held,
     name: String,
+    /// What a library calls it from now on, by writing to `_function_name`.
+    renamed: Mutex<Option<String>>,
     signature: Signature,
     /// What is settled for one connection.
     bound: Mutex<Option<Arc<Registered>>>,
@@ -202,8 +204,8 @@ impl RemoteCall {
     }
 
     #[getter]
-    fn _function_name(&self) -> &str {
-        &self.name
+    fn _function_name(&self) -> String {
+        self.renamed.lock().clone().unwrap_or_else(|| self.name.clone())
     }
 
     #[getter]
@@ -276,6 +278,7 @@ impl RemoteFunction {
                 shared: Some(shared.unwrap_or_else(|| PyDict::new(py).into_any().unbind())),
             },
             name,
+            renamed: Mutex::new(None),
             signature: Signature::new(signature)?,
             bound: Mutex::new(None),
             captured: Mutex::new(Vec::new()),
@@ -343,8 +346,14 @@ impl RemoteFunction {
     }
 
     #[getter]
-    fn _function_name(&self) -> &str {
-        &self.call().name
+    fn _function_name(&self) -> String {
+        self.call()._function_name()
+    }
+
+    /// In Ray it is a plain attribute, and libraries set it.
+    #[setter(_function_name)]
+    fn rename(&self, name: String) {
+        *self.call().renamed.lock() = Some(name);
     }
 
     #[getter]

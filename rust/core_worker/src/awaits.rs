@@ -325,7 +325,7 @@ impl State {
         }
         let until = self.now() + HOST_PAUSE;
         self.awaits.deferred.push((question.clone(), until));
-        self.after.host.push(HostEvent::LookAtAwaits);
+        self.after.host.push(HostEvent::LookAtAwaits { is_asked: true });
         true
     }
 
@@ -333,7 +333,7 @@ impl State {
     pub fn await_deadlines(&mut self, now: Duration) {
         if self.awaits.look_at.is_some_and(|at| at <= now) {
             self.awaits.look_at = None;
-            self.after.host.push(HostEvent::LookAtAwaits);
+            self.after.host.push(HostEvent::LookAtAwaits { is_asked: false });
         }
         let (overdue, still) = std::mem::take(&mut self.awaits.deferred)
             .into_iter()
@@ -399,6 +399,14 @@ impl State {
             Answer::Descriptions(reply) => self.after.host.push(HostEvent::AwaitsDescribed(Box::new(reply))),
             _ => self.awaits.asked = None,
         }
+    }
+}
+
+impl AwaitsSeen {
+    /// Whether anything was awaited for so long that it matters who awaits it.
+    #[must_use]
+    pub fn are_long(&self) -> bool {
+        self.awaited.iter().any(|one| one.since.elapsed() >= DEADLOCK_LOOK)
     }
 }
 

@@ -273,8 +273,9 @@ pub enum HostEvent {
     UnseenError(Read),
     /// What a wait of this process waits for, after a while.
     Explanation(String),
-    /// Which references are awaited? Answered by [`crate::CoreWorker::awaits_seen`].
-    LookAtAwaits,
+    /// Which references are awaited? Answered by [`crate::CoreWorker::awaits_seen`]. Unless `is_asked`, nobody cares as
+    /// long as none has been awaited for long.
+    LookAtAwaits { is_asked: bool },
     /// What all processes are about, since awaits last: [`crate::CoreWorker::awaits_described`] draws conclusions.
     AwaitsDescribed(Box<v1::Descriptions>),
     /// The raylet is gone; everything fails from here on.
