@@ -20,8 +20,9 @@ def get_object_locations(
         timeout_ms: Without effect: processes answer within two seconds, or count as silent.
 
     Returns:
-        For each object whose owner has answered: "node_ids" of those nodes that have a copy in their stores (none of a
-        small object, which its owner keeps), "object_size" in bytes (None while there is no value), and "did_spill".
+        For each object whose owner has answered, which has to be on this node: "node_ids", with the node in whose store
+        its owner knows it (none of a small object, which the owner keeps), "object_size" in bytes (None while there is
+        no value), and "did_spill".
 
     Raises:
         RuntimeError: There is no session.
@@ -36,9 +37,10 @@ def get_object_locations(
             ref = wanted.get(row["object_id"])
             if ref is None or row["owner"] is not None:
                 continue
-            place = stored.get((row["offset"], row["generation"])) if row["place"] == "arena" else None
+            is_here = row["place"] == "arena" and not row["node_id"]
+            place = stored.get((row["offset"], row["generation"])) if is_here else None
             found[ref] = {
-                "node_ids": [process["process"]["node_id"]] if row["place"] == "arena" else [],
+                "node_ids": [row["node_id"] or process["process"]["node_id"]] if row["place"] == "arena" else [],
                 "object_size": None if row["place"] == "pending" else row["size"],
                 "did_spill": place in ("spilled", "restored"),
             }

@@ -711,13 +711,8 @@ def _actor_died(
     reason = f"{_ACTOR_DEATHS[cause]}: {message}" if message else f"{_ACTOR_DEATHS[cause]}."
     if creation_error is not None:
         reason += f"\n{creation_error}"
-    ip = ""
-    if pid is not None:
-        from ray_rs.util import get_node_ip_address
-
-        ip = get_node_ip_address()
     error = ActorDiedError(
-        reason, actor_id=actor_id_hex, class_name=class_name, pid=pid, name=name, namespace=namespace, ip=ip
+        reason, actor_id=actor_id_hex, class_name=class_name, pid=pid, name=name, namespace=namespace
     )
     error.actor_init_failed = cause == "creation_failed"
     return error

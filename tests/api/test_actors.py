@@ -297,7 +297,6 @@ def test_the_error_tells_which_actor_died():
         f"actor_id: {counter._actor_id.hex()}",
         f"pid: {pid}",
         "name: doomed",
-        f"ip: {ray.util.get_node_ip_address()}",
     ):
         assert fact in text
     assert "namespace: here" in text
