@@ -206,7 +206,7 @@ def launch_head(
     num_cpus: int,
     num_gpus: int,
     resources: dict[str, float],
-    memory: int,
+    memory: int | None = None,
     object_store_memory: int,
     spill_directory: str = "",
     labels: dict[str, str],
@@ -222,6 +222,7 @@ def launch_head(
         num_cpus: Logical processors.
         num_gpus: Logical GPUs.
         resources: Further resources by name.
+        memory: The resource of this name, in bytes; 70 % of the free memory when None.
         object_store_memory: Size of the object store in bytes.
         spill_directory: Where objects go that find no room; empty: into the session's directory.
         labels: Labels of the node.
@@ -243,7 +244,7 @@ def launch_head(
                     "num_cpus": num_cpus,
                     "num_gpus": num_gpus,
                     "resources": resources,
-                    "memory": memory,
+                    "memory": available_memory_bytes() * 7 // 10 if memory is None else memory,
                     "object_store_memory": object_store_memory,
                     "spill_directory": spill_directory,
                     "labels": labels,

@@ -397,7 +397,7 @@ def _start(
         num_cpus=_processes.cpu_count() if num_cpus is None else int(num_cpus),
         num_gpus=_processes.gpu_count() if num_gpus is None else int(num_gpus),
         resources=resources or {},
-        memory=_processes.available_memory_bytes() * 7 // 10 if _memory is None else int(_memory),
+        memory=None if _memory is None else int(_memory),
         object_store_memory=int(object_store_memory or _processes.object_store_bytes()),
         spill_directory=_spill_directory(object_spilling_directory),
         labels=labels or {},
