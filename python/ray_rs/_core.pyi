@@ -720,8 +720,19 @@ def launch_head(config_json: str) -> str:
 def stop_head(session_dir: str) -> None:
     """Ends what `launch_head` of this process started: SIGTERM, bounded wait, SIGKILL."""
 
-def list_nodes(session_dir: str) -> list[dict[str, Any]]:
-    """Nodes of the cluster whose head is this session, as `cluster_view` gives them, without being connected to it."""
+def list_nodes(address: str, token_path: str) -> list[dict[str, Any]]:
+    """Nodes of a cluster, as `cluster_view` gives them, without being connected to it.
+
+    Args:
+        address: Of its control store: "host:port" with a number for the host, or the path of its socket.
+        token_path: File with the cluster's token.
+
+    Raises:
+        ConnectionError: It cannot be reached, does not take the token, or does not answer within 5 s.
+    """
+
+def list_sessions() -> list[str]:
+    """The living sessions of this user on this machine, each as JSON as from `launch_head`, oldest first."""
 
 def discover(address: str) -> str | None:
     """ "auto" or "host:port" -> JSON as from `launch_head`, or None when nothing runs."""

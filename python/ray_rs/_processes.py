@@ -8,7 +8,18 @@ from typing import Any
 
 from ray_rs import _core
 
-__all__ = ["available_memory_bytes", "cpu_count", "driver_config", "gpu_count", "launch_head", "object_store_bytes"]
+__all__ = [
+    "available_memory_bytes",
+    "cpu_count",
+    "driver_config",
+    "gpu_count",
+    "is_running",
+    "launch_head",
+    "list_nodes",
+    "living_sessions",
+    "object_store_bytes",
+    "stop_node",
+]
 
 MIN_OBJECT_STORE_BYTES = 75 * 1024 * 1024
 _MAX_OBJECT_STORE_BYTES = 200 * 10**9
@@ -267,16 +278,41 @@ def stop_node(session_dir: str) -> None:
     _core.stop_head(session_dir)
 
 
-def list_nodes(session_dir: str) -> list[dict[str, Any]]:
+def list_nodes(address: str, token_path: str) -> list[dict[str, Any]]:
     """Nodes of a cluster, without being connected to it.
 
     Args:
-        session_dir: Of its head.
+        address: Of its control store: "host:port", or the path of its socket.
+        token_path: File with the cluster's token.
 
     Returns:
         A dictionary for each node, dead ones too.
 
     Raises:
-        ConnectionError: The control store does not answer.
+        ConnectionError: The control store cannot be reached, does not take the token, or does not answer within 5 s.
     """
-    return _core.list_nodes(session_dir)
+    return _core.list_nodes(address, token_path)
+
+
+def living_sessions() -> list[dict[str, Any]]:
+    """The living sessions of this user on this machine, oldest first.
+
+    Returns:
+        Of each the content of its `session.json`, and "session_dir".
+    """
+    import json
+
+    return [json.loads(text) for text in _core.list_sessions()]
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process runs; one that has ended and was not waited for does not.
+
+    Args:
+        pid: Its number.
+    """
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

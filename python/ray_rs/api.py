@@ -362,7 +362,8 @@ def _target(address: str | None) -> dict[str, Any] | None:
             )
         raise ConnectionError(
             f"Failed to connect to Ray cluster at {address}. Nothing of this user answers there; see whether the "
-            "process that started it still runs."
+            "process that started it still runs. A program joins a cluster by a node on its own machine: if its head "
+            f"is on another, start one here with `ray_rs start --address={address}`."
         )
     return json.loads(found)  # type: ignore[no-any-return]
 

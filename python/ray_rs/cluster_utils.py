@@ -203,7 +203,8 @@ class Cluster:
         deadline = time.monotonic() + timeout
         while True:
             try:
-                listed = _processes.list_nodes(self.head_node.session_dir)
+                directory = self.head_node.session_dir
+                listed = _processes.list_nodes(f"{directory}/sockets/gcs", f"{directory}/token")
                 if condition({node["node_id"] for node in listed if node["alive"]}):
                     return
             except ConnectionError:
@@ -221,7 +222,7 @@ class Cluster:
 
     def remaining_processes_alive(self) -> bool:
         """Whether the raylets of all nodes run."""
-        return all(_is_running(node.raylet_pid) for node in self.list_all_nodes())
+        return all(_processes.is_running(node.raylet_pid) for node in self.list_all_nodes())
 
     def shutdown(self) -> None:
         """Ends all nodes, the head last."""
@@ -243,11 +244,3 @@ def _written(path: str) -> str:
             if time.monotonic() > deadline:
                 raise TimeoutError("The control store did not start; see its log.") from None
         time.sleep(_POLL_S)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

@@ -1,6 +1,6 @@
 """The command line: `ray_rs status`, `ray_rs list tasks` and so on; also `python -m ray_rs.scripts`.
 
-Commands ask a session as the state API does: they start nothing, and are no job of it. A module of `_MODULES` adds
+Most commands ask a session as the state API does: they start nothing, and are no job of it. A module of `_MODULES` adds
 commands by a function `add(commands)`, which gets what `argparse` calls subparsers; each sets `run`, a function that
 gets the parsed arguments and returns the exit status.
 """
@@ -14,7 +14,7 @@ from importlib import import_module
 
 __all__ = ["main"]
 
-_MODULES = ("_state", "_status", "_memory", "_why", "_logs", "_tools")
+_MODULES = ("_nodes", "_state", "_status", "_memory", "_why", "_logs", "_tools")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,7 +25,9 @@ def parser() -> argparse.ArgumentParser:
     """
     from ray_rs import __version__
 
-    top = argparse.ArgumentParser(prog="ray_rs", description="Looks at sessions of ray_rs on this machine.")
+    top = argparse.ArgumentParser(
+        prog="ray_rs", description="Starts nodes of ray_rs on this machine, and looks at what runs there."
+    )
     top.add_argument("--version", action="version", version=f"ray_rs, version {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in _MODULES:

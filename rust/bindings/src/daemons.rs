@@ -49,11 +49,17 @@ pub fn stop_head(py: Python<'_>, session_dir: PathBuf) {
     });
 }
 
-/// The nodes of a cluster that this process need not be connected to, by its head's session directory.
+/// The living sessions of this user, each as `launch_head` gives it.
 #[pyfunction]
-pub fn list_nodes(py: Python<'_>, session_dir: PathBuf) -> PyResult<Bound<'_, PyList>> {
+pub fn list_sessions(py: Python<'_>) -> PyResult<Vec<String>> {
+    py.detach(ray_rs_cli::session::living).iter().map(json).collect()
+}
+
+/// The nodes of a cluster that this process need not be connected to.
+#[pyfunction]
+pub fn list_nodes<'py>(py: Python<'py>, address: &str, token_path: PathBuf) -> PyResult<Bound<'py, PyList>> {
     let nodes = py
-        .detach(|| ray_rs_cli::list_nodes(&session_dir))
+        .detach(|| ray_rs_cli::list_nodes(address, &token_path))
         .map_err(|error| PyConnectionError::new_err(format!("{error:#}")))?;
     crate::control::node_list(py, nodes)
 }

@@ -111,6 +111,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         daemons::launch_head,
         daemons::stop_head,
         daemons::list_nodes,
+        daemons::list_sessions,
         daemons::discover,
         daemons::run_gcs,
         daemons::run_raylet,

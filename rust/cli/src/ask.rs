@@ -1,22 +1,37 @@
 //! Questions to a cluster's control store from a process that is no part of the cluster.
 
 use std::path::Path;
+use std::time::Duration;
 
+use anyhow::Context;
 use ray_rs_proto::v1;
 use ray_rs_proto::v1::gcs_client::GcsClient;
 use ray_rs_transport::Token;
 use ray_rs_transport::grpc::{self, Address};
 
-/// The nodes of the cluster whose head is the session in `session_dir`, dead ones too.
+/// Whoever has not answered by then does not.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+/// The nodes of the cluster whose control store is at `address` (`host:port`, or the path of its socket), dead ones too.
 ///
 /// # Errors
-/// When the control store does not answer.
-pub fn list_nodes(session_dir: &Path) -> anyhow::Result<Vec<v1::NodeInfo>> {
+/// When it cannot be reached, does not take the token, or does not answer within [`ANSWER_LIMIT`].
+pub fn list_nodes(address: &str, token_path: &Path) -> anyhow::Result<Vec<v1::NodeInfo>> {
+    let token = Token::read(token_path).with_context(|| format!("no token in {}", token_path.display()))?;
+    let place = match address.contains('/') {
+        true => Address::Unix(address.into()),
+        false => Address::Tcp(address.parse().with_context(|| format!("{address} is no address"))?),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let token = Token::read(&session_dir.join("token"))?;
-        let channel = grpc::channel(Address::Unix(session_dir.join("sockets/gcs")), token).await?;
+    let asking = async {
+        // What was the matter, without who passed it on.
+        let root = |error: anyhow::Error| anyhow::anyhow!("{}", error.root_cause());
+        let channel = grpc::channel(place, token).await.map_err(|error| root(error.into()))?;
         let reply = GcsClient::new(channel).list_nodes(v1::Empty {}).await?;
-        Ok(reply.into_inner().nodes)
+        anyhow::Ok(reply.into_inner().nodes)
+    };
+    runtime.block_on(async {
+        let answered = tokio::time::timeout(ANSWER_LIMIT, asking).await;
+        answered.unwrap_or_else(|_| anyhow::bail!("{address} does not answer within {} s", ANSWER_LIMIT.as_secs()))
     })
 }

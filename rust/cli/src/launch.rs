@@ -65,6 +65,8 @@ pub struct HeadConfig {
     pub gcs_listen: Option<SocketAddr>,
     /// The cluster that the node joins; none: it is the head of its own.
     pub join: Option<Join>,
+    /// On a head: a file with the cluster's token; none: a new one is made.
+    pub token_path: Option<PathBuf>,
     /// Python's minor version ("3.12"), which all nodes of a cluster share.
     pub python_version: String,
     /// The session ends with `driver_pid`, not already when that process leaves the session.
@@ -100,6 +102,7 @@ impl Default for HeadConfig {
             listen: None,
             gcs_listen: None,
             join: None,
+            token_path: None,
             python_version: String::new(),
             outlives_goodbye: false,
             node_id: String::new(),
@@ -146,10 +149,14 @@ pub fn launch_head(config: &HeadConfig) -> Result<Session, LaunchError> {
     if let Err(error) = session::sweep() {
         tracing::warn!(%error, "could not look for dead sessions");
     }
-    let token = match &config.join {
-        Some(join) => Some(Token::read(&join.token_path).map_err(LaunchError::Token)?),
-        None => None,
-    };
+    let given = config
+        .join
+        .as_ref()
+        .map(|join| &join.token_path)
+        .or(config.token_path.as_ref());
+    let token = given
+        .map(|path| Token::read(path).map_err(LaunchError::Token))
+        .transpose()?;
     let made = SessionDir::make(token.as_ref()).map_err(LaunchError::Directory)?;
     let driver_pid = config.driver_pid;
     match start_daemons(config, &made) {

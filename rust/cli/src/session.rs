@@ -106,6 +106,12 @@ pub fn discover(address: &str) -> Option<SessionInfo> {
         .find(|info| info.gcs_address == address)
 }
 
+/// All living sessions of this user, oldest first.
+pub fn living() -> Vec<SessionInfo> {
+    let dirs = root().map(|root| session_dirs(&root)).unwrap_or_default();
+    dirs.iter().filter_map(|dir| SessionInfo::read(dir)).collect()
+}
+
 /// Removes what sessions left that were killed whole. Living ones are not touched.
 pub fn sweep() -> io::Result<()> {
     let root = root()?;

@@ -1,0 +1,259 @@
+"""`start` and `stop`: nodes that live until somebody stops them."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from ray_rs import _processes
+
+__all__ = ["add"]
+
+_TOKEN_VARIABLE = "RAY_RS_TOKEN"
+_DEFAULT_PORT = 6379
+_START_LIMIT_S = 30
+_POLL_S = 0.02
+_LAST_LINES = 5
+
+
+def add(commands: Any) -> None:
+    """Adds the commands.
+
+    Args:
+        commands: What `argparse` calls subparsers.
+    """
+    start = commands.add_parser(
+        "start",
+        help="start a node on this machine",
+        description="Starts a node: the head of a new cluster, or one that joins. It lives until `ray_rs stop`. "
+        f"Whoever joins needs the cluster's token: --token-file, or its text in {_TOKEN_VARIABLE}.",
+    )
+    which = start.add_mutually_exclusive_group(required=True)
+    which.add_argument("--head", action="store_true", help="the first node of a new cluster")
+    which.add_argument("--address", metavar="HOST:PORT", help="join the cluster whose head listens there")
+    start.add_argument(
+        "--port", type=int, help=f"of a head: where it listens (default: {_DEFAULT_PORT}; 0: any that is free)"
+    )
+    start.add_argument(
+        "--node-ip-address",
+        "--host",
+        dest="host",
+        default="127.0.0.1",
+        help="the address of this machine at which other nodes reach it; the default is reached from this machine only",
+    )
+    start.add_argument("--token-file", help="file with the cluster's token")
+    start.add_argument("--num-cpus", type=int, help="logical processors (default: those of the machine)")
+    start.add_argument("--num-gpus", type=int, help="logical GPUs (default: those of the machine)")
+    start.add_argument("--resources", type=_mapping, default={}, help='further resources, as JSON: {"name": 1}')
+    start.add_argument("--labels", type=_labels, default={}, help="labels: name=value,name=value")
+    start.add_argument("--object-store-memory", type=int, default=0, help="size of the object store in bytes")
+    start.add_argument("--node-name", default="", help="a name for people")
+    start.add_argument("--block", action="store_true", help="stay until the node ends; Ctrl-C stops it")
+    start.set_defaults(run=_start)
+    stop = commands.add_parser("stop", help="stop the nodes that `start` has started on this machine")
+    stop.add_argument("-f", "--force", action="store_true", help="as without: nodes that do not end in time are killed")
+    stop.set_defaults(run=_stop)
+
+
+def _mapping(text: str) -> dict[str, float]:
+    try:
+        parsed = json.loads(text)
+        return {str(name): float(amount) for name, amount in parsed.items()}
+    except (ValueError, AttributeError, TypeError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object of numbers") from None
+
+
+def _labels(text: str) -> dict[str, str]:
+    pairs = [part.partition("=") for part in text.split(",") if part]
+    if any(not name or not equals for name, equals, _ in pairs):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form name=value,name=value")
+    return {name: value for name, _, value in pairs}
+
+
+# --------------------------------------------------------------------------------------------------------------- start
+
+
+def _start(arguments: argparse.Namespace) -> int:
+    if arguments.port is not None and not arguments.head:
+        raise ValueError("--port is of a head; a node that joins listens wherever a port is free")
+    if not arguments.block:
+        _tell(arguments, *_launched(arguments))
+        return 0
+    # Before there is anything to be stopped.
+    signal.signal(signal.SIGTERM, _interrupt)
+    session: dict[str, Any] = {}
+    try:
+        session, address = _launched(arguments)
+        _tell(arguments, session, address)
+        select.select([os.pidfd_open(session["raylet_pid"])], [], [])
+        return 1
+    finally:
+        if session:
+            _processes.stop_node(session["session_dir"])
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _launched(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    with _token_file(arguments) as token_path:
+        address = None if arguments.head else _numeric(arguments.address)
+        if address is not None:
+            _look_at(address, token_path)
+        return _launch(arguments, address, token_path)
+
+
+def _tell(arguments: argparse.Namespace, session: dict[str, Any], address: str) -> None:
+    directory = session["session_dir"]
+    print(f"Local node IP: {arguments.host}\n\nRay runtime started.\n")
+    if arguments.head:
+        print(f"To add a node to this cluster, run there\n  ray_rs start --address={address} --token-file=FILE")
+        print(f"with a copy of this file, which is the key to the cluster:\n  {directory}/token\n")
+    print("To connect a program on this machine:\n  import ray_rs as ray\n  ray.init(address='auto')\n")
+    print("To see the cluster:\n  ray_rs status\nTo stop what was started on this machine:\n  ray_rs stop", flush=True)
+
+
+@contextlib.contextmanager
+def _token_file(arguments: argparse.Namespace) -> Iterator[str | None]:
+    """A file with the cluster's token; None: a head makes a new one."""
+    text = os.environ.get(_TOKEN_VARIABLE, "")
+    if arguments.token_file or not text:
+        path = arguments.token_file
+        if path is None and not arguments.head:
+            path = _token_on_this_machine(arguments.address)
+        yield path
+        return
+    # Made for its owner only.
+    descriptor, path = tempfile.mkstemp(prefix="ray_rs_token_")
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text.strip() + "\n")
+        yield path
+    finally:
+        os.unlink(path)
+
+
+def _token_on_this_machine(address: str) -> str:
+    wanted = _numeric(address)
+    for session in _processes.living_sessions():
+        if session["gcs_address"] == wanted:
+            return f"{session['session_dir']}/token"
+    raise ConnectionError(
+        f"No token for the cluster at {address}. Its head has printed the name of a file: pass a copy of that with "
+        f"--token-file, or its text in {_TOKEN_VARIABLE}."
+    )
+
+
+def _numeric(address: str) -> str:
+    """`host:port` with a number for the host."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError(f"{address!r} is not of the form HOST:PORT")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConnectionError(f"{host} is not known: {error}") from None
+    number = found[0][4][0]
+    return f"[{number}]:{port}" if ":" in str(number) else f"{number}:{port}"
+
+
+def _look_at(address: str, token_path: str | None) -> None:
+    """Sees that there is a cluster which takes the token, before anything is started."""
+    assert token_path is not None
+    try:
+        _processes.list_nodes(address, token_path)
+    except ConnectionError as error:
+        hint = " The token is not that of this cluster, most likely." if "does not know" in str(error) else ""
+        raise ConnectionError(f"Cannot join the cluster at {address}: {error}.{hint}") from None
+
+
+def _launch(arguments: argparse.Namespace, address: str | None, token_path: str | None) -> tuple[dict[str, Any], str]:
+    """Starts the node; returns its session and the address of the control store when it is part of the cluster."""
+    node_id = os.urandom(28).hex()
+    port = _DEFAULT_PORT if arguments.port is None else arguments.port
+    host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+    cluster: dict[str, Any] = {
+        "driver_pid": None,
+        "listen": f"{host}:0",
+        "node_ip": arguments.host,
+        "node_id": node_id,
+        "node_name": arguments.node_name,
+    }
+    if address is None:
+        cluster |= {"gcs_listen": f"{host}:{port}", "token_path": token_path}
+    else:
+        cluster["join"] = {"gcs_address": address, "token_path": token_path}
+    try:
+        session = _processes.launch_head(
+            num_cpus=_processes.cpu_count() if arguments.num_cpus is None else arguments.num_cpus,
+            num_gpus=_processes.gpu_count() if arguments.num_gpus is None else arguments.num_gpus,
+            resources=arguments.resources,
+            object_store_memory=arguments.object_store_memory or _processes.object_store_bytes(),
+            labels=arguments.labels,
+            driver_config=None,
+            **cluster,
+        )
+    except RuntimeError as error:
+        raise ConnectionError(f"The node did not start: {error}") from None
+    try:
+        return session, _wait_until_part(session, node_id, address)
+    except BaseException:
+        _processes.stop_node(session["session_dir"])
+        raise
+
+
+def _wait_until_part(session: dict[str, Any], node_id: str, address: str | None) -> str:
+    directory = session["session_dir"]
+    # A head is asked on its own socket.
+    place = address or f"{directory}/sockets/gcs"
+    daemons = [(name, session[f"{name}_pid"]) for name in ("gcs", "raylet") if session[f"{name}_pid"]]
+    deadline = time.monotonic() + _START_LIMIT_S
+    while True:
+        ended = [name for name, pid in daemons if not _processes.is_running(pid)]
+        if ended:
+            raise ConnectionError(f"The node did not start. {_last_words(directory, ended)}")
+        with contextlib.suppress(ConnectionError):
+            nodes = _processes.list_nodes(place, f"{directory}/token")
+            if any(node["node_id"] == node_id and node["alive"] for node in nodes):
+                break
+        if time.monotonic() > deadline:
+            words = _last_words(directory, [name for name, _ in daemons])
+            raise ConnectionError(f"The node was no part of the cluster after {_START_LIMIT_S} s. {words}")
+        time.sleep(_POLL_S)
+    with open(f"{directory}/gcs_address") as file:
+        return file.read().strip()
+
+
+def _last_words(directory: str, daemons: list[str]) -> str:
+    words = []
+    for name in daemons:
+        with contextlib.suppress(OSError), open(f"{directory}/logs/{name}.log") as log:
+            lines = [line.rstrip() for line in log if line.strip()]
+            words += [f"{name}: {line}" for line in lines[-_LAST_LINES:]]
+    return "\n".join(["Its daemons say:", *words]) if words else "Its daemons say nothing."
+
+
+# ---------------------------------------------------------------------------------------------------------------- stop
+
+
+def _stop(arguments: argparse.Namespace) -> int:
+    # Those of programs end with their programs. Joined nodes first, so that they can say goodbye.
+    ours = [session for session in _processes.living_sessions() if session["driver_pid"] is None]
+    ours.sort(key=lambda session: session["gcs_pid"] != 0)
+    for session in ours:
+        _processes.stop_node(session["session_dir"])
+    if ours:
+        print(f"Stopped {len(ours)} node{'s' if len(ours) > 1 else ''}.")
+    else:
+        print("Did not find any node that `ray_rs start` has started.")
+    return 0
