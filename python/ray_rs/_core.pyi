@@ -579,7 +579,7 @@ def process_info() -> dict[str, Any]:
     node_resources (dict[str, float]), arena_bytes, is_driver. RaySystemError when not connected."""
 
 def cluster_view() -> list[dict[str, Any]]:
-    """A dict a node: node_id (hex), alive, address, hostname, total, available (dict[str, float])."""
+    """A dict a node: node_id (hex), alive, address, hostname, total, available (dict[str, float]), leases (counts)."""
 
 @final
 class Observer:

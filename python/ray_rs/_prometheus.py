@@ -71,7 +71,9 @@ def text_of(address: str | None, timeout: float = 30.0) -> str:
     groups: Counter[Any] = Counter(row.state for row in source.rows("placement-groups"))
     for state, count in sorted(groups.items()):
         text.sample("ray_placement_groups", "gauge", "Placement groups by state.", count, (("State", state),))
-    _resources(text, source.observer.nodes())
+    nodes = source.observer.nodes()
+    _resources(text, nodes)
+    _leases(text, nodes)
     _store(text, source.observer.store_stats())
     evicted = sum(worker["out_of_memory"] for worker in source.observer.dead_workers())
     text.sample(
@@ -91,6 +93,14 @@ def _resources(text: _Text, nodes: list[dict[str, Any]]) -> None:
             for state, amount in (("AVAILABLE", free), ("USED", total - free)):
                 tags = (("Name", name), ("State", state), ("NodeAddress", node["address"]))
                 text.sample("ray_resources", "gauge", "Logical resources by state.", amount, tags)
+
+
+def _leases(text: _Text, nodes: list[dict[str, Any]]) -> None:
+    help_text = "Lease requests by what became of them: granted here or to others' clients, forwarded, sent back."
+    for node in nodes:
+        for state, count in node["leases"].items():
+            tags = (("State", state.upper()), ("NodeAddress", node["address"]), ("NodeId", node["node_id"]))
+            text.sample("ray_scheduler_leases", "counter", help_text, count, tags)
 
 
 def _store(text: _Text, stats: dict[str, int]) -> None:

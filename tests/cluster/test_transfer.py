@@ -52,7 +52,7 @@ def test_copies_make_room_for_what_is_made_here(ray_cluster):
     # Copies went, and nothing had to be written to disk for them.
     from ray_rs import _core
 
-    assert _core.store_stats()["total_spilled_bytes"] <= 20 * MIB
+    assert _core.store_stats()["total_spilled_bytes"] < 21 * MIB
     assert [int(ray.get(value, timeout=60)[0]) for value in mine] == [7] * 3
     assert [int(ray.get(value, timeout=60)[0]) for value in values] == [0, 1, 2]
 

@@ -75,9 +75,21 @@ pub fn node_list(py: Python<'_>, view: Vec<v1::NodeInfo>) -> PyResult<Bound<'_, 
         )?;
         let available = node.available.as_ref().map(ResourceSet::from).unwrap_or_default();
         dict.set_item("available", resource_dict(py, &available)?)?;
+        dict.set_item("leases", lease_counts(py, &node.leases.unwrap_or_default())?)?;
         nodes.append(dict)?;
     }
     Ok(nodes)
+}
+
+fn lease_counts<'py>(py: Python<'py>, counts: &v1::LeaseCounts) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("granted_locally", counts.granted_locally)?;
+    dict.set_item("granted_to_others", counts.granted_to_others)?;
+    dict.set_item("asked", counts.asked)?;
+    dict.set_item("forwarded", counts.forwarded)?;
+    dict.set_item("spilled_back", counts.spilled_back)?;
+    dict.set_item("turned_away", counts.turned_away)?;
+    Ok(dict)
 }
 
 #[pyfunction]

@@ -443,6 +443,7 @@ impl State {
             resources: Some((&class.resources).into()),
             runtime_env: class.runtime_env.to_string(),
             spilled: true,
+            expects_room: spilled.expects_room,
             ..v1::RequestLease::default()
         };
         self.remote.leases_spilled += 1;

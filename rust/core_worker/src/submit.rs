@@ -8,7 +8,8 @@ use ray_rs_lanes::{CLAIM_WORDS, EXEC};
 use ray_rs_ownership::{RefSlot, TaskKey};
 use ray_rs_proto::lane::Kind;
 use ray_rs_proto::v1;
-use ray_rs_types::{ActorId, ResourceSet, TaskId, WorkerAddress};
+use ray_rs_types::bundles::BundleDemand;
+use ray_rs_types::{ActorId, NodeId, ResourceSet, TaskId, WorkerAddress};
 use smallvec::{SmallVec, smallvec};
 
 use crate::argument_error;
@@ -18,6 +19,7 @@ use crate::events::{Ended, outcome_of, text_of};
 use crate::model::{
     ActorIndex, Failure, FunctionIndex, FunctionSpec, Location, MethodIndex, Returns, StoredValue, TaskArgs, ValueData,
 };
+use crate::other_nodes::OtherNode;
 use crate::peers::{CALL_SEQ, Peer, PeerIndex};
 use crate::state::State;
 use crate::stream::STREAMING;
@@ -70,7 +72,13 @@ pub(crate) struct Class {
     pub resources: ResourceSet,
     pub runtime_env: Arc<str>,
     pub strategy: Option<v1::SchedulingStrategy>,
+    /// The node with so much more of the arguments than this one that it should run there. Tasks of one function may be of
+    /// several classes for it.
+    pub near: Option<NodeId>,
 }
+
+/// Arguments that lie elsewhere are worth a look at other nodes from so many bytes on.
+const WORTH_A_LOOK: u64 = 2 << 20;
 
 impl State {
     pub fn function(&self, index: FunctionIndex) -> &Arc<FunctionSpec> {
@@ -95,13 +103,67 @@ impl State {
             resources: spec.resources.clone(),
             runtime_env: Arc::clone(&spec.runtime_env),
             strategy: spec.strategy.clone(),
+            near: None,
         };
+        self.class_like(wanted)
+    }
+
+    fn class_like(&mut self, wanted: Class) -> u32 {
         match self.classes.iter().position(|class| *class == wanted) {
             Some(index) => index as u32,
             None => {
                 self.classes.push(wanted);
                 self.classes.len() as u32 - 1
             }
+        }
+    }
+
+    /// Bytes of the task's arguments in the arenas of nodes.
+    fn bytes_on_nodes(&self, key: TaskKey) -> SmallVec<[(NodeId, u64); 2]> {
+        let mut held: SmallVec<[(NodeId, u64); 2]> = SmallVec::new();
+        for slot in self.owner.deps(key) {
+            let Some((value, _)) = self.owner.value(*slot) else {
+                continue;
+            };
+            let ValueData::Arena(location) = &value.data else {
+                continue;
+            };
+            let node = location.node.map_or(self.me.node_id, OtherNode::id);
+            match held.iter_mut().find(|(other, _)| *other == node) {
+                Some((_, bytes)) => *bytes += location.length,
+                None => held.push((node, location.length)),
+            }
+        }
+        held
+    }
+
+    /// The class of a task that is ready: where its arguments are counts, unless it names its nodes itself.
+    fn class_of_task(&mut self, key: TaskKey, usual: u32) -> u32 {
+        let lies_elsewhere = |slot: &RefSlot| {
+            let value = self.owner.value(*slot);
+            value.is_some_and(|(value, _)| matches!(&value.data, ValueData::Arena(at) if at.node.is_some()))
+        };
+        if !self.owner.deps(key).iter().any(lies_elsewhere) {
+            return usual;
+        }
+        let held = self.bytes_on_nodes(key);
+        let here = held
+            .iter()
+            .find(|(node, _)| *node == self.me.node_id)
+            .map_or(0, |(_, bytes)| *bytes);
+        let class = &self.classes[usual as usize];
+        let names_nodes = class.strategy.is_some() || BundleDemand::group_of(&class.resources).is_some();
+        match held.into_iter().max_by_key(|(_, bytes)| *bytes) {
+            Some((node, bytes)) if !names_nodes && bytes > here + WORTH_A_LOOK => {
+                let near = Class {
+                    resources: class.resources.clone(),
+                    runtime_env: Arc::clone(&class.runtime_env),
+                    strategy: None,
+                    near: Some(node),
+                };
+                self.class_like(near)
+            }
+            _ => usual,
         }
     }
 
@@ -170,7 +232,8 @@ impl State {
         if self.is_given_up(key) {
             return self.end_cancelled(key);
         }
-        let class = ClassKey(self.functions[function.0 as usize].1);
+        let usual = self.functions[function.0 as usize].1;
+        let class = ClassKey(self.class_of_task(key, usual));
         let event = Event::TaskReady {
             task: DispatchKey(key.0),
             class,
@@ -273,6 +336,14 @@ impl State {
                 };
                 let refused = self.remote.refusals_of(class);
                 let class = &self.classes[class.0 as usize];
+                let arguments = match class.near {
+                    Some(_) => self.bytes_on_nodes(TaskKey(first.0)),
+                    None => SmallVec::new(),
+                };
+                let arguments = arguments.into_iter().map(|(node, bytes)| v1::NodeBytes {
+                    node_id: node.0.to_vec(),
+                    bytes,
+                });
                 let message = v1::RequestLease {
                     request_id: request.0,
                     resources: Some((&class.resources).into()),
@@ -282,6 +353,8 @@ impl State {
                     strategy: class.strategy.clone(),
                     spilled: false,
                     refused,
+                    expects_room: false,
+                    arguments: arguments.collect(),
                 };
                 self.tell_raylet(v1::to_raylet::Body::RequestLease(message));
             }

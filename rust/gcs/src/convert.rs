@@ -1,8 +1,11 @@
 //! Between the words of `ray_rs_actors::lifecycle` and those of the wire.
 
 use ray_rs_actors::lifecycle::{Death, Phase, Restored, Status};
+use std::time::Duration;
+
 use ray_rs_proto::v1;
-use ray_rs_types::{ActorId, WorkerAddress};
+use ray_rs_scheduler::bottom_up::heartbeat::Heartbeat;
+use ray_rs_types::{ActorId, Quantity, ResourceSet, WorkerAddress};
 
 /// Values of `ActorUpdate.state`.
 pub fn phase_number(phase: Phase) -> u32 {
@@ -152,6 +155,27 @@ fn signal_name(signal: i32) -> String {
         _ => return format!("signal {signal}"),
     };
     format!("signal {signal} ({name})")
+}
+
+/// Amounts that are zero take a name away, and so are kept.
+pub fn heartbeat(wire: &v1::NodeHeartbeat) -> Heartbeat {
+    let amounts = wire.available.iter().flat_map(|available| &available.quantities);
+    let shape = |count: &v1::ShapeCount| (set(count.resources.as_ref()), count.count);
+    Heartbeat {
+        life: 0,
+        number: wire.number,
+        base: wire.base,
+        total: wire.total.as_ref().map(ResourceSet::from),
+        labels: None,
+        available: amounts.map(|(name, units)| (name.clone(), Quantity(*units))).collect(),
+        backlog: wire.waiting.iter().map(shape).collect(),
+        hold: wire.hold_ns.map(Duration::from_nanos),
+        draining: None,
+    }
+}
+
+fn set(wire: Option<&v1::ResourceSet>) -> ResourceSet {
+    wire.map(ResourceSet::from).unwrap_or_default()
 }
 
 #[cfg(test)]

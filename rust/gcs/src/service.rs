@@ -181,12 +181,16 @@ impl Gcs for GcsService {
 
     async fn pick_node(&self, request: Request<v1::PickNodeRequest>) -> Result<Response<v1::PickNodeReply>, Status> {
         let request = request.into_inner();
-        let until = Instant::now() + Duration::from_millis(request.wait_ms.into());
+        let asked = Instant::now();
+        let until = asked + Duration::from_millis(request.wait_ms.into());
         let mut changes = self.state().cluster_changes();
         loop {
             let (reply, lapse) = {
                 let mut state = self.state();
-                (state.pick_node(&request), state.until_a_proposal_lapses())
+                (
+                    state.pick_node(&request, asked.elapsed()),
+                    state.until_a_proposal_lapses(),
+                )
             };
             let is_decided = !reply.node_id.is_empty() || !reply.never.is_empty() || reply.group_removed;
             if is_decided || Instant::now() >= until {

@@ -1,15 +1,18 @@
 //! The other nodes: who they are, and requests for workers that they could serve sooner.
 //!
-//! A request that finds no room here waits in the local scheduler's queue as ever. Besides, the global scheduler is asked
-//! for a node, at once, and as long as the request waits: it answers when it has one to propose. Then the request leaves the
-//! queue and the client is told where to ask. A node that does not take it is not proposed again before it says something
-//! new. In a session of one node nothing of this happens.
+//! A request that finds no room here waits in the local scheduler's queue as ever. Besides, the
+//! [`Forwarder`](ray_rs_scheduler::bottom_up::forward::Forwarder) decides for which of those that wait the global scheduler is
+//! asked; it answers when it has a node to propose. Then the request leaves the queue and the client is told where to ask. A
+//! node that does not take it is not proposed again before it says something new. In a session of one node nothing of this
+//! happens.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ray_rs_proto::v1;
 use ray_rs_proto::v1::from_raylet::Body;
+use ray_rs_scheduler::bottom_up::Proposal;
+use ray_rs_scheduler::bottom_up::forward::{Arrival, Ask, Forwarder, MAX_HOPS, Manner, Verdict, first_stop};
+use ray_rs_scheduler::bottom_up::load::Load;
 use ray_rs_scheduler::{ClientKey, Event, LeaseRequest, RequestKey};
 use ray_rs_types::bundles::BundleDemand;
 use ray_rs_types::placing::Placing;
@@ -20,27 +23,27 @@ use crate::clients::Role;
 use crate::input::{ConnKey, Input};
 use crate::leases::{GROUP_IS_REMOVED, NO_NODE_EVER};
 use crate::raylet::Raylet;
+use crate::timers::Timer;
 
 /// The global scheduler answers after so long even if it has no node to propose.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// It is kept asked for so many requests of one shape at a time: what it has no room for, it has no room for.
-const AT_A_TIME: usize = 4;
 /// As the cause of a refusal: it may be asked again.
 const NO_CAUSE: u32 = 0;
 /// The control store is told of a node's end, but not waited for longer than this.
 const LEAVE_LIMIT: Duration = Duration::from_millis(500);
 
+/// A request as its client and the client's own numbers name it.
+type Key = (ConnKey, u64);
+
 #[derive(Debug)]
-pub(crate) struct Waiting {
-    resources: ResourceSet,
+struct Waiting {
     strategy: Option<v1::SchedulingStrategy>,
     /// One that this node can never serve is not in the scheduler's queue before others were asked: the scheduler would
-    /// tell people at once that it is hopeless. Nor is one whose strategy may name another node.
+    /// tell people at once that it is hopeless. Nor is one that may belong on another node.
     held: Option<LeaseRequest>,
     /// Nodes that did not take it.
     refused: Vec<v1::NodeRefusal>,
-    /// The global scheduler is being asked.
-    asking: bool,
+    arguments: Vec<v1::NodeBytes>,
     /// People know what it waits for.
     told: bool,
 }
@@ -48,8 +51,10 @@ pub(crate) struct Waiting {
 #[derive(Debug, Default)]
 pub(crate) struct Cluster {
     nodes: FxHashMap<NodeId, v1::NodeInfo>,
-    /// Requests of this node's clients that wait, oldest first within a client.
-    waiting: BTreeMap<(ConnKey, u64), Waiting>,
+    pub forwarder: Forwarder<Key>,
+    waiting: FxHashMap<Key, Waiting>,
+    /// When the forwarder is looked at without cause.
+    look_at: Option<Instant>,
 }
 
 impl Cluster {
@@ -67,17 +72,31 @@ impl Cluster {
         !self.nodes.is_empty()
     }
 
-    pub fn waiting(&self) -> u32 {
-        u32::try_from(self.waiting.len()).unwrap_or(u32::MAX)
-    }
-
     /// It was granted, cancelled or sent on.
-    pub fn no_longer_waits(&mut self, conn: ConnKey, request_id: u64) -> Option<Waiting> {
-        self.waiting.remove(&(conn, request_id))
+    pub fn no_longer_waits(&mut self, conn: ConnKey, request_id: u64) {
+        let key = (conn, request_id);
+        if self.forwarder.no_longer_waits(key) {
+            self.waiting.remove(&key);
+        }
     }
 
     pub fn client_gone(&mut self, conn: ConnKey) {
-        self.waiting.retain(|(client, _), _| *client != conn);
+        let keys = self.forwarder.keys().filter(|(client, _)| *client == conn);
+        for (conn, request_id) in keys.collect::<Vec<_>>() {
+            self.no_longer_waits(conn, request_id);
+        }
+    }
+
+    pub fn counts(&self) -> v1::LeaseCounts {
+        let counts = self.forwarder.counts;
+        v1::LeaseCounts {
+            granted_locally: counts.granted_locally,
+            granted_to_others: counts.granted_to_others,
+            asked: counts.asked,
+            forwarded: counts.forwarded,
+            spilled_back: counts.spilled_back,
+            turned_away: counts.turned_away,
+        }
     }
 }
 
@@ -111,7 +130,9 @@ impl Raylet {
         }
         if alive {
             // With the first of them, what waits for this node alone.
-            self.keep_asking();
+            let now = self.now();
+            self.cluster.forwarder.look_again(now);
+            self.look_round();
         }
     }
 
@@ -131,10 +152,6 @@ impl Raylet {
         };
         let resources: ResourceSet = (&request.resources.unwrap_or_default()).into();
         let request_id = request.request_id;
-        if request.spilled && !self.scheduler.could_serve(&resources) {
-            return self.reject(conn, request_id, NO_CAUSE, "this node can never serve it".to_owned());
-        }
-        let may_move = self.config.listen.is_some() && !request.spilled;
         let is_in_group = BundleDemand::group_of(&resources).is_some();
         let strategy = request.strategy.filter(|_| !is_in_group);
         let placing = strategy.as_ref().and_then(|strategy| Placing::try_from(strategy).ok());
@@ -145,37 +162,74 @@ impl Raylet {
             placing,
             task_name: request.task_name,
         };
-        if !may_move {
-            return self.decide(Event::LeaseRequested {
-                client: ClientKey(conn.0),
-                request: lease,
-            });
+        let client = ClientKey(conn.0);
+        if self.config.listen.is_none() {
+            return self.decide(Event::LeaseRequested { client, request: lease });
         }
-        let has_room = self.scheduler.has_room_for(&resources);
+        let now = self.now();
+        let (mut manner, mut hops) = (Manner::Queued, 0);
+        if request.spilled {
+            hops = MAX_HOPS;
+            if self.is_refused(&resources, request.expects_room) {
+                return self.reject(
+                    conn,
+                    request_id,
+                    NO_CAUSE,
+                    "this node can't serve it, or not now".to_owned(),
+                );
+            }
+        } else {
+            let bytes = |held: &v1::NodeBytes| Some((NodeId::from_bytes(&held.node_id).ok()?, held.bytes));
+            let arguments: Vec<(NodeId, u64)> = request.arguments.iter().filter_map(bytes).collect();
+            let rules = self.cluster.forwarder.rules();
+            manner = first_stop(self.node_id, rules, lease.placing.as_ref(), &arguments);
+        }
+        let waits = (self.cluster.forwarder).waits(now, (conn, request_id), resources.clone(), manner, hops);
+        if let Err(after) = waits {
+            return self
+                .timers
+                .set(Instant::now() + after, Timer::ComeAgain(conn, request_id));
+        }
         // Where there are no others yet, all that could come of it happens here.
-        let is_held = self.cluster.has_others() && (strategy.is_some() || !self.scheduler.could_serve(&resources));
+        let may_leave = self.cluster.has_others() && !request.spilled;
+        let is_held = may_leave && (manner != Manner::Queued || !self.scheduler.could_serve(&resources));
         let waiting = Waiting {
-            resources,
             strategy,
             held: is_held.then(|| lease.clone()),
             refused: request.refused,
-            asking: false,
+            arguments: request.arguments,
             told: false,
         };
         self.cluster.waiting.insert((conn, request_id), waiting);
-        if is_held {
-            return self.ask_for_node((conn, request_id), Duration::ZERO);
+        if !is_held {
+            self.decide(Event::LeaseRequested { client, request: lease });
         }
-        self.decide(Event::LeaseRequested {
-            client: ClientKey(conn.0),
-            request: lease,
-        });
-        if has_room || !self.cluster.has_others() {
-            // It waits for a worker, if it waits; should somebody else get the room, then that is the time to ask. Or it waits
-            // for others to come.
-            return;
-        }
-        self.ask_for_node((conn, request_id), Duration::ZERO);
+        self.look_round();
+    }
+
+    /// Whether a request that another node has sent here goes back.
+    fn is_refused(&mut self, resources: &ResourceSet, expects_room: bool) -> bool {
+        let hold = self.scheduler.holds().average(self.now());
+        let (total, available) = (
+            self.scheduler.total_with_groups(),
+            self.scheduler.available_with_groups(),
+        );
+        let load = Load {
+            total: &total,
+            available: &available,
+            hold,
+        };
+        self.cluster.forwarder.arrived(&load, resources, expects_room, 1) == Arrival::SpillBack
+    }
+
+    /// Too many waited when it came.
+    pub fn may_come_again(&self, conn: ConnKey, request_id: u64) {
+        self.reject(
+            conn,
+            request_id,
+            NO_CAUSE,
+            "too many requests wait on this node".to_owned(),
+        );
     }
 
     fn reject(&self, conn: ConnKey, request_id: u64, cause: u32, reason: String) {
@@ -188,23 +242,71 @@ impl Raylet {
         }
     }
 
-    /// `wait`: for so long the answer may wait for a node.
-    fn ask_for_node(&mut self, key: (ConnKey, u64), wait: Duration) {
-        let Some(waiting) = self.cluster.waiting.get_mut(&key) else {
+    /// Asks the global scheduler for some of what waits, if there is cause to.
+    pub fn look_round(&mut self) {
+        if self.cluster.forwarder.is_empty() || !self.cluster.has_others() {
+            return;
+        }
+        // What has all it asked for, and waits for a worker, is served.
+        for (client, request) in self.scheduler.await_workers() {
+            self.cluster.no_longer_waits(ConnKey(client.0), request.0);
+        }
+        let now = self.now();
+        if self.cluster.forwarder.next_deadline().is_some_and(|due| due <= now) {
+            let (total, available) = (
+                self.scheduler.total_with_groups(),
+                self.scheduler.available_with_groups(),
+            );
+            let load = Load {
+                total: &total,
+                available: &available,
+                hold: self.scheduler.holds().average(now),
+            };
+            let mut asks = Vec::new();
+            self.cluster.forwarder.asks(now, &load, &mut asks);
+            for ask in asks {
+                self.ask_for_node(ask);
+            }
+        }
+        if let Some(due) = self.cluster.forwarder.next_deadline() {
+            let due = Instant::now() + due.saturating_sub(now);
+            if self.cluster.look_at.is_none_or(|at| due < at) {
+                self.cluster.look_at = Some(due);
+                self.timers.set(due, Timer::LookRound);
+            }
+        }
+    }
+
+    pub fn look_round_is_due(&mut self) {
+        if self.cluster.look_at.is_some_and(|at| at <= Instant::now()) {
+            self.cluster.look_at = None;
+        }
+        self.look_round();
+    }
+
+    fn ask_for_node(&self, ask: Ask<Key>) {
+        let Some(waiting) = self.cluster.waiting.get(&ask.key) else {
             return;
         };
-        waiting.asking = true;
+        // What waits for the answer before it may run here is not kept waiting longer than that takes.
+        let wait = if waiting.held.is_some() && !waiting.told {
+            Duration::ZERO
+        } else {
+            ANSWER_LIMIT
+        };
         let request = v1::PickNodeRequest {
-            resources: Some((&waiting.resources).into()),
+            resources: Some((&ask.resources).into()),
             from_node: self.node_id.0.to_vec(),
-            only_if_free: self.scheduler.could_serve(&waiting.resources),
+            only_if_free: ask.only_if_free,
             strategy: waiting.strategy.clone(),
             refused: waiting.refused.clone(),
             wait_ms: wait.as_millis() as u32,
+            wait_here_us: ask.wait_here.map(|wait| wait.as_micros() as u64),
+            arguments: waiting.arguments.clone(),
         };
         let (gcs, inputs) = (self.gcs.clone(), self.inputs.clone());
         tokio::spawn(async move {
-            let (conn, request_id) = key;
+            let (conn, request_id) = ask.key;
             let reply = gcs.ask_until_answered("PickNode", request).await;
             let _ = inputs
                 .send(Input::NodePicked {
@@ -218,99 +320,120 @@ impl Raylet {
 
     pub fn node_picked(&mut self, conn: ConnKey, request_id: u64, reply: Result<v1::PickNodeReply, String>) {
         let key = (conn, request_id);
-        if let Some(waiting) = self.cluster.waiting.get_mut(&key) {
-            waiting.asking = false;
-            if let Ok(reply) = reply {
-                self.proposed(key, reply);
+        if self.cluster.forwarder.has(key) {
+            match reply {
+                Ok(reply) if reply.group_removed => {
+                    self.withdraw_from_queue(key);
+                    self.reject(
+                        conn,
+                        request_id,
+                        GROUP_IS_REMOVED,
+                        "its placement group was removed".to_owned(),
+                    );
+                }
+                Ok(reply) => {
+                    let view = reply.view;
+                    let proposal = self.proposal_of(reply);
+                    self.proposed(key, proposal, view);
+                }
+                Err(_) => self.proposed(key, None, 0),
             }
         }
-        self.keep_asking();
+        self.look_round();
     }
 
-    fn proposed(&mut self, key: (ConnKey, u64), reply: v1::PickNodeReply) {
+    fn proposal_of(&self, reply: v1::PickNodeReply) -> Option<Proposal> {
+        if !reply.never.is_empty() {
+            return Some(Proposal::Never(reply.never));
+        }
+        match NodeId::from_bytes(&reply.node_id).ok() {
+            Some(node) if node == self.node_id => Some(Proposal::Stay),
+            // It is heard of through another channel, and may have died since.
+            Some(node) => self.cluster.address_of(node).is_ok().then_some(Proposal::Node {
+                node,
+                has_room: reply.has_room,
+            }),
+            None if !reply.waits_for.is_empty() => Some(Proposal::Pending(reply.waits_for)),
+            None => Some(Proposal::Stay),
+        }
+    }
+
+    fn proposed(&mut self, key: Key, proposal: Option<Proposal>, view: u64) {
         let (conn, request_id) = key;
-        if reply.group_removed || !reply.never.is_empty() {
-            self.withdraw_from_queue(conn, request_id);
-            let (cause, reason) = match reply.group_removed {
-                true => (GROUP_IS_REMOVED, "its placement group was removed".to_owned()),
-                false => (NO_NODE_EVER, reply.never),
-            };
-            return self.reject(conn, request_id, cause, reason);
-        }
-        let node = NodeId::from_bytes(&reply.node_id).ok();
-        let is_here = node == Some(self.node_id);
-        let Some(node) = node.filter(|node| !is_here && self.cluster.address_of(*node).is_ok()) else {
-            return self.stays(key, is_here, &reply.waits_for);
-        };
-        self.withdraw_from_queue(conn, request_id);
-        if let Some(client) = self.clients.get(&conn) {
-            client.outbox.send(Body::LeaseSpilled(v1::LeaseSpilled {
-                request_id,
-                node_id: node.0.to_vec(),
-                view: reply.view,
-            }));
+        let now = self.now();
+        match self.cluster.forwarder.answered(now, key, proposal) {
+            Verdict::Move { node, expects_room } => {
+                self.withdraw_from_queue(key);
+                if let Some(client) = self.clients.get(&conn) {
+                    client.outbox.send(Body::LeaseSpilled(v1::LeaseSpilled {
+                        request_id,
+                        node_id: node.0.to_vec(),
+                        view,
+                        expects_room,
+                    }));
+                }
+            }
+            Verdict::Fail(why) => {
+                self.withdraw_from_queue(key);
+                self.reject(conn, request_id, NO_NODE_EVER, why);
+            }
+            Verdict::Stay => {
+                self.cluster.forwarder.stays(now, key);
+                self.queue_here(key);
+            }
+            Verdict::Wait => self.queue_unless_named(key),
+            Verdict::WaitTelling(why) => {
+                self.queue_unless_named(key);
+                self.tell_of_waiting_task(key, &why);
+            }
         }
     }
 
-    fn withdraw_from_queue(&mut self, conn: ConnKey, request_id: u64) {
+    fn withdraw_from_queue(&mut self, key: Key) {
+        let (conn, request_id) = key;
         self.cluster.no_longer_waits(conn, request_id);
+        self.cluster.waiting.remove(&key);
         self.decide(Event::LeaseRequestCancelled {
             client: ClientKey(conn.0),
             request: RequestKey(request_id),
         });
     }
 
-    /// No other node takes it. `is_here`: this is the node of its strategy.
-    fn stays(&mut self, key: (ConnKey, u64), is_here: bool, waits_for: &str) {
+    fn queue_here(&mut self, key: Key) {
+        let held = self
+            .cluster
+            .waiting
+            .get_mut(&key)
+            .and_then(|waiting| waiting.held.take());
+        if let Some(mut request) = held {
+            request.placing = None;
+            let client = ClientKey(key.0.0);
+            self.decide(Event::LeaseRequested { client, request });
+        }
+    }
+
+    /// No other node takes it now: the local scheduler says what is missing, and others are asked for on.
+    fn queue_unless_named(&mut self, key: Key) {
+        if (self.cluster.waiting.get(&key)).is_some_and(|waiting| waiting.strategy.is_none()) {
+            self.queue_here(key);
+        }
+    }
+
+    /// Once for each.
+    fn tell_of_waiting_task(&mut self, key: Key, why: &str) {
         let Some(waiting) = self.cluster.waiting.get_mut(&key) else {
             return;
         };
-        let client = ClientKey(key.0.0);
-        if waiting.strategy.is_none() || is_here {
-            if let Some(mut request) = waiting.held.take() {
-                request.placing = None;
-                if is_here {
-                    self.cluster.waiting.remove(&key);
-                }
-                self.decide(Event::LeaseRequested { client, request });
-            }
-            return;
-        }
-        if let Some(request) = waiting.held.as_ref().filter(|_| !waits_for.is_empty())
+        if let Some(request) = &waiting.held
             && !std::mem::replace(&mut waiting.told, true)
         {
             let text = format!(
-                "The task {} can't be placed: {waits_for}. It waits until such a node joins.",
+                "The task {} can't be placed: {why}. It waits until such a node joins.",
                 request.task_name
             );
             if let Some(job) = self.clients.get(&key.0).and_then(|client| client.job) {
                 self.notice(job, text);
             }
-        }
-    }
-
-    /// As long as requests wait, the global scheduler is asked for some of each shape, the oldest first.
-    pub fn keep_asking(&mut self) {
-        if self.cluster.waiting.is_empty() || !self.cluster.has_others() {
-            return;
-        }
-        let mut shapes: Vec<(&Waiting, usize)> = Vec::new();
-        let mut chosen = Vec::new();
-        for (key, waiting) in &self.cluster.waiting {
-            let is_same = |other: &Waiting| waiting.resources == other.resources && waiting.strategy == other.strategy;
-            match shapes.iter_mut().find(|(other, _)| is_same(other)) {
-                Some((_, count)) if *count >= AT_A_TIME => continue,
-                Some((_, count)) => *count += 1,
-                None => shapes.push((waiting, 1)),
-            }
-            // What could run here, and has room, waits for a worker.
-            let is_served = waiting.strategy.is_none() && self.scheduler.has_room_for(&waiting.resources);
-            if !waiting.asking && !is_served {
-                chosen.push(*key);
-            }
-        }
-        for key in chosen {
-            self.ask_for_node(key, ANSWER_LIMIT);
         }
     }
 

@@ -10,6 +10,7 @@ use ray_rs_proto::v1;
 use ray_rs_proto::v1::from_raylet::Body;
 use ray_rs_proto::v1::node_report::Body as Report;
 use ray_rs_scheduler::Event;
+use ray_rs_scheduler::bottom_up::NodeReport;
 use ray_rs_types::{JobId, PlacementGroupId, ResourceSet};
 use rustc_hash::FxHashMap;
 
@@ -161,8 +162,8 @@ impl Raylet {
         });
     }
 
-    /// What is available here and in use outside of groups; `first` on a connection, with the bundles that are here.
-    pub fn report_use(&self, first: bool) {
+    /// What has changed here since the last heartbeat; `first` on a connection, everything, with the bundles that are here.
+    pub fn report_use(&mut self, first: bool) {
         let held = |(group, indices): (PlacementGroupId, Vec<u32>)| v1::HeldBundles {
             group_id: group.0.to_vec(),
             indices,
@@ -171,14 +172,40 @@ impl Raylet {
             true => self.scheduler.bundles_held().into_iter().map(held).collect(),
             false => Vec::new(),
         };
-        // Where there are others, the global scheduler wants to know what is free in bundles as well.
-        let available = match self.config.listen {
-            Some(_) => self.scheduler.available_with_groups(),
-            None => self.scheduler.available().clone(),
+        if first {
+            self.heartbeats.start_over();
+        }
+        // Where there are others, the global scheduler wants to know what is in bundles as well.
+        let (total, available) = match self.config.listen {
+            Some(_) => (
+                self.scheduler.total_with_groups(),
+                self.scheduler.available_with_groups(),
+            ),
+            None => (self.scheduler.total().clone(), self.scheduler.available().clone()),
+        };
+        let report = NodeReport {
+            total,
+            available,
+            backlog: self.cluster.forwarder.backlog().clone(),
+            hold: self.scheduler.holds().reported(self.now()),
+            ..NodeReport::default()
+        };
+        let beat = self.heartbeats.next(&report);
+        let amounts = beat.available.into_iter().map(|(name, amount)| (name, amount.0));
+        let count = |(shape, count): (ResourceSet, u32)| v1::ShapeCount {
+            resources: Some((&shape).into()),
+            count,
         };
         self.gcs.report(Report::Heartbeat(v1::NodeHeartbeat {
-            available: Some((&available).into()),
-            backlog: self.cluster.waiting(),
+            number: beat.number,
+            base: beat.base,
+            total: beat.total.as_ref().map(Into::into),
+            available: Some(v1::ResourceSet {
+                quantities: amounts.collect(),
+            }),
+            waiting: beat.backlog.into_iter().map(count).collect(),
+            hold_ns: beat.hold.map(|hold| hold.as_nanos() as u64),
+            leases: Some(self.cluster.counts()),
             used_outside_bundles: Some((&self.scheduler.used_outside_bundles()).into()),
             first,
             held,

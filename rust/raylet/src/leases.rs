@@ -5,7 +5,7 @@ use ray_rs_proto::v1::from_raylet::Body;
 use ray_rs_scheduler::{ClientKey, Effect, EnvKey, Event, JobKey, PoolKey, Refusal, StopReason};
 use ray_rs_types::WorkerAddress;
 
-use crate::clients::Client;
+use crate::clients::{Client, Role};
 use crate::input::{ConnKey, Token};
 use crate::raylet::Raylet;
 use crate::workers::Leave;
@@ -52,14 +52,18 @@ impl Raylet {
                 let (Some(address), Some(client)) = (self.worker_address(token), self.client(client)) else {
                     return;
                 };
+                let is_of_another = client.role == Role::Remote;
                 client.outbox.send(Body::LeaseGranted(v1::LeaseGranted {
                     request_id: request.0,
                     lease_id: lease.0,
                     worker: Some((&address).into()),
                     gpu_ids: gpus,
                 }));
-                // Others may have lost the room that they waited for a worker in.
-                self.keep_asking();
+                let counts = &mut self.cluster.forwarder.counts;
+                match is_of_another {
+                    true => counts.granted_to_others += 1,
+                    false => counts.granted_locally += 1,
+                }
             }
             Effect::RejectLease {
                 client,

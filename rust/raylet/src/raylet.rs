@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use ray_rs_lanes::SpinTable;
 use ray_rs_proto::v1;
+use ray_rs_scheduler::bottom_up::heartbeat::{Backlog, Encoder};
 use ray_rs_scheduler::{Event, JobKey, Options, PoolKey, Scheduler};
 use ray_rs_transport::grpc::Address;
 use ray_rs_transport::session::RAYLET_SOCKET;
@@ -93,7 +94,8 @@ pub(crate) struct Raylet {
     pub finished_jobs: FxHashSet<JobId>,
     /// Since when a node of a cluster has had no control store.
     pub alone_since: Option<Instant>,
-    told_backlog: u32,
+    told_backlog: Backlog,
+    pub(crate) heartbeats: Encoder,
     /// The scheduler's count of changes that the control store knows.
     told_changes: u64,
     heartbeat_set: bool,
@@ -278,7 +280,8 @@ impl Raylet {
             starts_waiting: Vec::new(),
             finished_jobs: FxHashSet::default(),
             alone_since: None,
-            told_backlog: 0,
+            told_backlog: Backlog::new(),
+            heartbeats: Encoder::new(0),
             heartbeat_set: false,
             last_heartbeat: Instant::now(),
             ended: None,
@@ -394,6 +397,8 @@ impl Raylet {
                 Timer::LookAtOrphans => self.end_orphans(),
                 Timer::AnswersOverdue => self.look_at_workers_is_over(),
                 Timer::DescriptionsOverdue(inquiry) => self.descriptions_overdue(inquiry),
+                Timer::LookRound => self.look_round_is_due(),
+                Timer::ComeAgain(conn, request_id) => self.may_come_again(conn, request_id),
                 Timer::Heartbeat => self.heartbeat(),
                 Timer::AloneTooLong => self.alone_too_long(),
             }
@@ -411,7 +416,8 @@ impl Raylet {
     }
 
     fn heartbeat_if_changed(&mut self) {
-        let changed = self.told_changes != self.scheduler.changes() || self.told_backlog != self.cluster.waiting();
+        let changed =
+            self.told_changes != self.scheduler.changes() || self.told_backlog != *self.cluster.forwarder.backlog();
         if !self.heartbeat_set && changed {
             self.heartbeat_set = true;
             self.timers.set(self.last_heartbeat + HEARTBEAT_PAUSE, Timer::Heartbeat);
@@ -422,7 +428,7 @@ impl Raylet {
         self.heartbeat_set = false;
         self.last_heartbeat = Instant::now();
         self.told_changes = self.scheduler.changes();
-        self.told_backlog = self.cluster.waiting();
+        self.told_backlog.clone_from(self.cluster.forwarder.backlog());
         self.report_use(false);
     }
 
@@ -433,13 +439,18 @@ impl Raylet {
 
     pub fn node_info(&self) -> v1::NodeInfo {
         let index = self.node_index.unwrap_or(0);
-        node_info(
+        let info = node_info(
             &self.config,
             self.node_id,
             index,
             &self.scheduler.total_with_groups(),
             &self.scheduler.available_with_groups(),
-        )
+        );
+        v1::NodeInfo {
+            backlog: self.cluster.forwarder.len() as u32,
+            leases: Some(self.cluster.counts()),
+            ..info
+        }
     }
 
     fn logs_written(&mut self, names: &[String]) {
@@ -543,5 +554,6 @@ fn node_info(
         versions: config.versions(),
         death_reason: String::new(),
         backlog: 0,
+        leases: None,
     }
 }

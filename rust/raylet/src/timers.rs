@@ -30,6 +30,10 @@ pub(crate) enum Timer {
     AnswersOverdue,
     /// A round of questions to all processes has run long enough.
     DescriptionsOverdue(u64),
+    /// Something that waits may be better off elsewhere by now.
+    LookRound,
+    /// A request that was turned away may be made again.
+    ComeAgain(ConnKey, u64),
     /// What changed since the last heartbeat is told.
     Heartbeat,
     /// A cluster whose control store stays away so long is over.

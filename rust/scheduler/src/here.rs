@@ -6,8 +6,9 @@
 use ray_rs_types::bundles::BundleDemand;
 use ray_rs_types::{Quantity, ResourceSet};
 
-use crate::event::LeaseRequest;
+use crate::event::{ClientKey, LeaseRequest, RequestKey};
 use crate::policy::{self, Choice, NodeView};
+use crate::queue::Wanted;
 use crate::scheduler::Scheduler;
 
 /// Begins the name of the resource that stands for labels; no user's resource is called so.
@@ -26,6 +27,14 @@ impl Scheduler {
     /// Whether this node, when it is empty, or the bundles that are here could serve it.
     pub fn could_serve(&self, resources: &ResourceSet) -> bool {
         self.ledger.feasible(resources)
+    }
+
+    /// Requests that have what they ask for, but no worker yet.
+    pub fn await_workers(&self) -> impl Iterator<Item = (ClientKey, RequestKey)> + '_ {
+        self.awaiting_workers().filter_map(|waiting| match waiting.item.wanted {
+            Wanted::Lease(client, request) => Some((client, request)),
+            Wanted::Actor(_) => None,
+        })
     }
 
     /// Whether it could be served now, if there are workers.

@@ -16,10 +16,9 @@
 //! * `SCH-4` GPU indices are distinct, and shares of one index never exceed it.
 //! * `SCH-5` what is in a bundle of a placement group is served from it alone, and ends before the bundle does.
 //!
-//! Beside it stand the decisions about many nodes: [`global`] proposes a node for a request that one node cannot serve, or
-//! not now, [`policy`] chooses nodes for strategies and for bundles, [`placement_group`] is the control store's table of
-//! groups, and [`bottom_up`] decides when a request leaves its node, and which other serves it (in simulations, so far).
-//! Deliberately absent: what an environment consists of.
+//! Beside it stand the decisions about many nodes: [`policy`] chooses nodes for strategies and for bundles,
+//! [`placement_group`] is the control store's table of groups, and [`bottom_up`] decides when a request leaves its node, and
+//! which other serves it. Deliberately absent: what an environment consists of.
 
 mod admission;
 pub mod bottom_up;
@@ -27,7 +26,6 @@ mod bundles;
 mod effect;
 mod event;
 mod explain;
-pub mod global;
 mod gpus;
 mod groups;
 mod here;

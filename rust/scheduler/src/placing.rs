@@ -224,6 +224,7 @@ impl Scheduler {
                     revoked: false,
                 };
                 self.leases.insert(lease, granted);
+                self.holds.began(now);
                 effects.push(Effect::GrantLease {
                     client,
                     request,

@@ -9,6 +9,7 @@ use ray_rs_types::{ActorId, NodeId, ResourceSet};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::admission::Admission;
+use crate::bottom_up::load::Holds;
 use crate::effect::{Effect, Refusal, StopReason};
 use crate::event::{ActorDemand, ClientKey, EnvKey, Event, JobKey, LeaseKey, LeaseRequest, PoolKey, WorkerKey};
 use crate::groups::RemovedGroups;
@@ -159,6 +160,9 @@ pub struct Scheduler {
     /// This node, for the policies.
     pub(crate) node: (NodeId, BTreeMap<String, String>),
     pub(crate) last_lease: u64,
+    pub(crate) holds: Holds,
+    /// Of the event that is being taken in.
+    now: Duration,
     pub(crate) deadline: Option<Duration>,
 }
 
@@ -181,6 +185,8 @@ impl Scheduler {
             removed_groups: RemovedGroups::default(),
             node: (NodeId::NIL, BTreeMap::new()),
             last_lease: 0,
+            holds: Holds::default(),
+            now: Duration::ZERO,
             deadline: None,
         }
     }
@@ -204,6 +210,11 @@ impl Scheduler {
     /// When `Event::Tick` is due; `None` when only an event can change anything.
     pub fn next_deadline(&self) -> Option<Duration> {
         self.deadline
+    }
+
+    /// How long leases are kept.
+    pub fn holds(&self) -> &Holds {
+        &self.holds
     }
 
     /// Whether any worker has something to do.
@@ -236,6 +247,7 @@ impl Scheduler {
 
     /// Takes a fact in and appends the orders that follow from it.
     pub fn on_event(&mut self, now: Duration, event: Event, effects: &mut Vec<Effect>) {
+        self.now = now;
         match event {
             Event::ClientJoined { client, job } => {
                 self.clients.insert(client, job);
@@ -423,6 +435,7 @@ impl Scheduler {
             .remove(&key)
             .expect("SCH-2: the caller has looked the lease up");
         self.ledger.give_back(&lease.holding);
+        self.holds.ended(self.now, lease.granted_at);
         let queue = self
             .queues
             .get_mut(&lease.queue)

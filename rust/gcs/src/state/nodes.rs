@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use ray_rs_actors::lifecycle::{Effect, Event};
 use ray_rs_proto::v1::{self, NodeCommand, node_command::Body, node_report};
-use ray_rs_scheduler::global::GlobalScheduler;
+use ray_rs_scheduler::bottom_up::heartbeat::Heard;
+use ray_rs_scheduler::bottom_up::{GlobalScheduler, NodeReport};
 use ray_rs_scheduler::placement_group::Event as GroupEvent;
 use ray_rs_scheduler::policy::{self, Choice, NodeView};
 use ray_rs_types::placing::Placing;
@@ -90,13 +91,19 @@ impl Nodes {
         }
     }
 
-    fn report(&mut self, node: NodeId) {
+    /// What it said when it registered; its first heartbeat on the connection says it anew.
+    fn report(&mut self, now: Duration, node: NodeId) {
         let Some(info) = self.nodes.get(&node).map(|node| &node.info) else {
             return;
         };
         let set = |set: &Option<v1::ResourceSet>| set.as_ref().map(ResourceSet::from).unwrap_or_default();
-        self.global
-            .node_reported(node, set(&info.total), set(&info.available), info.backlog);
+        let report = NodeReport {
+            total: set(&info.total),
+            available: set(&info.available),
+            labels: info.labels.clone().into_iter().collect(),
+            ..NodeReport::default()
+        };
+        self.global.node_reported(now, node, report);
     }
 
     /// Whether other nodes may join: then what no node can take waits for one that can.
@@ -289,7 +296,7 @@ impl State {
                 connection,
             },
         );
-        nodes.report(node);
+        nodes.report(self.started.elapsed(), node);
         self.changes.send_replace(());
         let number = self.committer.submit(writes);
         self.tell(
@@ -361,13 +368,23 @@ impl State {
                 let Some(entry) = self.nodes.nodes.get_mut(&node) else {
                     return Ok(());
                 };
-                entry.info.available = heartbeat.available;
-                entry.info.backlog = heartbeat.backlog;
+                entry.info.leases = heartbeat.leases;
+                let (now, mut beat) = (self.started.elapsed(), convert::heartbeat(&heartbeat));
+                if beat.base == 0 {
+                    // It said them when it registered, and they stay.
+                    beat.labels = Some(entry.info.labels.clone().into_iter().collect());
+                }
+                // What is lost is what was meant for an earlier connection: the first on this one says everything.
+                if self.nodes.global.hear(now, node, beat) == Heard::Changed
+                    && let Some(report) = self.nodes.global.report(node)
+                {
+                    entry.info.available = Some((&report.available).into());
+                    entry.info.backlog = report.waiting();
+                }
                 if heartbeat.first {
                     let info = entry.info.clone();
                     self.node_holds(node, &info, &heartbeat.held);
                 }
-                self.nodes.report(node);
                 self.changes.send_replace(());
                 let in_use = heartbeat.used_outside_bundles.as_ref();
                 self.group_events([GroupEvent::NodeUse {
@@ -465,7 +482,14 @@ impl State {
     pub fn list_nodes(&self) -> v1::ListNodesReply {
         let mut nodes: Vec<v1::NodeInfo> = self.nodes.nodes.values().map(|node| node.info.clone()).collect();
         nodes.sort_by_key(|info| info.node_index);
-        v1::ListNodesReply { nodes }
+        let waiting = self.nodes.global.demand().into_iter().map(|demand| v1::ShapeCount {
+            resources: Some((&demand.shape).into()),
+            count: demand.waiting,
+        });
+        v1::ListNodesReply {
+            nodes,
+            waiting: waiting.collect(),
+        }
     }
 }
 

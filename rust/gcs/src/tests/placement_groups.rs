@@ -32,11 +32,10 @@ impl NodeSide {
             indices: vec![0],
         });
         self.report(node_report::Body::Heartbeat(v1::NodeHeartbeat {
-            backlog: 0,
             available: Some(v1::ResourceSet::from(&ResourceSet::new().with("CPU", 2.0))),
-            used_outside_bundles: None,
             first: true,
             held: held.collect(),
+            ..v1::NodeHeartbeat::default()
         }))
         .await;
     }

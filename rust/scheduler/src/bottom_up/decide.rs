@@ -31,6 +31,14 @@ fn travel(wish: &Wish<'_>, node: Option<NodeId>) -> Duration {
     travel_time(bytes)
 }
 
+/// `is_there`: some node has the labels.
+fn none_has(labels: &str, resources: &ResourceSet, is_there: bool) -> String {
+    match is_there {
+        true => format!("no node of this cluster has both the labels {labels} and {resources}"),
+        false => format!("no node of this cluster has the labels {labels}"),
+    }
+}
+
 /// Ways to look at a decision's candidates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Room {
@@ -54,7 +62,7 @@ impl GlobalScheduler {
     pub fn propose(&mut self, now: Duration, wish: Wish<'_>) -> Proposal {
         self.forget_promises(now);
         if let Some(nodes) = wish.among {
-            return self.in_group(nodes, &wish);
+            return self.in_group(now, nodes, &wish);
         }
         let Some(placing) = wish.placing else {
             let class = self.class(wish.resources, &[]);
@@ -124,22 +132,20 @@ impl GlobalScheduler {
             }
         }
         let asked: Vec<String> = placing.selectors.iter().map(|rules| labels::describe(rules)).collect();
-        Err(format!(
-            "no node of this cluster has both the labels {} and {resources}",
-            asked.join(" or ")
-        ))
+        let is_there = placing.selectors.iter().any(|rules| self.has_labelled(rules));
+        Err(none_has(&asked.join(" or "), resources, is_there))
     }
 
     fn soonest(&mut self, now: Duration, class: usize, wish: &Wish<'_>) -> Proposal {
         let from = wish.from.and_then(|from| self.places.get(&from).copied());
         // It would stay for an equal: what comes later may need the other node more.
         let here = wish.wait_here.map(|wait| wait + travel(wish, wish.from));
-        let found = self
-            .best(class, from, wish, Room::Now)
-            .or_else(|| match wish.only_if_free && here.is_none() {
-                true => None,
-                false => self.best(class, from, wish, Room::OneDay),
-            });
+        let found =
+            self.best(now, class, from, wish, Room::Now)
+                .or_else(|| match wish.only_if_free && here.is_none() {
+                    true => None,
+                    false => self.best(now, class, from, wish, Room::OneDay),
+                });
         // It asks because it named its nodes, and is one of those with room.
         let is_one = from.is_some_and(|from| !wish.only_if_free && self.classes[class].roomy.has(from));
         match found {
@@ -177,15 +183,26 @@ impl GlobalScheduler {
         }
         Proposal::Infeasible(match class.rules.is_empty() {
             true => policy::infeasible(&class.resources),
-            false => format!(
-                "no node of this cluster has both the labels {} and {}",
-                labels::describe(&class.rules),
-                class.resources
-            ),
+            false => {
+                let is_there = self.has_labelled(&class.rules);
+                none_has(&labels::describe(&class.rules), &class.resources, is_there)
+            }
         })
     }
 
-    fn best(&mut self, class: usize, from: Option<usize>, wish: &Wish<'_>, room: Room) -> Option<(usize, Duration)> {
+    fn has_labelled(&self, rules: &[LabelRule]) -> bool {
+        let mut nodes = self.nodes.iter().flatten();
+        nodes.any(|node| labels::are_met(&node.report().labels, rules))
+    }
+
+    fn best(
+        &mut self,
+        now: Duration,
+        class: usize,
+        from: Option<usize>,
+        wish: &Wish<'_>,
+        room: Room,
+    ) -> Option<(usize, Duration)> {
         let start = self.next_random() as usize % self.nodes.len().max(1);
         let class = &self.classes[class];
         let demand = class.demand.as_deref()?;
@@ -200,7 +217,11 @@ impl GlobalScheduler {
         let rank = |place: usize| {
             let node = self.node(place);
             let has_room = class.roomy.has(place);
-            let wait = if has_room { Duration::ZERO } else { node.wait_of(demand) };
+            let wait = if has_room {
+                Duration::ZERO
+            } else {
+                node.wait_of(now, demand)
+            };
             let used = node.use_with(demand);
             let filled = match has_room && used <= HALF_FULL {
                 true if node.is_idle => HALF_FULL / 2.0,
@@ -256,32 +277,39 @@ impl GlobalScheduler {
         if Some(place) == from { Proposal::Stay } else { proposal }
     }
 
-    /// In a placement group: of its nodes the one where least waits for the same. What is free in bundles no node
-    /// reports, so they take turns.
-    fn in_group(&mut self, nodes: &[NodeId], wish: &Wish<'_>) -> Proposal {
+    /// In a placement group: of its nodes one with room, or the one where least waits for the same; equals take turns.
+    fn in_group(&mut self, now: Duration, nodes: &[NodeId], wish: &Wish<'_>) -> Proposal {
         self.turn = self.turn.wrapping_add(1);
-        let waiting = |node: &NodeId| {
-            let report = self.report(*node)?;
-            Some(report.backlog.get(wish.resources).copied().unwrap_or(0))
-        };
+        let demand = self.numbers(wish.resources);
         let first = self.turn % nodes.len().max(1);
         let in_turn = nodes[first..].iter().chain(&nodes[..first]);
-        let has_refused = |node: &NodeId| (self.places.get(node)).is_some_and(|place| self.has_refused(*place, wish));
-        let others = in_turn.filter(|node| Some(**node) != wish.from && !has_refused(node));
-        let best = others
-            .filter_map(|node| Some((waiting(node)?, *node)))
-            .min_by_key(|(waiting, _)| *waiting);
-        let here = wish.from.filter(|from| nodes.contains(from));
-        let stays = |there: u32| {
-            // Its own backlog counts the one that asks.
-            let here = here.map(|here| waiting(&here).unwrap_or(1));
-            there > 0 && here.is_some_and(|here| here <= there + 1)
+        let known = in_turn.filter_map(|node| self.places.get(node).copied());
+        let waiting = |place: usize| {
+            let backlog = &self.node(place).report().backlog;
+            backlog.get(wish.resources).copied().unwrap_or(0)
         };
+        let has_room = |place: usize| (demand.as_deref()).is_some_and(|demand| self.node(place).has_room(demand));
+        let may = |place: &usize| Some(self.node(*place).id) != wish.from && !self.has_refused(*place, wish);
+        let best = known
+            .filter(may)
+            .min_by_key(|place| (!has_room(*place), waiting(*place)));
+        let here = wish.from.filter(|from| nodes.contains(from));
+        let here = here.and_then(|here| self.places.get(&here).copied());
+        // Its own backlog counts the one that asks.
+        let stays = |there: usize| here.is_some_and(|here| waiting(here).max(1) <= waiting(there) + 1);
         match best {
-            Some((there, _)) if stays(there) => Proposal::Stay,
-            Some((there, node)) => Proposal::Node {
-                node,
-                has_room: there == 0,
+            Some(there) if has_room(there) => {
+                let demand = demand.expect("it was compared");
+                self.promise_at(now, there, demand, false);
+                Proposal::Node {
+                    node: self.node(there).id,
+                    has_room: true,
+                }
+            }
+            Some(there) if stays(there) => Proposal::Stay,
+            Some(there) => Proposal::Node {
+                node: self.node(there).id,
+                has_room: false,
             },
             None if here.is_some() => Proposal::Stay,
             None => Proposal::Pending("the nodes of its placement group are not here".to_owned()),

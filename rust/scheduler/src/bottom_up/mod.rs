@@ -19,8 +19,8 @@
 //! * `GLB-3`: where some node has room, one with room is proposed, be it the one that asks, or one where the arguments are.
 //! * `GLB-4`: of what it may not have heard of it does not say that it is not there.
 //!
-//! Deliberately absent: what is free in bundles of placement groups, which no node reports here (of a group's nodes, which
-//! whoever asks names, they are proposed in turns); and any order among requests, which wait where they came from.
+//! What is free in bundles of placement groups is known as far as nodes report it among their resources; where the bundles
+//! of a group are, whoever asks says. Deliberately absent: any order among requests, which wait where they came from.
 
 mod classes;
 mod decide;

@@ -158,6 +158,23 @@ fn bytes_of_arguments_draw_a_task_to_where_they_lie() {
 }
 
 #[test]
+fn who_has_said_nothing_for_long_is_held_for_long() {
+    let mut global = cluster(&[(1, 1.0, 1.0), (2, 1.0, 0.0)]);
+    let one = cpus(1.0);
+    let arguments = [(id(2), 100_000_000)];
+    let mut after = |now| {
+        let wish = Wish {
+            arguments: &arguments,
+            wait_here: Some(Duration::ZERO),
+            ..wish(&one, 1, true)
+        };
+        global.propose(ms(now), wish)
+    };
+    assert_eq!(after(10).node(), Some(id(2)), "10 ms of waiting, or 100 ms on the way");
+    assert_eq!(after(1_000), Proposal::Stay);
+}
+
+#[test]
 fn spread_goes_round_and_passes_full_nodes() {
     let mut global = cluster(&[(1, 4.0, 4.0), (2, 4.0, 0.0), (3, 4.0, 4.0)]);
     let (one, spread) = (cpus(1.0), strategy(Where::Spread));

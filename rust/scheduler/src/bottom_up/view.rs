@@ -42,6 +42,7 @@ pub(super) struct Node {
     pub id: NodeId,
     /// Number of what it said last, among all that nodes have said.
     pub view: u64,
+    said_at: Duration,
     heard: Decoder,
     pub has_gpus: bool,
     pub is_idle: bool,
@@ -134,8 +135,9 @@ impl Node {
         self.amounts.iter().map(used).fold(0.0, f64::max)
     }
 
-    /// How long a request that comes now would wait: what is before it, in rounds of the whole node.
-    pub fn wait_of(&self, demand: &[(u32, i64)]) -> Duration {
+    /// How long a request that comes now would wait: what is before it, in rounds of the whole node. Where nothing has
+    /// changed for long, what holds the node holds it for so long at least.
+    pub fn wait_of(&self, now: Duration, demand: &[(u32, i64)]) -> Duration {
         let rounds = |(name, wanted): &(u32, i64)| {
             let Some(amount) = self.amount(*name) else { return 0.0 };
             (amount.queued + wanted) as f64 / amount.total.max(1) as f64
@@ -145,7 +147,7 @@ impl Node {
             Duration::ZERO => ASSUMED_HOLD,
             known => known,
         };
-        hold.mul_f64(rounds)
+        hold.max(now.saturating_sub(self.said_at)).mul_f64(rounds)
     }
 
     /// Takes the demand, or gives it back with `sign` -1.
@@ -278,6 +280,7 @@ impl GlobalScheduler {
         let mut known = Node {
             id,
             view: self.reports,
+            said_at: now,
             has_gpus: report.total.get(GPU) > Quantity::ZERO,
             is_idle: report.available == report.total,
             heard,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ray_rs_scheduler::bottom_up::forward::{self, Arrival, Ask, Forwarder, Manner, Rules, Verdict};
 use ray_rs_scheduler::bottom_up::heartbeat::{Encoder, Heartbeat};
-use ray_rs_scheduler::bottom_up::load::{Holds, Load};
+use ray_rs_scheduler::bottom_up::load::Load;
 use ray_rs_scheduler::bottom_up::{NodeReport, Proposal};
 use ray_rs_scheduler::{
     ClientKey, Effect, EnvKey, Event, JobKey, LeaseKey, LeaseRequest, Options as Knobs, PoolKey, RequestKey, Scheduler,
@@ -63,8 +63,7 @@ pub(super) struct Node {
     id: NodeId,
     pub scheduler: Scheduler,
     pub forwarder: Forwarder<u32>,
-    holds: Holds,
-    pub leases: FxHashMap<LeaseKey, (u32, Duration)>,
+    pub leases: FxHashMap<LeaseKey, u32>,
     /// Owners that have asked for leases.
     clients: FxHashSet<u32>,
     encoders: Vec<Encoder>,
@@ -82,7 +81,6 @@ impl Node {
             id,
             scheduler: Scheduler::new(total.clone(), Knobs::default()).on_node(id, labels.clone()),
             forwarder: Forwarder::new(rules.clone()),
-            holds: Holds::default(),
             leases: FxHashMap::default(),
             clients: FxHashSet::default(),
             encoders: (0..replicas).map(|_| Encoder::new(1)).collect(),
@@ -147,7 +145,7 @@ impl Node {
         orders: &mut Vec<Order>,
     ) {
         let resources = &workload.shapes[task.shape];
-        let load = load(&self.scheduler, &self.holds, now);
+        let load = load(&self.scheduler, now);
         let arrival = costs
             .forwarding
             .time(|| self.forwarder.arrived(&load, resources, expects_room, hops));
@@ -256,10 +254,9 @@ impl Node {
         costs: &mut Costs,
         orders: &mut Vec<Order>,
     ) -> bool {
-        let Some((_, since)) = self.leases.remove(&lease) else {
+        if self.leases.remove(&lease).is_none() {
             return false;
-        };
-        self.holds.ended(now, since);
+        }
         let event = Event::LeaseReturned {
             client: ClientKey(u64::from(home)),
             lease,
@@ -299,12 +296,11 @@ impl Node {
             self.forwarder.no_longer_waits(task);
         }
         let held: Vec<LeaseKey> = (self.leases.iter())
-            .filter(|(_, (task, _))| is_its(*task))
+            .filter(|(_, task)| is_its(**task))
             .map(|(lease, _)| *lease)
             .collect();
         for lease in held {
-            let (_, since) = self.leases.remove(&lease).expect("just listed");
-            self.holds.ended(now, since);
+            self.leases.remove(&lease);
         }
         let client = ClientKey(u64::from(home));
         self.decide(now, Event::ClientGone { client }, costs, orders);
@@ -318,8 +314,7 @@ impl Node {
                 Effect::GrantLease { request, lease, .. } => {
                     let task = request.0 as u32;
                     self.forwarder.no_longer_waits(task);
-                    self.leases.insert(lease, (task, now));
-                    self.holds.began(now);
+                    self.leases.insert(lease, task);
                     orders.push(Order::Granted { task, lease });
                 }
                 Effect::StartWorker { .. } => orders.push(Order::StartWorker),
@@ -348,11 +343,18 @@ impl Node {
 
     /// What to ask the global scheduler after something has happened.
     pub fn look_round(&mut self, now: Duration, costs: &mut Costs, orders: &mut Vec<Order>) {
+        if self.forwarder.is_empty() {
+            return;
+        }
+        // What has all it asked for, and waits for a worker, is served.
+        for (_, request) in self.scheduler.await_workers() {
+            self.forwarder.no_longer_waits(request.0 as u32);
+        }
         if self.forwarder.next_deadline().is_none_or(|due| due > now) {
             return;
         }
         let mut asks = Vec::new();
-        let load = load(&self.scheduler, &self.holds, now);
+        let load = load(&self.scheduler, now);
         costs.forwarding.time(|| self.forwarder.asks(now, &load, &mut asks));
         orders.extend(asks.into_iter().map(Order::Ask));
     }
@@ -371,7 +373,7 @@ impl Node {
     pub fn beats(&mut self, now: Duration) -> Vec<Heartbeat> {
         self.report.available.clone_from(self.scheduler.available());
         self.report.backlog.clone_from(self.forwarder.backlog());
-        self.report.hold = self.holds.reported(now);
+        self.report.hold = self.scheduler.holds().reported(now);
         self.encoders
             .iter_mut()
             .map(|encoder| encoder.next(&self.report))
@@ -389,10 +391,10 @@ impl Node {
     }
 }
 
-fn load<'a>(scheduler: &'a Scheduler, holds: &Holds, now: Duration) -> Load<'a> {
+fn load(scheduler: &Scheduler, now: Duration) -> Load<'_> {
     Load {
         total: scheduler.total(),
         available: scheduler.available(),
-        hold: holds.average(now),
+        hold: scheduler.holds().average(now),
     }
 }

@@ -54,7 +54,7 @@ impl World {
             Trouble::NodeDies(node) => {
                 self.nodes[node as usize].is_dead = true;
                 let running: f64 = (self.nodes[node as usize].leases.values())
-                    .map(|(task, _)| self.workload.cpus_of(&self.workload.task(*task)))
+                    .map(|task| self.workload.cpus_of(&self.workload.task(*task)))
                     .sum();
                 self.cpus_changed(-running);
                 self.schedule(NOTICED_AFTER, Event::Trouble(Trouble::DeathIsKnown(node)));
