@@ -135,6 +135,8 @@ impl Client {
             task_name: "f".to_owned(),
             runtime_env: String::new(),
             strategy: None,
+            expects_room: false,
+            arguments: Vec::new(),
         };
         self.send(To::RequestLease(request)).await;
         request_id
