@@ -442,11 +442,13 @@ impl Raylet {
         let Some(outbox) = self.clients.get(&conn).map(|client| client.outbox.clone()) else {
             return;
         };
+        let total = Some((&self.scheduler.total_with_groups()).into());
+        let available = Some((&self.scheduler.available_with_groups()).into());
         let reply = move |nodes| {
             Body::ClusterViewReply(v1::ClusterViewReply {
                 request_id,
-                total: None,
-                available: None,
+                total,
+                available,
                 nodes,
             })
         };
