@@ -2,17 +2,18 @@
 //!
 //! The kernel wakes a peer on the core of whoever rang as a rule, since two that take turns need one core only. Two that
 //! spin need two: on one core each spins away the time in which the other would answer, and as both sleep now and then the
-//! kernel never finds one core overloaded and the other idle. A spinner notices that somebody else has run on its core when
-//! it gave way; after a few times in a row it moves. No clock here: the time comes in.
+//! kernel never finds one core overloaded and the other idle. A thread that was woken from its own core a few times in a row,
+//! after short sleeps, moves. (It does not give its core away while it spins: beside a busy neighbour that costs a whole time
+//! slice of the neighbour's.) No clock here: the time comes in.
 
 use std::time::{Duration, Instant};
 
-/// So often in a row somebody else was there. The two sides of a lane count to different numbers, or both would move.
+/// So often in a row the ring came from its own core. The two sides of a lane count to different numbers, or both would move.
 const AT_LEAST: u32 = 2;
 const SPREAD: u32 = 7;
 /// Between two moves: where every core has its own work, moving helps nobody.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(2));
-/// So many spins in a row without company, and the last move was a good one.
+/// So many waits in a row without company, and the last move was a good one.
 const ALONE_TO_TRUST: u32 = 256;
 
 #[derive(Debug)]
@@ -36,14 +37,14 @@ impl Crowd {
         }
     }
 
-    /// Nobody else ran while it gave way, or it had no need to.
+    /// A spin has hit, or the ring came from another core.
     #[inline]
     pub fn alone(&mut self) {
         self.in_a_row = 0;
         self.alone = self.alone.saturating_add(1);
     }
 
-    /// Somebody else has run on this core meanwhile. True: move.
+    /// Whoever has rung did so on this core. True: move.
     pub fn in_company(&mut self, now: Instant) -> bool {
         if self.alone >= ALONE_TO_TRUST {
             self.pause = PAUSE.0;

@@ -25,9 +25,6 @@ const LOOKS: u32 = 32;
 const SLOT_PATIENCE: Duration = Duration::from_micros(3);
 /// A spin so long is worth a system call to learn later whether it was preempted.
 const NOTE_SWITCHES_AFTER: Duration = Duration::from_micros(5);
-/// After so long in vain whoever else wants this core may have it once: the kernel wakes a peer on the core of the one who
-/// rang as a rule, and lets it wait there for the ringer's time slice to end.
-const GIVE_WAY_AFTER: Duration = Duration::from_micros(10);
 /// A sleep so short was the peer's turn.
 const SHORT_TURN: Duration = Duration::from_micros(200);
 /// Among the spins that hit, each so-many-th is checked for preemption.
@@ -158,29 +155,17 @@ impl Spinner {
         // Freed first of all: whom we have just heard from may be about to spin.
         drop(slot);
         match end {
-            End::Hit {
-                switches_before,
-                company,
-            } => {
-                if company != Some(true) {
-                    self.crowd.alone();
-                }
+            End::Hit { switches_before } => {
+                self.crowd.alone();
                 self.hit(switches_before);
-                if company == Some(true) {
-                    self.in_company(Instant::now());
-                }
                 Ok(())
             }
             End::Missed {
                 now,
                 spun,
                 switches_before,
-                company,
             } => {
                 self.missed(now, switches_before);
-                if company == Some(true) {
-                    self.in_company(now);
-                }
                 Err(spun)
             }
         }
@@ -190,8 +175,6 @@ impl Spinner {
     fn in_company(&mut self, now: Instant) {
         if self.crowd.in_company(now) && crowd::move_away() {
             self.stats.moves += 1;
-            // What it has learnt of spinning it has learnt on the other core.
-            self.pace = Pace::default();
         }
     }
 
@@ -243,14 +226,11 @@ impl Spinner {
 enum End {
     Hit {
         switches_before: Option<i64>,
-        /// Whether somebody else ran on this core when it gave way; `None`: it did not.
-        company: Option<bool>,
     },
     Missed {
         now: Instant,
         spun: Duration,
         switches_before: Option<i64>,
-        company: Option<bool>,
     },
 }
 
@@ -259,14 +239,10 @@ enum End {
 fn look(limit: Duration, ready: &mut impl FnMut() -> bool) -> End {
     let mut began = None;
     let mut switches_before = None;
-    let mut company = None;
     loop {
         for _ in 0..LOOKS {
             if ready() {
-                return End::Hit {
-                    switches_before,
-                    company,
-                };
+                return End::Hit { switches_before };
             }
             std::hint::spin_loop();
         }
@@ -277,19 +253,10 @@ fn look(limit: Duration, ready: &mut impl FnMut() -> bool) -> End {
                 now,
                 spun,
                 switches_before,
-                company,
             };
         }
-        match switches_before {
-            None if spun >= NOTE_SWITCHES_AFTER => switches_before = Some(involuntary_switches()),
-            Some(before) if company.is_none() && spun >= GIVE_WAY_AFTER => {
-                std::thread::yield_now();
-                let after = involuntary_switches();
-                company = Some(after > before);
-                // Who ran meanwhile was let in: that is no preemption.
-                switches_before = Some(after);
-            }
-            _ => {}
+        if switches_before.is_none() && spun >= NOTE_SWITCHES_AFTER {
+            switches_before = Some(involuntary_switches());
         }
     }
 }
