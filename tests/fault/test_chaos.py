@@ -15,15 +15,18 @@ from under_test import ray
 pytestmark = pytest.mark.usefixtures("cluster")
 
 SECONDS = 4.0
+# Where killing is quicker than the work (a busy machine), the work would never end.
+KILLS_A_ROUND = 20
 
 
 class Killer:
-    """Kills one of the processes that have left their number in a directory, again and again."""
+    """Kills one of the processes that have left their number in a directory, again and again; so often in a round."""
 
     def __init__(self, directory, pause):
         self.directory = Path(directory)
         self.pause = pause
         self.killed = 0
+        self._left = KILLS_A_ROUND
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -35,17 +38,21 @@ class Killer:
         self._ended.set()
         self._thread.join()
 
+    def new_round(self):
+        self._left = KILLS_A_ROUND
+
     def _run(self):
         chance = random.Random(1)
         while not self._ended.wait(chance.uniform(0.5, 1.5) * self.pause):
             victims = sorted(self.directory.iterdir())
-            if not victims:
+            if not victims or self._left <= 0:
                 continue
             victim = chance.choice(victims)
             victim.unlink()
             try:
                 os.kill(int(victim.name), signal.SIGKILL)
                 self.killed += 1
+                self._left -= 1
             except ProcessLookupError:
                 continue
 
@@ -78,6 +85,7 @@ def test_tasks(tmp_path):
     rounds = 0
     with Killer(tmp_path, 0.05) as killer:
         while time.monotonic() < end:
+            killer.new_round()
             deep = tree.remote(3)
             results = ray.get([work.remote(i, one) for i in range(300)], timeout=50)
             for i, result in enumerate(results):
@@ -108,6 +116,7 @@ def test_actors(tmp_path):
         end = time.monotonic() + SECONDS
         count = 0
         while time.monotonic() < end:
+            killer.new_round()
             refs = [actors[who].echo.remote((who, i, b"x" * (i * 500))) for i in range(100)]
             assert [x[:2] for x in ray.get(refs, timeout=50)] == [(who, i) for i in range(100)]
             assert ray.get(actors[0].through.remote(actors[2], count), timeout=50) == count
@@ -141,6 +150,7 @@ def test_callers_of_an_actor(tmp_path):
     end = time.monotonic() + SECONDS
     with Killer(tmp_path, 0.1) as killer:
         while time.monotonic() < end:
+            killer.new_round()
             refs = [call.remote(callee, 3) for _ in range(4)]
             assert ray.get(callee.echo.remote("alive"), timeout=50) == "alive"
             assert ray.get(refs, timeout=50) == ["done"] * 4
