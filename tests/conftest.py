@@ -66,7 +66,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         report.outcome = "failed"
         report.longrepr = f"skipped without an entry in tests/allowed_skips.txt: {report.longrepr}"
     if report.failed:
-        report.sections.append(("logs of the newest session", traces.logs()))
+        report.sections.append(("logs of the newest sessions", traces.logs()))
 
 
 def nothing_left(patience: float = 5.0) -> None:

@@ -97,18 +97,17 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def logs(last_lines: int = 20) -> str:
-    """The ends of the newest session's log files, for a failed test's report."""
-    sessions = sorted(session_root().glob("session_2*"), key=lambda path: path.name)
-    if not sessions:
-        return ""
-    text = [f"session {sessions[-1]}"]
-    for path in sorted((sessions[-1] / "logs").glob("*")):
-        try:
-            lines = path.read_text(errors="replace").splitlines()
-        except OSError:
-            continue
-        if lines:
-            text.append(f"-- {path}")
-            text.extend(lines[-last_lines:])
+def logs(last_lines: int = 20, newest: int = 4) -> str:
+    """The ends of the newest sessions' log files, for a failed test's report: each node of a cluster has its own."""
+    text = []
+    for session in sorted(session_root().glob("session_2*"), key=lambda path: path.name)[-newest:]:
+        text.append(f"session {session}")
+        for path in sorted((session / "logs").glob("*")):
+            try:
+                lines = path.read_text(errors="replace").splitlines()
+            except OSError:
+                continue
+            if lines:
+                text.append(f"-- {path}")
+                text.extend(lines[-last_lines:])
     return "\n".join(text)

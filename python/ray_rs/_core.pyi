@@ -35,8 +35,8 @@ Python names that the extension looks up lazily, on first use (they must exist w
         PendingCallsLimitExceeded(text), and these factories, which compose the texts:
     ray_rs.exceptions._worker_crashed(task_name, pid, exit_code, signal, last_stderr, detail) -> WorkerCrashedError
         `signal` is 0 when the process exited; `exit_code` is then its status.
-    ray_rs.exceptions._actor_died(actor_id_hex, class_name, pid, name, namespace, cause, message, creation_error)
-            -> ActorDiedError
+    ray_rs.exceptions._actor_died(actor_id_hex, class_name, pid, name, namespace, cause, message, creation_error,
+            ip) -> ActorDiedError
         `cause`: "unknown" "worker_died" "killed" "creation_failed" "out_of_scope" "exited_itself" "owner_died"
         "unschedulable"; `creation_error`: the RayTaskError of the constructor, or None; class_name may be "".
     ray_rs.exceptions._actor_unavailable(actor_id_hex, message) -> ActorUnavailableError
@@ -650,9 +650,10 @@ class Observer:
         waiting: bool = False,
         environments: bool = False,
         moves: bool = False,
+        stored: bool = False,
         limit: int = 0,
     ) -> dict[str, Any]:
-        """As the function, with runtime environments, and what the object store moved to and from disk lately."""
+        """As the function, with runtime environments, and what the object stores moved lately."""
 
 def send_metrics(series: list[tuple[str, str, int, list[str], float, list[float], list[int]]]) -> None:
     """Tells the control store what was measured: (name, description, kind, tags, value, boundaries, counts) each."""
@@ -662,27 +663,30 @@ def describe_processes(
     tasks: bool = True,
     objects: bool = False,
     waiting: bool = False,
+    stored: bool = False,
     limit: int = 0,
     first: list[str] = ...,
 ) -> dict[str, Any]:
-    """What every process of the node is about, from the processes themselves; a busy one answers, too.
+    """What every process of every node is about, from the processes themselves; a busy one answers, too.
 
     Args:
         tasks: Unfinished tasks, what runs, who waits, the actors called.
         objects: References owned or borrowed.
-        waiting: What waits for the node's resources, and why.
-        limit: Most rows of a kind from one process; 0, and at most: 10,000.
+        waiting: What waits for the resources of nodes, and why.
+        stored: What the object stores hold.
+        limit: Most rows of a kind from one process; 0, and at most: 10,000, and less where there are many nodes.
         first: Ids in hexadecimal digits (tasks, objects) whose rows come before others.
 
     Returns:
-        A dict of `processes`, `silent` (addresses of those that did not answer within two seconds) and `waiting`. Ids
-        are hexadecimal digits, times microseconds since 1970.
+        A dict of `processes`, `silent` (addresses of those that did not answer within two seconds), `silent_nodes` (the
+        ids of nodes that did not within four), `waiting`, and `stores` (of each node its `objects`, as of
+        `Observer.store_objects`). Ids are hexadecimal digits, times microseconds since 1970.
     """
 
 def why(target: ObjectRef[Any] | TaskID | ActorID | str | Any) -> str:
     """Why something is not there yet, and why what it waits for is not; or where it is.
 
-    Asks all processes of the node, and answers also while they are busy.
+    Asks all processes of all nodes, and answers also while they are busy.
 
     Args:
         target: A reference, a generator, an actor's handle, a TaskID, an ActorID, or the hexadecimal digits of an id.

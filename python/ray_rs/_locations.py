@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ray_rs import _core
+from ray_rs._memory import blocks_by_name
 
 __all__ = ["get_local_object_locations", "get_object_locations"]
 
@@ -20,7 +21,7 @@ def get_object_locations(
         timeout_ms: Without effect: processes answer within two seconds, or count as silent.
 
     Returns:
-        For each object whose owner has answered, which has to be on this node: "node_ids", with the node in whose store
+        For each object whose owner has answered: "node_ids", with the node in whose store
         its owner knows it (none of a small object, which the owner keeps), "object_size" in bytes (None while there is
         no value), and "did_spill".
 
@@ -29,20 +30,20 @@ def get_object_locations(
     """
     _require_session()
     wanted = {ref.hex(): ref for ref in obj_refs}
-    described = _core.describe_processes(tasks=False, objects=True, first=list(wanted))
-    stored = {(each["offset"], each["generation"]): each["place"] for each in _core.store_objects()}
+    described = _core.describe_processes(tasks=False, objects=True, stored=True, first=list(wanted))
+    stored = blocks_by_name(described)
     found = {}
     for process in described["processes"]:
         for row in process["objects"]:
             ref = wanted.get(row["object_id"])
             if ref is None or row["owner"] is not None:
                 continue
-            is_here = row["place"] == "arena" and not row["node_id"]
-            place = stored.get((row["offset"], row["generation"])) if is_here else None
+            node = row["node_id"] or process["process"]["node_id"]
+            block = stored.get((node, row["offset"], row["generation"])) if row["place"] == "arena" else None
             found[ref] = {
-                "node_ids": [row["node_id"] or process["process"]["node_id"]] if row["place"] == "arena" else [],
+                "node_ids": [node] if row["place"] == "arena" else [],
                 "object_size": None if row["place"] == "pending" else row["size"],
-                "did_spill": place in ("spilled", "restored"),
+                "did_spill": block is not None and block["place"] in ("spilled", "restored"),
             }
     return found
 

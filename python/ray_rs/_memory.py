@@ -24,7 +24,7 @@ _HOLDERS = {
 
 
 def reference_rows(source: Source) -> tuple[list[dict[str, Any]], int]:
-    """Every reference of every process of the node, and blocks of the store that no reference names.
+    """Every reference of every process, and blocks of the nodes' stores that no reference names.
 
     Args:
         source: The session that is asked.
@@ -33,27 +33,42 @@ def reference_rows(source: Source) -> tuple[list[dict[str, Any]], int]:
         The rows, a dict each, with the columns of `ObjectState`; and how many references are not among them, since a
         process has too many (those to objects in the store come first).
     """
-    said = source.observer.describe_processes(tasks=False, objects=True)
-    stored = {(block["offset"], block["generation"]): block for block in source.observer.store_objects()}
+    said = source.observer.describe_processes(tasks=False, objects=True, stored=True)
+    stored = blocks_by_name(said)
     addresses = source.addresses()
-    # The store is that of the node that answers.
-    here = next(iter(addresses.values()), "")
     rows = []
     named = set()
     unlisted = 0
     for process in said["processes"]:
         unlisted += process["total_objects"] - len(process["objects"])
         who = process["process"]
-        ip = addresses.get(who["node_id"], here)
+        ip = addresses.get(who["node_id"], "")
         for known in process["objects"]:
             block = None
-            if known["place"] == "arena" and not known["node_id"]:
-                key = (known["offset"], known["generation"])
+            if known["place"] == "arena":
+                key = (known["node_id"] or who["node_id"], known["offset"], known["generation"])
                 block = stored.get(key)
                 named.add(key)
             rows.append(_row(known, block, process["is_driver"], who["pid"], ip))
-    rows += [_without_reference(block, here) for key, block in stored.items() if key not in named]
+    left = ((key[0], block) for key, block in stored.items() if key not in named)
+    rows += [_without_reference(block, addresses.get(node, "")) for node, block in left]
     return rows, unlisted
+
+
+def blocks_by_name(said: dict[str, Any]) -> dict[tuple[str, int, int], dict[str, Any]]:
+    """What the stores of all nodes hold.
+
+    Args:
+        said: Of `describe_processes(stored=True)`.
+
+    Returns:
+        The blocks by node, offset and generation.
+    """
+    return {
+        (store["node_id"], block["offset"], block["generation"]): block
+        for store in said["stores"]
+        for block in store["objects"]
+    }
 
 
 def _row(known: dict[str, Any], block: dict[str, Any] | None, is_driver: bool, pid: int, ip: str) -> dict[str, Any]:

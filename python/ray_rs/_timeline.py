@@ -9,6 +9,7 @@ __all__ = ["timeline", "trace"]
 
 # Rows of the object store: numbers that no process has.
 _STORE_ROWS = 1 << 30
+_STORE_KINDS = ("spill", "restore", "fetch")
 
 
 def timeline(filename: str | os.PathLike[str] | None = None) -> list[dict[str, Any]] | None:
@@ -19,8 +20,8 @@ def timeline(filename: str | os.PathLike[str] | None = None) -> list[dict[str, A
 
     Returns:
         Events in Chrome's format: for each try an execution on its worker's row ("X"), and its way from submission to
-        start ("b", "e"); for each node what its object store wrote to disk and read back ("X", the latest 10,000). None
-        when it is written to a file.
+        start ("b", "e"); for each node what its object store wrote to disk, read back, and fetched from other nodes
+        ("X", the latest 10,000). None when it is written to a file.
 
     Raises:
         RaySystemError: There is no session.
@@ -94,7 +95,7 @@ def trace(address: str | None) -> list[dict[str, Any]]:
 
 
 def _store_events(moves: list[dict[str, Any]], numbers: dict[str, int]) -> list[dict[str, Any]]:
-    """What went to disk, and came from there. What overlaps has a row of its own: several files may be on their way."""
+    """What went to disk, and came from there or from other nodes. What overlaps has a row of its own."""
     events: list[dict[str, Any]] = []
     # By node and kind: when each row is free again.
     rows: dict[tuple[int, str], list[int]] = {}
@@ -102,12 +103,15 @@ def _store_events(moves: list[dict[str, Any]], numbers: dict[str, int]) -> list[
         node = numbers.setdefault(move["node_id"], len(numbers) + 1)
         ends = rows.setdefault((node, move["kind"]), [])
         row = next((row for row, end in enumerate(ends) if end <= move["start_us"]), len(ends))
-        thread = _STORE_ROWS + 1000 * (move["kind"] == "restore") + row
+        thread = _STORE_ROWS + 1000 * _STORE_KINDS.index(move["kind"]) + row
         if row == len(ends):
             ends.append(0)
             name = f"object store: {move['kind']}" + (f" {row + 1}" if row else "")
             events.append({"name": "thread_name", "ph": "M", "pid": node, "tid": thread, "args": {"name": name}})
         ends[row] = move["end_us"]
+        about = {"bytes": move["bytes"], "objects": move["objects"], "failed": move["failed"]}
+        if move["from_node"]:
+            about["from_node"] = move["from_node"]
         events.append(
             {
                 "name": move["kind"],
@@ -118,7 +122,7 @@ def _store_events(moves: list[dict[str, Any]], numbers: dict[str, int]) -> list[
                 "ts": move["start_us"],
                 "dur": max(move["end_us"] - move["start_us"], 0),
                 "cname": "terrible" if move["failed"] else "rail_response",
-                "args": {"bytes": move["bytes"], "objects": move["objects"], "failed": move["failed"]},
+                "args": about,
             }
         )
     return events

@@ -171,6 +171,12 @@ class _ActorClassWithOptions(_Creates[T], Generic[T]):
         self._ray_options = options
         self._actor_class = actor_class
 
+    def options(self, **options: Unpack[ActorOptions]) -> _ActorClassWithOptions[T]:
+        """Gives the same class with these options laid over those that this has; see `ActorClass.options`."""
+        given: Any = options
+        _table.validate_actor_options(given, in_options=True)
+        return _ActorClassWithOptions(self._actor_class, {**self._ray_options, **given})
+
     def bind(self, *args: Any, **kwargs: Any) -> ClassNode:
         """Describes an actor instead of creating it; see `ray_rs.dag`."""
         from ray_rs.dag import ClassNode

@@ -701,6 +701,7 @@ def _actor_died(
     cause: str,
     message: str,
     creation_error: BaseException | None,
+    ip: str,
 ) -> RayError:
     if cause == "group_removed_before":
         return ActorPlacementGroupRemoved()
@@ -712,7 +713,7 @@ def _actor_died(
     if creation_error is not None:
         reason += f"\n{creation_error}"
     error = ActorDiedError(
-        reason, actor_id=actor_id_hex, class_name=class_name, pid=pid, name=name, namespace=namespace
+        reason, actor_id=actor_id_hex, class_name=class_name, pid=pid, name=name, namespace=namespace, ip=ip
     )
     error.actor_init_failed = cause == "creation_failed"
     return error

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from under_test import exceptions, ray, wait_until
+from under_test import IS_RAY, exceptions, ray, ray_rs_only, wait_until
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -174,6 +174,17 @@ def test_misuse():
         ray.kill(ray.put(1))
     with pytest.raises(TypeError, match=r"exit_actor|actor"):
         ray.actor.exit_actor()
+
+
+@ray_rs_only("in Ray the result has only `remote` and `bind`")
+def test_options_of_options():
+    both = Counter.options(name="both", namespace="a").options(namespace="b")
+    counter = both.remote()
+    assert ray.get(counter.add.options(name="x").options(num_returns=1).remote()) == 1
+    assert ray.get_actor("both", namespace="b") == counter
+    with pytest.raises(ValueError, match="Invalid option keyword"):
+        both.options(nonsense=1)
+    ray.kill(counter)
 
 
 @pytest.mark.parametrize(
@@ -432,8 +443,9 @@ def test_a_call_in_flight_when_the_actor_restarts():
 
     fragile = Fragile.remote()
     assert ray.get(fragile.f.remote()) == 1
-    with pytest.raises(exceptions.ActorUnavailableError):
+    with pytest.raises(exceptions.ActorUnavailableError, match="may or may not") as raised:
         ray.get(fragile.die.remote(), timeout=50)
+    assert IS_RAY or "ip=127.0.0.1" in str(raised.value)
     wait_until(lambda: answers(fragile), "the actor to come back")
 
 

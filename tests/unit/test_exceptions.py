@@ -131,12 +131,12 @@ def test_chained_errors_keep_their_text():
 
 
 def test_reasons_of_actor_deaths():
-    error = exceptions._actor_died("ab", "Counter", 7, "", "", "killed", "", None)
+    error = exceptions._actor_died("ab", "Counter", 7, "", "", "killed", "", None, "")
     assert "class_name: Counter" in str(error)
     assert "killed by `ray.kill`" in str(error)
     assert error.actor_id == "ab"
     assert not error.actor_init_failed
-    error = exceptions._actor_died("ab", "Counter", None, "", "", "creation_failed", "", failed(ValueError("ctor")))
+    error = exceptions._actor_died("ab", "Counter", None, "", "", "creation_failed", "", failed(ValueError("ctor")), "")
     assert "because of an error raised in its creation task" in str(error)
     assert error.actor_init_failed
     assert str(pickle.loads(pickle.dumps(error))) == str(error)

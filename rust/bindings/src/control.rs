@@ -118,12 +118,12 @@ pub fn store_stats_dict<'py>(py: Python<'py>, stats: &v1::StoreStatsReply) -> Py
 pub fn store_objects(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
     let core = core::connected(py)?;
     let reply = gil::wait_for(py, |interrupt| core.list_objects(interrupt))?;
-    stored_object_list(py, &reply)
+    stored_object_list(py, &reply.objects)
 }
 
-pub fn stored_object_list<'py>(py: Python<'py>, reply: &v1::ListObjectsReply) -> PyResult<Bound<'py, PyList>> {
+pub fn stored_object_list<'py>(py: Python<'py>, rows: &[v1::StoredObject]) -> PyResult<Bound<'py, PyList>> {
     let objects = PyList::empty(py);
-    for object in &reply.objects {
+    for object in rows {
         let name = object.object.unwrap_or_default();
         let dict = PyDict::new(py);
         dict.set_item("offset", name.offset)?;

@@ -7,7 +7,7 @@ use ray_rs_types::{ActorId, ObjectId, TaskId};
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 
-use crate::control::resource_dict;
+use crate::control::{resource_dict, stored_object_list};
 use crate::ids::{PyActorId, PyTaskId};
 use crate::object_ref::ObjectRef;
 use crate::{core, gil, stream};
@@ -28,7 +28,7 @@ const KINDS: [&str; 5] = [
     "PLACEMENT_GROUP",
 ];
 const PLACES: [&str; 5] = ["pending", "none", "inline", "arena", "error"];
-const MOVES: [&str; 3] = ["", "spill", "restore"];
+const MOVES: [&str; 4] = ["", "spill", "restore", "fetch"];
 const CONNECTIONS: [&str; 4] = ["unresolved", "connected", "restarting", "dead"];
 
 fn word(words: &[&'static str], index: u32) -> &'static str {
@@ -89,22 +89,23 @@ fn ids(ids: &[Vec<u8>]) -> Vec<String> {
     ids.iter().map(|id| hex(id)).collect()
 }
 
-/// Asks every process of the node what it is about, and waits at most a few seconds.
+/// Asks every process of every node what it is about, and waits at most a few seconds.
 ///
-/// `tasks`, `objects`, `waiting`: which parts. `first`: ids (in hexadecimal digits) whose rows come before others when a
+/// `tasks`, `objects`, `waiting`, `stored`: which parts. `first`: ids (in hexadecimal digits) whose rows come before others when a
 /// process has more rows than `limit`.
 #[pyfunction]
-#[pyo3(signature = (*, tasks=true, objects=false, waiting=false, limit=0, first=Vec::new()))]
+#[pyo3(signature = (*, tasks=true, objects=false, waiting=false, stored=false, limit=0, first=Vec::new()))]
 pub fn describe_processes<'py>(
     py: Python<'py>,
     tasks: bool,
     objects: bool,
     waiting: bool,
+    stored: bool,
     limit: u32,
     first: Vec<String>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let core = core::connected(py)?;
-    let parts = u32::from(tasks) | u32::from(objects) << 1 | u32::from(waiting) << 2;
+    let parts = u32::from(tasks) | u32::from(objects) << 1 | u32::from(waiting) << 2 | u32::from(stored) << 5;
     let first = first.iter().filter_map(|text| bytes_of(text)).collect();
     let reply = gil::wait_for(py, |interrupt| core.descriptions(parts, limit, first, interrupt))?;
     descriptions(py, &reply)
@@ -118,6 +119,7 @@ pub fn descriptions<'py>(py: Python<'py>, reply: &v1::Descriptions) -> PyResult<
     Ok(dict!(py,
         "processes": list(py, &reply.processes, process)?,
         "silent": silent,
+        "silent_nodes": ids(&reply.silent_nodes),
         "waiting": list(py, &reply.waiting, |py, row| Ok(dict!(py,
             "worker_id": id(&row.worker_id),
             "class": row.class,
@@ -144,6 +146,11 @@ pub fn descriptions<'py>(py: Python<'py>, reply: &v1::Descriptions) -> PyResult<
             "bytes": row.bytes,
             "objects": row.objects,
             "failed": row.failed,
+            "from_node": id(&row.from_node),
+        )))?,
+        "stores": list(py, &reply.stores, |py, store| Ok(dict!(py,
+            "node_id": hex(&store.node_id),
+            "objects": stored_object_list(py, &store.objects)?,
         )))?,
     ))
 }

@@ -59,6 +59,7 @@ pub fn from_failure(py: Python<'_>, failure: Failure, object: Option<ObjectId>) 
             actor_id,
             class_name,
             pid,
+            node_ip,
             name,
             namespace,
             cause,
@@ -82,6 +83,7 @@ pub fn from_failure(py: Python<'_>, failure: Failure, object: Option<ObjectId>) 
                     cause_name(cause),
                     message,
                     creation_error,
+                    node_ip,
                 ),
             )
         }

@@ -65,13 +65,13 @@ impl Observer {
     /// Every object of the node's store.
     fn store_objects<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         match self.raylet(py, |request_id| To::ListObjects(v1::ListObjects { request_id }))? {
-            From::ListObjectsReply(reply) => stored_object_list(py, &reply),
+            From::ListObjectsReply(reply) => stored_object_list(py, &reply.objects),
             _ => Err(crate::errors::from_core(py, other_answer())),
         }
     }
 
     /// As `describe_processes`.
-    #[pyo3(signature = (*, tasks=true, objects=false, waiting=false, environments=false, moves=false, limit=0))]
+    #[pyo3(signature = (*, tasks=true, objects=false, waiting=false, environments=false, moves=false, stored=false, limit=0))]
     #[allow(clippy::too_many_arguments, reason = "they are keywords, one for each part")]
     fn describe_processes<'py>(
         &self,
@@ -81,9 +81,10 @@ impl Observer {
         waiting: bool,
         environments: bool,
         moves: bool,
+        stored: bool,
         limit: u32,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let wanted = [tasks, objects, waiting, environments, moves];
+        let wanted = [tasks, objects, waiting, environments, moves, stored];
         let parts = (wanted.iter().enumerate()).fold(0, |parts, (bit, wanted)| parts | u32::from(*wanted) << bit);
         let body = move |request_id| {
             To::Describe(v1::Describe {
@@ -91,6 +92,7 @@ impl Observer {
                 parts,
                 limit,
                 first: Vec::new(),
+                own_node: false,
             })
         };
         match self.raylet(py, body)? {

@@ -23,6 +23,8 @@ pub(crate) struct ActorTarget {
     pub death: Option<v1::ActorDeath>,
     /// Process id that it had last; 0: not known.
     pub pid: u32,
+    /// Address of that process's node; empty with `pid` 0.
+    pub node_ip: String,
     /// In its creator, until the constructor's arguments have come.
     pub spec: Option<Box<v1::ActorSpec>>,
     pub registration: Registration,
@@ -65,6 +67,7 @@ impl State {
             lane: None,
             death: None,
             pid: 0,
+            node_ip: String::new(),
             spec: None,
             registration: Registration::Over,
             creator: None,
@@ -188,6 +191,7 @@ impl State {
             actor_id: target.id,
             class_name,
             pid: target.pid,
+            node_ip: target.node_ip.clone(),
             name: String::new(),
             namespace: String::new(),
             cause: ActorDeathCause::ExitedItself,
@@ -262,7 +266,7 @@ impl State {
         let failure = match why {
             Why::Unavailable => Failure::ActorUnavailable {
                 actor_id,
-                message: "the actor is restarting; the call may or may not have been executed".to_owned(),
+                message: restarting(target.pid, &target.node_ip),
             },
             Why::Died => {
                 let death = target.death.clone().unwrap_or_default();
@@ -270,6 +274,7 @@ impl State {
                     actor_id,
                     class_name,
                     pid: target.pid,
+                    node_ip: target.node_ip.clone(),
                     name: death.name,
                     namespace: death.namespace,
                     cause: cause_of(death.cause),
@@ -304,7 +309,12 @@ impl State {
                     .as_ref()
                     .and_then(|worker| WorkerAddress::try_from(worker).ok());
                 let Some(worker) = worker else { return };
-                self.actor(index).pid = worker.pid;
+                let node_ip = match worker.node_id == self.me.node_id {
+                    true => self.node_ip.clone(),
+                    false => update.node_ip.clone(),
+                };
+                let target = self.actor(index);
+                (target.pid, target.node_ip) = (worker.pid, node_ip);
                 let who = self.owner_index(&worker);
                 let Some(lane) = self.open_lane_to_actor(who) else {
                     return;
@@ -336,6 +346,13 @@ impl State {
             _ => {}
         }
         self.run_effects();
+    }
+}
+
+fn restarting(pid: u32, node_ip: &str) -> String {
+    match pid {
+        0 => "it is being restarted".to_owned(),
+        pid => format!("its process (pid={pid}, ip={node_ip}) has died and it is being restarted"),
     }
 }
 

@@ -379,6 +379,7 @@ impl State {
                     .take(MOST_TOLD)
                     .map(|(_, id)| id.task_id().0.to_vec())
                     .collect(),
+                own_node: false,
             }));
         }
         self.schedule_look(now);
@@ -420,7 +421,7 @@ impl CoreWorker {
     #[must_use]
     pub fn awaits_described(&self, answer: Box<v1::Descriptions>) -> Vec<(u64, String)> {
         let inquiry = answer.inquiry;
-        let snapshot = look::snapshot_of(answer);
+        let snapshot = look::snapshot_of(answer, Some(self.info().address.node_id));
         let now = Instant::now();
         let (due, looked, told, worker) = self.with(|state| {
             let watch = &state.awaits.watch;
@@ -622,6 +623,7 @@ mod tests {
             processes: vec![explain::Process {
                 worker: key.worker,
                 pid: 1,
+                elsewhere: None,
                 is_driver: false,
                 hosted: None,
                 tasks: vec![row(task), row(other)],

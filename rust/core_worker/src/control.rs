@@ -161,6 +161,7 @@ impl CoreWorker {
                 parts,
                 limit,
                 first,
+                own_node: false,
             })
         };
         match self.ask(body, "Describe", GCS_TIMEOUT, interrupt)? {

@@ -191,6 +191,7 @@ impl CoreWorker {
             Arc::clone(&bell),
         );
         state.is_driver = is_driver;
+        state.node_ip.clone_from(&info.node_ip);
         let exec_event = rustix::event::eventfd(
             0,
             rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK,

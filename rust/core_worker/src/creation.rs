@@ -397,14 +397,13 @@ impl State {
         self.actor_updated(v1::ActorUpdate {
             actor_id: id.0.to_vec(),
             state: 4,
-            worker: None,
-            incarnation: 0,
             death: Some(v1::ActorDeath {
                 cause,
                 message,
                 creation_error,
                 ..v1::ActorDeath::default()
             }),
+            ..v1::ActorUpdate::default()
         });
     }
 

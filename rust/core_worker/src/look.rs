@@ -10,7 +10,8 @@ use ray_rs_explain as explain;
 use ray_rs_explain::{Deadlock, Snapshot, Subject, WaitKey};
 use ray_rs_proto::v1;
 use ray_rs_types::config::{DEADLOCK_LOOK, WAIT_TOLD};
-use ray_rs_types::{ActorId, ObjectId, TaskId, WorkerId};
+use ray_rs_types::{ActorId, NodeId, ObjectId, TaskId, WorkerId};
+use rustc_hash::FxHashSet;
 
 use crate::core::{CoreWorker, Interrupt};
 use crate::model::{CoreError, HostEvent};
@@ -33,6 +34,9 @@ pub(crate) const MOST_TOLD: usize = 3;
 pub(crate) const TASKS: u32 = 1;
 const OBJECTS: u32 = 2;
 pub(crate) const WAITING: u32 = 4;
+const STORED: u32 = 32;
+/// As in `StoredObject`.
+const SPILLED: u32 = 1;
 
 pub(crate) struct Settings {
     pub told_after: Option<Duration>,
@@ -160,7 +164,7 @@ impl CoreWorker {
         let answer = answer?;
         let tells = look.asked.take()?;
         let inquiry = answer.inquiry;
-        let snapshot = snapshot_of(answer);
+        let snapshot = snapshot_of(answer, Some(self.info().address.node_id));
         if tells {
             look.told += 1;
             self.tell(look, &snapshot, &missing);
@@ -223,11 +227,11 @@ impl CoreWorker {
     /// The raylet is gone, or an interrupt.
     pub fn why(&self, subject: Subject, interrupt: Interrupt<'_>) -> Result<String, CoreError> {
         let answer = self.descriptions(ALL_PARTS, 0, first_rows(subject), interrupt)?;
-        explained(answer, subject, || Ok(self.list_objects(interrupt)?.objects))
+        Ok(explained(answer, subject, Some(self.info().address.node_id)))
     }
 }
 
-pub(crate) const ALL_PARTS: u32 = TASKS | OBJECTS | WAITING;
+pub(crate) const ALL_PARTS: u32 = TASKS | OBJECTS | WAITING | STORED;
 
 /// Ids whose rows a description must have, so that it says something of `subject`.
 pub(crate) fn first_rows(subject: Subject) -> Vec<Vec<u8>> {
@@ -238,32 +242,41 @@ pub(crate) fn first_rows(subject: Subject) -> Vec<Vec<u8>> {
     }
 }
 
-/// The story of `subject`. `stored` lists the objects of the store: asked only when the subject is one of them, since it
-/// may lie on disk.
-pub(crate) fn explained(
-    answer: v1::Descriptions,
-    subject: Subject,
-    stored: impl FnOnce() -> Result<Vec<v1::StoredObject>, CoreError>,
-) -> Result<String, CoreError> {
-    let mut spilled = None;
+/// The story of `subject`.
+pub(crate) fn explained(answer: v1::Descriptions, subject: Subject, own_node: Option<NodeId>) -> String {
+    let mut is_spilled = false;
     if let Subject::Object(id) = subject {
-        let rows = answer.processes.iter().flat_map(|process| &process.objects);
-        let mut in_store = rows.filter(|row| row.place == 3 && row.object_id == id.0);
-        if let Some(row) = in_store.next() {
-            let name = v1::BlockName {
-                offset: row.offset,
-                generation: row.generation,
-            };
-            let is_spilled = |stored: &v1::StoredObject| stored.object == Some(name) && stored.place == 1;
-            spilled = stored()?.iter().any(is_spilled).then_some(id);
-        }
+        let spilled = answer.stores.iter().flat_map(|store| {
+            let rows = store.objects.iter().filter(|object| object.place == SPILLED);
+            rows.filter_map(|object| Some((&store.node_id, object.object?)))
+        });
+        let spilled: FxHashSet<(&Vec<u8>, v1::BlockName)> = spilled.collect();
+        is_spilled = answer.processes.iter().any(|process| {
+            let here = process.process.as_ref().map(|process| &process.node_id);
+            let mut rows = process
+                .objects
+                .iter()
+                .filter(|row| row.place == 3 && row.object_id == id.0);
+            rows.any(|row| {
+                let node = if row.node_id.is_empty() {
+                    here
+                } else {
+                    Some(&row.node_id)
+                };
+                let name = v1::BlockName {
+                    offset: row.offset,
+                    generation: row.generation,
+                };
+                node.is_some_and(|node| spilled.contains(&(node, name)))
+            })
+        });
     }
-    let mut snapshot = snapshot_of(answer);
+    let mut snapshot = snapshot_of(answer, own_node);
     let objects = snapshot.processes.iter_mut().flat_map(|process| &mut process.objects);
-    for object in objects.filter(|object| Some(object.id) == spilled) {
+    for object in objects.filter(|object| is_spilled && Subject::Object(object.id) == subject) {
         object.place = explain::Place::Spilled;
     }
-    Ok(explain::why(&snapshot, subject).text)
+    explain::why(&snapshot, subject).text
 }
 
 impl Look {
@@ -281,6 +294,7 @@ impl State {
             parts,
             limit: 0,
             first: missing.iter().map(|id| id.task_id().0.to_vec()).collect(),
+            own_node: false,
         }));
     }
 
@@ -305,13 +319,19 @@ fn object_ids(ids: &[Vec<u8>]) -> Vec<ObjectId> {
     ids.iter().filter_map(|id| ObjectId::from_bytes(id).ok()).collect()
 }
 
-pub(crate) fn snapshot_of(answer: impl Into<Box<v1::Descriptions>>) -> Snapshot {
+/// `own_node`: the asker's, which goes without saying; `None` when it has none.
+pub(crate) fn snapshot_of(answer: impl Into<Box<v1::Descriptions>>, own_node: Option<NodeId>) -> Snapshot {
     let answer = *answer.into();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Snapshot {
         now_us: now.as_micros() as u64,
-        processes: answer.processes.into_iter().filter_map(process_of).collect(),
+        processes: (answer.processes.into_iter())
+            .filter_map(|said| process_of(said, own_node))
+            .collect(),
         silent: answer.silent.iter().map(|address| address.pid).collect(),
+        silent_nodes: (answer.silent_nodes.iter())
+            .filter_map(|node| NodeId::from_bytes(node).ok())
+            .collect(),
         waiting: answer.waiting.into_iter().map(waiting_of).collect(),
     }
 }
@@ -326,8 +346,9 @@ fn waiting_of(row: v1::WaitingRequest) -> explain::Waiting {
     }
 }
 
-fn process_of(said: v1::Description) -> Option<explain::Process> {
+fn process_of(said: v1::Description, own_node: Option<NodeId>) -> Option<explain::Process> {
     let address = said.process?;
+    let node = NodeId::from_bytes(&address.node_id).ok();
     let executing = said.executing.into_iter().filter_map(|row| {
         Some(explain::Executing {
             id: task_id(&row.task_id)?,
@@ -376,6 +397,7 @@ fn process_of(said: v1::Description) -> Option<explain::Process> {
     Some(explain::Process {
         worker: WorkerId::from_bytes(&address.worker_id).ok()?,
         pid: address.pid,
+        elsewhere: node.filter(|node| own_node.is_some_and(|own| own != *node)),
         is_driver: said.is_driver,
         hosted: said.actor.and_then(hosted_of),
         tasks: said.tasks.into_iter().filter_map(task_of).collect(),
@@ -421,7 +443,8 @@ fn task_of(row: v1::UnfinishedTask) -> Option<explain::Task> {
         attempt: row.attempt,
         actor: ActorId::from_bytes(&row.actor_id).ok(),
         group: row.group,
-        sent_to: row.worker.map(|worker| worker.pid),
+        sent_to: (row.worker.as_ref())
+            .and_then(|worker| Some((WorkerId::from_bytes(&worker.worker_id).ok()?, worker.pid))),
         submitted_us: row.submitted_us,
         missing: object_ids(&row.missing),
         behind: task_id(&row.behind),

@@ -426,6 +426,8 @@ pub enum Failure {
         class_name: String,
         /// Of the process that it had last; 0: not known here.
         pid: u32,
+        /// Address of that process's node; may be empty.
+        node_ip: String,
         name: String,
         namespace: String,
         cause: ActorDeathCause,

@@ -105,18 +105,13 @@ impl Observer {
                 parts: ALL_PARTS,
                 limit: 0,
                 first: first_rows(subject),
+                own_node: false,
             })
         };
         let From::Descriptions(answer) = self.ask(body, limit, interrupt)? else {
             return Err(other_answer());
         };
-        explained(answer, subject, || {
-            let body = |request_id| To::ListObjects(v1::ListObjects { request_id });
-            match self.ask(body, limit, interrupt)? {
-                From::ListObjectsReply(reply) => Ok(reply.objects),
-                _ => Err(other_answer()),
-            }
-        })
+        Ok(explained(answer, subject, None))
     }
 
     /// Asks the control store, through the raylet.

@@ -184,6 +184,8 @@ pub(crate) struct State {
     /// There is something for the thread that sleeps on the bell which no ring of a lane it knows tells.
     pub nudged: Arc<AtomicBool>,
     pub me: WorkerAddress,
+    /// Address of this node.
+    pub node_ip: String,
     pub job: JobId,
     pub session: String,
     pub socket_dir: PathBuf,
@@ -267,6 +269,7 @@ impl State {
             bell,
             nudged: Arc::new(AtomicBool::new(false)),
             me,
+            node_ip: String::new(),
             job,
             session,
             socket_dir,

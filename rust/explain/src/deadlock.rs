@@ -320,9 +320,9 @@ fn tell(index: &Index<'_>, graph: &Graph, cycle: &[usize]) -> Vec<String> {
                     (None, Some(hosted)) => format!("the constructor of {}", hosted.class_name),
                     (None, None) => "a thread".to_owned(),
                 };
-                let (pid, result) = (process.pid, index.name(*target));
+                let (place, result) = (process.place(), index.name(*target));
                 let waits = if wait.is_await { "awaits" } else { "waits in get() for" };
-                lines.push(format!("{who} (pid {pid}) {waits} the result of {result}"));
+                lines.push(format!("{who} ({place}) {waits} the result of {result}"));
             }
             (Node::Task(task), Node::Task(target)) => {
                 let behind = index.task(*task).and_then(|(_, task)| task.behind) == Some(*target);
@@ -344,9 +344,9 @@ fn tell(index: &Index<'_>, graph: &Graph, cycle: &[usize]) -> Vec<String> {
                     true => "whose constructor has not ended".to_owned(),
                     false => format!("which runs {}", busy.join(", ")),
                 };
-                let (name, pid) = (index.name(*task), process.pid);
+                let (name, place) = (index.name(*task), process.place());
                 lines.push(format!(
-                    "{name} waits until its actor {actor} (pid {pid}) is free, {runs}"
+                    "{name} waits until its actor {actor} ({place}) is free, {runs}"
                 ));
             }
             // The wait or the task that comes next tells of it.

@@ -1,6 +1,6 @@
-//! What is known of a node's processes. Times are microseconds since 1970.
+//! What is known of the processes of all nodes. Times are microseconds since 1970.
 
-use ray_rs_types::{ActorId, ObjectId, TaskId, WorkerId};
+use ray_rs_types::{ActorId, NodeId, ObjectId, TaskId, WorkerId};
 
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
@@ -8,7 +8,9 @@ pub struct Snapshot {
     pub processes: Vec<Process>,
     /// Process ids of those that did not answer.
     pub silent: Vec<u32>,
-    /// What waits for the node's resources.
+    /// Nodes that did not answer as a whole.
+    pub silent_nodes: Vec<NodeId>,
+    /// What waits for the resources of a node.
     pub waiting: Vec<Waiting>,
 }
 
@@ -16,6 +18,8 @@ pub struct Snapshot {
 pub struct Process {
     pub worker: WorkerId,
     pub pid: u32,
+    /// Its node, when that is not the asker's own.
+    pub elsewhere: Option<NodeId>,
     pub is_driver: bool,
     pub hosted: Option<Hosted>,
     pub tasks: Vec<Task>,
@@ -23,6 +27,21 @@ pub struct Process {
     pub waits: Vec<Wait>,
     pub called: Vec<Called>,
     pub objects: Vec<Object>,
+}
+
+impl Process {
+    /// How people find it.
+    pub fn place(&self) -> String {
+        match self.elsewhere {
+            Some(node) => format!("pid {} on node {}", self.pid, short(node)),
+            None => format!("pid {}", self.pid),
+        }
+    }
+}
+
+/// Enough of an id to find the node by.
+pub(crate) fn short(node: NodeId) -> String {
+    node.hex()[..12].to_owned()
 }
 
 /// The actor of a process.
@@ -66,8 +85,8 @@ pub struct Task {
     pub actor: Option<ActorId>,
     /// Of a call: its concurrency group; empty: the default one.
     pub group: String,
-    /// Process id of where it was sent.
-    pub sent_to: Option<u32>,
+    /// The worker, and its process id, that it was sent to.
+    pub sent_to: Option<(WorkerId, u32)>,
     pub submitted_us: u64,
     pub missing: Vec<ObjectId>,
     pub behind: Option<TaskId>,

@@ -1,7 +1,7 @@
 //! Stories of a few processes, and random ones against a model that plays them out.
 
 use proptest::prelude::*;
-use ray_rs_types::{ActorId, JobId, ObjectId, TaskId, WorkerId};
+use ray_rs_types::{ActorId, JobId, NodeId, ObjectId, TaskId, WorkerId};
 
 use crate::*;
 
@@ -25,6 +25,7 @@ fn process(number: usize) -> Process {
     Process {
         worker: worker(number),
         pid: number as u32 + 100,
+        elsewhere: None,
         is_driver: number == 0,
         hosted: None,
         tasks: Vec::new(),
@@ -399,4 +400,19 @@ fn no_cycle_without_waits(world: &Snapshot) -> bool {
         let needs = task.missing.iter().map(|object| object.task_id()).chain(task.behind);
         needs.into_iter().all(|other| other.unique() < task.id.unique())
     })
+}
+
+#[test]
+fn of_another_node_the_story_says_where_and_silent_nodes_are_named() {
+    let node = NodeId([0xab; 28]);
+    let mut owner = process(0);
+    owner.tasks = vec![task(normal(1), TaskKind::Normal, TaskState::Running)];
+    let mut other = process(1);
+    other.elsewhere = Some(node);
+    other.executing = vec![runs(normal(1))];
+    let mut told = snapshot(vec![owner, other]);
+    told.silent_nodes = vec![NodeId([0xcd; 28])];
+    let text = why(&told, Subject::Object(result(normal(1)))).text;
+    assert!(text.contains("on pid 101 on node abababababab."), "{text}");
+    assert!(text.ends_with("which did not answer: cdcdcdcdcdcd."), "{text}");
 }

@@ -6,7 +6,7 @@ use ray_rs_types::{ActorId, ObjectId, TaskId};
 use rustc_hash::FxHashSet;
 
 use crate::index::Index;
-use crate::snapshot::{Connection, Place, Process, Snapshot, Task, TaskKind, TaskState, Wait};
+use crate::snapshot::{Connection, Place, Process, Snapshot, Task, TaskKind, TaskState, Wait, short};
 
 /// So far from the thing that was asked about.
 const DEEPEST: usize = 10;
@@ -53,6 +53,16 @@ pub fn why(snapshot: &Snapshot, subject: Subject) -> Why {
             ),
         );
     }
+    if !snapshot.silent_nodes.is_empty() {
+        let nodes: Vec<String> = snapshot.silent_nodes.iter().copied().map(short).collect();
+        story.line(
+            0,
+            &format!(
+                "Not known is what happens on these nodes, which did not answer: {}.",
+                nodes.join(", ")
+            ),
+        );
+    }
     let text = story.text.trim_end().to_owned();
     let only_runs = story.only_runs.filter(|_| story.steps == 1);
     Why { text, only_runs }
@@ -88,20 +98,20 @@ impl Story<'_> {
         if let Some((process, object)) = row
             && object.place != Place::Pending
         {
-            let (pid, bytes) = (process.pid, size(object.size));
+            let (owner, bytes) = (process.place(), size(object.size));
             let site = match object.site.is_empty() {
                 true => String::new(),
                 false => format!(", made at {}", object.site),
             };
             let words = match object.place {
                 Place::Pending => return,
-                Place::Empty => format!("is there: it is None (owner: pid {pid})"),
-                Place::Inline => format!("is there: {bytes} in the memory of its owner, pid {pid}{site}"),
-                Place::Arena => format!("is there: {bytes} in the object store (owner: pid {pid}){site}"),
+                Place::Empty => format!("is there: it is None (owner: {owner})"),
+                Place::Inline => format!("is there: {bytes} in the memory of its owner, {owner}{site}"),
+                Place::Arena => format!("is there: {bytes} in the object store (owner: {owner}){site}"),
                 Place::Spilled => format!(
-                    "is there, but on disk: {bytes} that were spilled (owner: pid {pid}){site}; get() brings them back"
+                    "is there, but on disk: {bytes} that were spilled (owner: {owner}){site}; get() brings them back"
                 ),
-                Place::Error => format!("is an error, which get() raises (owner: pid {pid}){site}"),
+                Place::Error => format!("is an error, which get() raises (owner: {owner}){site}"),
             };
             return self.line(depth, &format!("{} {words}.", self.name_of_object(id)));
         }
@@ -113,14 +123,14 @@ impl Story<'_> {
         }
         let words = match row {
             Some((process, object)) if object.is_owned => format!(
-                "is not there yet, and no task makes it: pid {} waits for it from elsewhere (an item of a generator, or \
+                "is not there yet, and no task makes it: {} waits for it from elsewhere (an item of a generator, or \
                  the answer of a process)",
-                process.pid
+                process.place()
             ),
             Some((process, _)) => format!(
-                "is only borrowed by pid {}, and no process says that it owns it or makes it: it comes at this moment, or \
+                "is only borrowed by {}, and no process says that it owns it or makes it: it comes at this moment, or \
                  its owner has ended",
-                process.pid
+                process.place()
             ),
             None => "is known to no process that answered: it was freed, or its owner has ended".to_owned(),
         };
@@ -161,9 +171,9 @@ impl Story<'_> {
         if let Some((at, running)) = self.index.executing(id) {
             let process = &self.index.snapshot.processes[at];
             let text = format!(
-                "{name} runs since {} on pid {}.",
+                "{name} runs since {} on {}.",
                 self.since(running.started_us),
-                process.pid
+                process.place()
             );
             self.line(depth, &text);
             let waits: Vec<&Wait> = self.index.waits_of(at, id).map(|(_, wait)| wait).collect();
@@ -231,19 +241,20 @@ impl Story<'_> {
                 self.line(depth + 1, &format!("The node: {}.", row.why.trim_end_matches('.')));
             }
             if !task.why.is_empty() {
-                self.line(depth + 1, &format!("Its owner (pid {}): {}", owner.pid, task.why));
+                self.line(depth + 1, &format!("Its owner ({}): {}", owner.place(), task.why));
             }
             return;
         }
-        let Some(pid) = task.sent_to else {
+        let Some((worker, pid)) = task.sent_to else {
             return self.line(depth, &format!("{name} is on its way to a worker."));
         };
-        let worker = self.index.snapshot.processes.iter().find(|process| process.pid == pid);
+        let worker = (self.index.snapshot.processes.iter()).find(|process| process.worker == worker);
+        let place = worker.map_or_else(|| format!("pid {pid}"), Process::place);
         let busy: Vec<TaskId> =
             worker.map_or_else(Vec::new, |worker| worker.executing.iter().map(|one| one.id).collect());
         self.line(
             depth,
-            &format!("{name} was sent to the worker of pid {pid} and has not begun."),
+            &format!("{name} was sent to the worker of {place} and has not begun."),
         );
         busy.into_iter().for_each(|id| self.task(depth + 1, id));
     }
@@ -254,8 +265,8 @@ impl Story<'_> {
             self.line(
                 depth,
                 &format!(
-                    "{name} waits for its turn: an earlier call of pid {} to the same actor goes first.",
-                    owner.pid
+                    "{name} waits for its turn: an earlier call of {} to the same actor goes first.",
+                    owner.place()
                 ),
             );
             return self.task(depth + 1, earlier);
@@ -285,7 +296,7 @@ impl Story<'_> {
             return self.actor_without_process(depth, id);
         };
         let process = &self.index.snapshot.processes[at];
-        let name = format!("The actor {} (pid {})", hosted.class_name, process.pid);
+        let name = format!("The actor {} ({})", hosted.class_name, process.place());
         if let Some(since) = hosted.constructing_since_us {
             self.line(
                 depth,

@@ -49,6 +49,7 @@ pub fn persisted(actor: ActorId, status: Status<'_>) -> v1::ActorUpdate {
         worker: status.worker.as_ref().map(v1::WorkerAddress::from),
         incarnation: status.incarnation,
         death: status.death.map(death_to_wire),
+        node_ip: String::new(),
     }
 }
 

@@ -408,7 +408,7 @@ fn hosted_here(actor: ActorId, incarnation: u32, state: u32, address: &ray_rs_ty
         state,
         worker: Some(address.into()),
         incarnation,
-        death: None,
+        ..v1::ActorUpdate::default()
     }
 }
 

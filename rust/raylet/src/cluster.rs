@@ -72,6 +72,17 @@ impl Cluster {
         !self.nodes.is_empty()
     }
 
+    /// Living nodes, and where their raylets are reached.
+    pub fn living_others(&self) -> Vec<(NodeId, String)> {
+        let living = self
+            .nodes
+            .iter()
+            .filter(|(_, info)| info.alive && !info.raylet_address.is_empty());
+        living
+            .map(|(node, info)| (*node, info.raylet_address.clone()))
+            .collect()
+    }
+
     /// It was granted, cancelled or sent on.
     pub fn no_longer_waits(&mut self, conn: ConnKey, request_id: u64) {
         let key = (conn, request_id);

@@ -1,5 +1,5 @@
 //! What the processes of the node are about, for whoever asks: every one is asked on its own connection, and the answers
-//! go to the asker together.
+//! go to the asker together. (The processes of other nodes: [`crate::describe_nodes`].)
 //!
 //! * One round of questions runs at a time; who asks meanwhile is served by the next. So of two rounds the later one began
 //!   when the earlier was over, however many ask (a proof that something lasted rests on that, see `ray-rs-explain`).
@@ -15,6 +15,7 @@ use ray_rs_scheduler::{EnvKey, PoolKey, Waiter};
 use ray_rs_types::WorkerAddress;
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::clients::Role;
 use crate::input::ConnKey;
 use crate::raylet::Raylet;
 use crate::timers::Timer;
@@ -29,27 +30,49 @@ const MOST_FIRST: usize = 10_000;
 const WAITING: u32 = 4;
 const ENVIRONMENTS: u32 = 8;
 const MOVES: u32 = 16;
+const STORED: u32 = 32;
 
 #[derive(Default)]
 pub(crate) struct Inquiries {
     last: u64,
     running: Option<Inquiry>,
     /// Who asks the next round.
-    next: VecDeque<(ConnKey, v1::Describe)>,
+    next: VecDeque<(Asker, v1::Describe)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asker {
+    /// With the number of its question.
+    Client(ConnKey, u64),
+    /// This round of questions to all nodes.
+    AllNodes(u64),
+}
+
+impl Inquiries {
+    pub fn fresh_number(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
 }
 
 struct Inquiry {
     number: u64,
     parts: u32,
-    /// Connection and number of each question.
-    askers: Vec<(ConnKey, u64)>,
+    askers: Vec<Asker>,
     awaited: FxHashSet<ConnKey>,
     answers: FxHashMap<ConnKey, v1::Description>,
 }
 
 impl Raylet {
     pub fn describe(&mut self, conn: ConnKey, request: v1::Describe) {
-        self.inquiries.next.push_back((conn, request));
+        if !request.own_node && self.cluster.has_others() {
+            return self.describe_all_nodes(conn, request);
+        }
+        self.describe_own(Asker::Client(conn, request.request_id), request);
+    }
+
+    pub fn describe_own(&mut self, asker: Asker, request: v1::Describe) {
+        self.inquiries.next.push_back((asker, request));
         if self.inquiries.running.is_none() {
             self.begin_inquiry();
         }
@@ -64,9 +87,8 @@ impl Raylet {
             .into_iter()
             .partition(|(_, request)| (request.parts, request.limit) == (parts, limit));
         self.inquiries.next = later;
-        self.inquiries.last += 1;
-        let number = self.inquiries.last;
-        let askers = now.iter().map(|(conn, request)| (*conn, request.request_id)).collect();
+        let number = self.inquiries.fresh_number();
+        let askers = now.iter().map(|(asker, _)| *asker).collect();
         let first = now.into_iter().flat_map(|(_, request)| request.first);
         let question = v1::DescribeYourself {
             inquiry: number,
@@ -75,7 +97,9 @@ impl Raylet {
             first: first.take(MOST_FIRST).collect(),
         };
         let mut awaited = FxHashSet::default();
-        for (conn, client) in self.clients.iter().filter(|(_, client)| client.registered) {
+        // A client of another node is asked there.
+        let own = |client: &crate::clients::Client| client.registered && client.role != Role::Remote;
+        for (conn, client) in self.clients.iter().filter(|(_, client)| own(client)) {
             client.outbox.send(Body::DescribeYourself(question.clone()));
             awaited.insert(*conn);
         }
@@ -103,9 +127,11 @@ impl Raylet {
 
     /// Neither asks nor answers any more.
     pub fn describes_no_more(&mut self, conn: ConnKey) {
-        self.inquiries.next.retain(|(asker, _)| *asker != conn);
+        let is_gone = |asker: &Asker| matches!(asker, Asker::Client(client, _) if *client == conn);
+        self.asks_nodes_no_more(conn);
+        self.inquiries.next.retain(|(asker, _)| !is_gone(asker));
         if let Some(inquiry) = &mut self.inquiries.running {
-            inquiry.askers.retain(|(asker, _)| *asker != conn);
+            inquiry.askers.retain(|asker| !is_gone(asker));
             inquiry.awaited.remove(&conn);
             inquiry.answers.remove(&conn);
             self.end_inquiry_if_complete();
@@ -146,6 +172,13 @@ impl Raylet {
         if wants(MOVES) {
             moves = self.store_moves();
         }
+        let mut stores = Vec::new();
+        if wants(STORED) {
+            stores.push(v1::NodeStore {
+                node_id: self.node_id.0.to_vec(),
+                objects: self.store.objects(0, &self.clients).objects,
+            });
+        }
         let silent = inquiry.awaited.iter().filter_map(|conn| {
             let client = self.clients.get(conn)?;
             let address = WorkerAddress {
@@ -163,11 +196,18 @@ impl Raylet {
             waiting,
             environments,
             moves,
+            silent_nodes: Vec::new(),
+            stores,
         };
-        for (conn, request_id) in inquiry.askers {
-            if let Some(client) = self.clients.get(&conn) {
-                reply.request_id = request_id;
-                client.outbox.send(Body::Descriptions(reply.clone()));
+        for asker in inquiry.askers {
+            match asker {
+                Asker::Client(conn, request_id) => {
+                    if let Some(client) = self.clients.get(&conn) {
+                        reply.request_id = request_id;
+                        client.outbox.send(Body::Descriptions(reply.clone()));
+                    }
+                }
+                Asker::AllNodes(number) => self.node_described(number, self.node_id, Ok(reply.clone())),
             }
         }
         self.begin_inquiry();
@@ -202,6 +242,7 @@ impl Raylet {
             bytes: one.bytes,
             objects: one.objects,
             failed: one.failed,
+            from_node: one.from.map_or_else(Vec::new, |node| node.0.to_vec()),
         });
         rows.collect()
     }

@@ -9,7 +9,7 @@ use ray_rs_object_store::{LentPart, PendingGrant, Restore};
 use ray_rs_proto::v1;
 use ray_rs_scheduler::PoolKey;
 use ray_rs_transport::visit::Greeting;
-use ray_rs_types::{ActorId, JobId};
+use ray_rs_types::{ActorId, JobId, NodeId};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -143,6 +143,15 @@ pub(crate) enum Input {
     Pulled {
         key: CopyKey,
         outcome: Result<(Restore, Result<(), String>), String>,
+        bytes: u64,
+        /// Since there was room for it.
+        took: Duration,
+    },
+    /// Another node has said what its processes are about, or why it has not.
+    NodeDescribed {
+        inquiry: u64,
+        node: NodeId,
+        outcome: Result<v1::Descriptions, String>,
     },
     /// A reader from another node wants an object that is not where it was made,
     VisitorWants {

@@ -37,6 +37,7 @@ mod cluster;
 pub mod config;
 mod copies;
 mod describe;
+mod describe_nodes;
 mod env_spec;
 mod environments;
 mod gcs_link;

@@ -1,7 +1,9 @@
-//! What the object store wrote to disk and read from there lately, for traces.
+//! What the object store wrote to disk, read from there and fetched from other nodes lately, for traces.
 
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ray_rs_types::NodeId;
 
 /// Older ones are forgotten.
 const KEPT: usize = 10_000;
@@ -10,9 +12,10 @@ const KEPT: usize = 10_000;
 pub(crate) enum MoveKind {
     Spill = 1,
     Restore = 2,
+    Fetch = 3,
 }
 
-/// One file that was written, or one object that was read.
+/// One file that was written, or one object that was read or fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Move {
     pub kind: MoveKind,
@@ -22,6 +25,8 @@ pub(crate) struct Move {
     pub bytes: u64,
     pub objects: u32,
     pub failed: bool,
+    /// Of what was fetched.
+    pub from: Option<NodeId>,
 }
 
 #[derive(Debug, Default)]
@@ -30,14 +35,27 @@ pub(crate) struct MoveLog(VecDeque<Move>);
 impl MoveLog {
     /// It has ended just now.
     pub fn note(&mut self, kind: MoveKind, took: Duration, bytes: u64, objects: u32, failed: bool) {
-        let end = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.add(Move {
             kind,
-            end,
+            end: now(),
             took,
             bytes,
             objects,
             failed,
+            from: None,
+        });
+    }
+
+    /// One object has come from another node just now, or has not.
+    pub fn note_fetched(&mut self, from: NodeId, took: Duration, bytes: u64, failed: bool) {
+        self.add(Move {
+            kind: MoveKind::Fetch,
+            end: now(),
+            took,
+            bytes,
+            objects: 1,
+            failed,
+            from: Some(from),
         });
     }
 
@@ -52,6 +70,10 @@ impl MoveLog {
     pub fn iter(&self) -> impl Iterator<Item = &Move> {
         self.0.iter()
     }
+}
+
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 #[cfg(test)]

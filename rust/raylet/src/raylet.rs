@@ -25,6 +25,7 @@ use crate::clients::{Client, accept_loop};
 use crate::cluster::Cluster;
 use crate::config::RayletConfig;
 use crate::describe::Inquiries;
+use crate::describe_nodes::NodeInquiries;
 use crate::gcs_link::GcsLink;
 use crate::groups::Groups;
 use crate::input::{ConnKey, Input, Inputs, Token, ZygoteKey};
@@ -83,6 +84,7 @@ pub(crate) struct Raylet {
     pub logs: LogAgent,
     pub memory: Memory,
     pub inquiries: Inquiries,
+    pub node_inquiries: NodeInquiries,
     pub cluster: Cluster,
     pub transfers: Transfers,
     /// Clients that came through the node's port so far.
@@ -273,6 +275,7 @@ impl Raylet {
             logs,
             memory: Memory::from_env(),
             inquiries: Inquiries::default(),
+            node_inquiries: NodeInquiries::default(),
             cluster: Cluster::default(),
             transfers: Transfers::default(),
             visitors: 0,
@@ -371,7 +374,13 @@ impl Raylet {
                 request_id,
                 reply,
             } => self.node_picked(conn, request_id, reply),
-            Input::Pulled { key, outcome } => self.value_arrived(key, outcome),
+            Input::Pulled {
+                key,
+                outcome,
+                bytes,
+                took,
+            } => self.value_arrived(key, outcome, bytes, took),
+            Input::NodeDescribed { inquiry, node, outcome } => self.node_described(inquiry, node, outcome),
             Input::VisitorWants { key, answer } => self.store.visitor_wants(key, answer, &self.clients),
             Input::VisitorHasIt(place) => self.store.visitor_has_it(place, &self.clients),
             Input::Refused(why) => {
@@ -397,6 +406,8 @@ impl Raylet {
                 Timer::LookAtOrphans => self.end_orphans(),
                 Timer::AnswersOverdue => self.look_at_workers_is_over(),
                 Timer::DescriptionsOverdue(inquiry) => self.descriptions_overdue(inquiry),
+                Timer::NodesOverdue(inquiry) => self.nodes_overdue(inquiry),
+                Timer::AskNodes => self.begin_asking_nodes(),
                 Timer::LookRound => self.look_round_is_due(),
                 Timer::ComeAgain(conn, request_id) => self.may_come_again(conn, request_id),
                 Timer::Heartbeat => self.heartbeat(),

@@ -30,6 +30,10 @@ pub(crate) enum Timer {
     AnswersOverdue,
     /// A round of questions to all processes has run long enough.
     DescriptionsOverdue(u64),
+    /// The same of a round of questions to all nodes.
+    NodesOverdue(u64),
+    /// The pause between two such rounds is over.
+    AskNodes,
     /// Something that waits may be better off elsewhere by now.
     LookRound,
     /// A request that was turned away may be made again.

@@ -10,7 +10,7 @@
 use std::io::{self, Read, Write};
 use std::net::TcpStream as BlockingStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ray_rs_object_store::spill::{Key, Place};
 use ray_rs_object_store::{ArenaClient, Restore};
@@ -107,18 +107,35 @@ impl Raylet {
         let (inputs, bytes) = (self.inputs.clone(), source.length);
         let with_room = move |room: Result<Restore, String>| {
             tokio::spawn(async move {
+                let began = Instant::now();
                 let outcome = match room {
                     Ok(restore) => Ok(bring(restore, &address, &token, &greeting, &source).await),
                     Err(full) => Err(full),
                 };
-                let _ = inputs.send(Input::Pulled { key, outcome }).await;
+                let took = began.elapsed();
+                let pulled = Input::Pulled {
+                    key,
+                    outcome,
+                    bytes,
+                    took,
+                };
+                let _ = inputs.send(pulled).await;
             });
         };
         self.store.room_for(bytes, Box::new(with_room), &self.clients);
     }
 
     /// `outcome`: the room that was made for it, and why it is not filled; or why there is no room.
-    pub fn value_arrived(&mut self, key: CopyKey, outcome: Result<(Restore, Result<(), String>), String>) {
+    pub fn value_arrived(
+        &mut self,
+        key: CopyKey,
+        outcome: Result<(Restore, Result<(), String>), String>,
+        bytes: u64,
+        took: Duration,
+    ) {
+        if let Ok((_, filled)) = &outcome {
+            self.store.moves.note_fetched(key.node, took, bytes, filled.is_err());
+        }
         let placed = outcome.and_then(|(restore, filled)| self.store.fill_room(restore, filled));
         self.pulled(key, placed);
         self.store.pump(&self.clients);

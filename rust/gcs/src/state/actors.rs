@@ -264,15 +264,21 @@ impl State {
         let mut spec = self.actors.specs.get(&actor)?.clone();
         let has_arguments = spec.args.is_some();
         forget_construction(&mut spec);
-        let status = self
-            .lifecycle
-            .status(actor)
-            .map(|status| convert::published(actor, status, Some(&spec)));
         Some(v1::ActorInfo {
             spec: Some(spec),
-            status,
+            status: self.published(actor),
             has_arguments,
         })
+    }
+
+    /// What followers of the actor are told, with where it runs.
+    pub(super) fn published(&self, actor: ActorId) -> Option<v1::ActorUpdate> {
+        let status = self.lifecycle.status(actor)?;
+        let mut update = convert::published(actor, status, self.actors.spec(actor));
+        if let Some(worker) = status.worker {
+            update.node_ip = self.nodes.ip_of(worker.node_id);
+        }
+        Some(update)
     }
 
     /// An actor that is gone already is no error.

@@ -182,9 +182,8 @@ impl State {
                 self.tell(0, Target::Node(*node), Body::StopActor(order));
             }
             Effect::Publish { actor } => {
-                if let Some(status) = self.lifecycle.status(*actor) {
-                    let is_dead = status.phase == Phase::Dead;
-                    let update = crate::convert::published(*actor, status, self.actors.spec(*actor));
+                if let Some(update) = self.published(*actor) {
+                    let is_dead = update.state == crate::convert::phase_number(Phase::Dead);
                     self.tell(0, Target::AllNodes, Body::ActorUpdate(update));
                     if is_dead {
                         self.group_events([GroupEvent::ActorDied { actor: *actor }]);

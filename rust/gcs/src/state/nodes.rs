@@ -106,6 +106,13 @@ impl Nodes {
         self.global.node_reported(now, node, report);
     }
 
+    /// Empty when it is not known.
+    pub(super) fn ip_of(&self, node: NodeId) -> String {
+        self.nodes
+            .get(&node)
+            .map_or_else(String::new, |node| node.info.address.clone())
+    }
+
     /// Whether other nodes may join: then what no node can take waits for one that can.
     fn may_grow(&self) -> bool {
         self.nodes.values().any(|node| !node.info.raylet_address.is_empty())
@@ -338,8 +345,7 @@ impl State {
 
     fn tell_how_things_stand(&mut self, node: NodeId) {
         for actor in self.actors.all() {
-            if let Some(status) = self.lifecycle.status(actor) {
-                let update = convert::published(actor, status, self.actors.spec(actor));
+            if let Some(update) = self.published(actor) {
                 self.tell(0, Target::Node(node), Body::ActorUpdate(update));
             }
         }
