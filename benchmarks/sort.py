@@ -22,14 +22,15 @@ def checksum(records: np.ndarray) -> int:
     """A sum that does not depend on the order of the records and changes with any of their bytes."""
     if not len(records):
         return 0
-    weights = np.arange(1, RECORD + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    words = np.ascontiguousarray(records).view(np.uint32)
+    weights = np.arange(1, words.shape[1] + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     with np.errstate(over="ignore"):
-        sums = (records.astype(np.uint64) * weights).sum(axis=1, dtype=np.uint64)
+        sums = words.astype(np.uint64) @ weights
         return int((sums ^ (sums >> np.uint64(29))).sum(dtype=np.uint64))
 
 
 def checksum_in_pieces(records: np.ndarray) -> int:
-    """The same with little memory: the product above is eight times as large as the records."""
+    """The same with little memory: the numbers above are twice as large as the records."""
     step = 50_000
     return sum(checksum(records[at : at + step]) for at in range(0, len(records), step)) % 2**64
 

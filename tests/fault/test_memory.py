@@ -146,6 +146,33 @@ def test_the_newest_task_goes_and_the_actor_stays(small_node):
     assert ray.get(keeper.pid.remote()) == pid
 
 
+@pytest.mark.parametrize("older_retries", [0, 3])
+def test_of_two_tasks_the_newest_that_may_be_retried_goes(small_node, tmp_path, older_retries):
+    """Which of them takes the memory does not matter: here it is the older one."""
+    small_node(RAY_task_oom_retries=0)
+
+    @ray.remote
+    def older():
+        (tmp_path / "older").touch()
+        wait_until(lambda: (tmp_path / "newer").exists(), "the newer one to begin")
+        held = grow(200)
+        return len(held)
+
+    @ray.remote
+    def newer():
+        held = grow(60)
+        (tmp_path / "newer").touch()
+        time.sleep(300)
+        return len(held)
+
+    first = older.options(max_retries=older_retries).remote()
+    wait_until(lambda: (tmp_path / "older").exists(), "the older one to begin")
+    second = newer.remote()
+    with pytest.raises(exceptions.OutOfMemoryError, match="newer"):
+        ray.get(second, timeout=60)
+    assert ray.get(first, timeout=60) == 40
+
+
 def test_the_bound_of_retries_is_its_own(small_node, tmp_path):
     """The task is tried again although it has no plain retries left to lose: `max_retries` is not used up."""
     small_node(RAY_task_oom_retries=1)
