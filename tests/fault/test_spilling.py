@@ -345,3 +345,58 @@ def test_the_timeline_shows_what_went_to_disk_and_came_back(small_store):
         assert move["ts"] >= rows.get(move["tid"], 0)
         rows[move["tid"]] = move["ts"] + move["dur"]
     assert {event["tid"] for event in ray.timeline() if event["name"] == "thread_name"} >= set(rows)
+
+
+@ray_rs_only("stops ray_rs's raylet")
+@pytest.mark.usefixtures("small_store")
+def test_an_async_actor_goes_on_while_arguments_come_from_disk():
+    @ray.remote
+    class Loop:
+        async def first_and_last(self, *arrays):
+            return [(int(array[0]), int(array[-1])) for array in arrays]
+
+        def plain(self, array):
+            return int(array[0])
+
+        async def ping(self):
+            return "pong"
+
+    actor = Loop.remote()
+    assert ray.get(actor.ping.remote()) == "pong"
+    refs = [ray.put(np.full(5 * MIB, i, dtype=np.uint8)) for i in range(60)]
+    [raylet] = traces.daemons("raylet")
+    # Nobody brings them back now.
+    os.kill(raylet, signal.SIGSTOP)
+    try:
+        calls = [actor.first_and_last.remote(*refs[i : i + 3]) for i in range(0, 30, 3)]
+        plain = actor.plain.remote(refs[1])
+        for _ in range(20):
+            assert ray.get(actor.ping.remote(), timeout=20) == "pong"
+        assert ray.wait([*calls, plain], num_returns=1, timeout=0.1)[0] == []
+    finally:
+        os.kill(raylet, signal.SIGCONT)
+    expected = [[(j, j) for j in range(i, i + 3)] for i in range(0, 30, 3)]
+    assert ray.get(calls, timeout=60) == expected
+    assert ray.get(plain, timeout=60) == 1
+
+
+@ray_rs_only("of ray_rs's own files")
+@pytest.mark.usefixtures("small_store")
+def test_an_async_actor_hears_that_an_argument_is_lost():
+    @ray.remote
+    class Loop:
+        async def first(self, array):
+            return int(array[0])
+
+        async def ping(self):
+            return "pong"
+
+    actor = Loop.remote()
+    refs = [ray.put(np.full(5 * MIB, i, dtype=np.uint8)) for i in range(60)]
+    wait_until(spill_files, "some to be written")
+    for path in spill_files():
+        os.unlink(path)
+    with pytest.raises(exceptions.ObjectLostError):
+        ray.get(actor.first.remote(refs[0]), timeout=60)
+    assert ray.get(actor.ping.remote()) == "pong"
+    assert ray.get(actor.first.remote(refs[-1]), timeout=60) == 59

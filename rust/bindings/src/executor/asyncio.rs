@@ -7,9 +7,10 @@ use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
-use ray_rs_core_worker::{ActorStart, ExecTask, Next};
+use ray_rs_core_worker::{ActorStart, CoreWorker, ExecTask, Next};
 use rustc_hash::FxHashMap;
 
+use super::away::{Away, has_arguments_away};
 use super::callee::{Callable, is_coroutine};
 use super::context::{self, TaskContext};
 use super::run::Ended;
@@ -46,6 +47,7 @@ pub struct AsyncEngine {
     ended: PyOnceLock<Py<PyAny>>,
     /// By the number of the call. asyncio itself holds its tasks weakly.
     calls: Mutex<FxHashMap<u64, Py<PyAny>>>,
+    pub(super) away: Away,
 }
 
 /// That of the actor hosted here.
@@ -111,6 +113,7 @@ pub fn make<'py>(
         event_loop: PyOnceLock::new(),
         ended: PyOnceLock::new(),
         calls: Mutex::default(),
+        away: Away::default(),
     };
     let engine = Bound::new(py, engine)?;
     let event_loop = imports::MAKE_ASYNC_LOOP.get(py)?.call1((&engine,))?;
@@ -266,9 +269,22 @@ impl AsyncEngine {
         Ok(any)
     }
 
-    fn start(slf: &Bound<'_, Self>, mut task: Box<ExecTask>) -> PyResult<()> {
-        let (py, this) = (slf.py(), slf.get());
+    fn start(slf: &Bound<'_, Self>, task: Box<ExecTask>) -> PyResult<()> {
+        let this = slf.get();
         this.count(&task, |running| *running += 1);
+        if !has_arguments_away(&task) {
+            return Self::begin(slf, task);
+        }
+        Away::wait_for(slf, &this.executor.core, task);
+        match this.away.left_over() {
+            Some(task) => Self::begin(slf, task),
+            None => Ok(()),
+        }
+    }
+
+    /// A call whose arguments are there.
+    pub(super) fn begin(slf: &Bound<'_, Self>, mut task: Box<ExecTask>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
         let (callable, call) = match this.executor.prepare(py, &mut task) {
             Ok(prepared) => prepared,
             Err(ended) => return this.complete(py, task, ended),
@@ -303,7 +319,11 @@ impl AsyncEngine {
         variable.call_method1("set", (py.None(),)).map(drop)
     }
 
-    fn event_loop<'py>(&self, py: Python<'py>) -> &Bound<'py, PyAny> {
+    pub(super) fn core(&self) -> &Arc<CoreWorker> {
+        &self.executor.core
+    }
+
+    pub(super) fn event_loop<'py>(&self, py: Python<'py>) -> &Bound<'py, PyAny> {
         self.event_loop
             .get(py)
             .expect("the loop is made with the engine")
@@ -346,7 +366,7 @@ impl AsyncEngine {
         Self::start_shared(slf, &coroutine, task)
     }
 
-    fn complete(&self, py: Python<'_>, task: Box<ExecTask>, ended: Ended<'_>) -> PyResult<()> {
+    pub(super) fn complete(&self, py: Python<'_>, task: Box<ExecTask>, ended: Ended<'_>) -> PyResult<()> {
         self.count(&task, |running| *running -= 1);
         let exit = self.executor.complete(py, task, ended);
         match exit {

@@ -5,6 +5,7 @@
 //! * actors with `async def` methods: [`asyncio`].
 
 pub mod asyncio;
+mod away;
 pub mod callee;
 pub mod context;
 pub mod run;
