@@ -49,7 +49,7 @@ test-cloud: tools-present $(READY) $(S3S_FS) ## spilling to an S3 server, with a
 
 .PHONY: leaks
 leaks: build ## a hundred thousand cycles of each public operation, and what they leave
-	RAY_RS_LEAK_CYCLES=100000 $(BIN)/python -m pytest tests/fault/test_leaks.py -s $(ARGS)
+	RAY_RS_LEAK_CYCLES=100000 $(BIN)/python -m pytest tests/fault/test_leaks.py -s -o faulthandler_timeout=7200 $(ARGS)
 
 .PHONY: lint
 lint: tools-present $(READY) ## formatting, clippy, ruff, mypy, and who may depend on whom

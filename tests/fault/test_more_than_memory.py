@@ -60,6 +60,31 @@ def test_ten_thousand_references(no_cluster):
     assert ray.get(many.remote()) == list(range(3000))
 
 
+@pytest.mark.timeout(600)
+def test_a_million_small_objects_beside_three_times_the_store(no_cluster):
+    start(100 * MIB)
+    count = 1_000_000 if not IS_RAY else 10_000
+
+    @ray.remote
+    def both(number, array, boxed):
+        return number, int(array[0]), sum(ray.get(boxed))
+
+    @ray.remote
+    def double(number):
+        return 2 * number
+
+    small = [ray.put(i) for i in range(count)]
+    large = [ray.put(np.full(5 * MIB, i, dtype=np.uint8)) for i in range(60)]
+    # Some that tasks have made, too.
+    doubled = [double.remote(ref) for ref in small[:: count // 10_000]]
+    calls = [both.remote(small[-1 - i], large[i], small[i : i + 10]) for i in range(60)]
+    assert ray.get(calls) == [(count - 1 - i, i, sum(range(i, i + 10))) for i in range(60)]
+    assert ray.get(small) == list(range(count))
+    assert ray.get(doubled) == [2 * i for i in range(0, count, count // 10_000)]
+    for i, ref in enumerate(large):
+        assert (ray.get(ref) == i).all()
+
+
 @pytest.mark.timeout(120)
 def test_arguments_on_disk_by_the_hundred(no_cluster):
     start(100 * MIB)
