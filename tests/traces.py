@@ -48,7 +48,7 @@ def daemons(kind: str) -> list[int]:
     found = []
     for pid in processes():
         try:
-            if kind.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:8]:
+            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(f"ray_rs::{kind}".encode()):
                 found.append(pid)
         except OSError:
             continue

@@ -741,10 +741,12 @@ def list_sessions() -> list[str]:
 def discover(address: str) -> str | None:
     """ "auto" or "host:port" -> JSON as from `launch_head`, or None when nothing runs."""
 
-def run_gcs(config_json: str) -> int:
-    """Body of the gcs process; returns its exit status."""
+def run_head(gcs_config_json: str, raylet_config_json: str) -> int:
+    """Body of both daemons of a head node: this process is the gcs, and a fork of it the raylet. Returns the exit
+    status of the one in which it returns. Standard input is the channel to the launcher."""
 
-def run_raylet(config_json: str) -> int: ...
+def run_raylet(config_json: str) -> int:
+    """Body of the raylet of a node that has joined a cluster; returns its exit status."""
 
 # --- inside workers --------------------------------------------------------------------------------------------------
 

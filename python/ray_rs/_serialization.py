@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 
-from ray_rs import _core
+from ray_rs import _code_globals, _core
 
 __all__ = ["dumps", "explain_failure", "find_culprit", "loads"]
 
@@ -35,9 +35,12 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         super().__init__(file, protocol=5, buffer_callback=None if buffers is None else buffers.append)
 
     def reducer_override(self, obj: Any) -> Any:
-        if type(obj) is types.FunctionType and obj.__module__ == _HELPERS:
-            # Pickle finds them by their names, which is all that cloudpickle would find out, at ten times the cost.
-            return NotImplemented
+        if type(obj) is types.FunctionType:
+            if obj.__module__ == _HELPERS:
+                # Pickle finds them by their names, which is all that cloudpickle would find out, at ten times the cost.
+                return NotImplemented
+            _code_globals.remember(obj.__code__)
+            return super().reducer_override(obj)
         if type(obj) is memoryview:
             return bytes, (obj.tobytes(),)
         if type(obj) is types.CodeType:

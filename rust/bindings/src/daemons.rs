@@ -8,6 +8,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 use ray_rs_cli::{HeadConfig, Session, SessionInfo};
 
+use crate::executor::title::Title;
+
 /// What this process has launched; stopping them waits for their processes.
 static LAUNCHED: Mutex<Vec<Session>> = Mutex::new(Vec::new());
 
@@ -72,12 +74,17 @@ pub fn discover(py: Python<'_>, address: &str) -> PyResult<Option<String>> {
         .transpose()
 }
 
+/// Shows what this process is in the place of its command line.
+fn entitle(title: &str) {
+    Title::new(title);
+}
+
 #[pyfunction]
-pub fn run_gcs(py: Python<'_>, config_json: &str) -> i32 {
-    py.detach(|| ray_rs_cli::run_gcs(config_json))
+pub fn run_head(py: Python<'_>, gcs_config_json: &str, raylet_config_json: &str) -> i32 {
+    py.detach(|| ray_rs_cli::run_head(gcs_config_json, raylet_config_json, entitle))
 }
 
 #[pyfunction]
 pub fn run_raylet(py: Python<'_>, config_json: &str) -> i32 {
-    py.detach(|| ray_rs_cli::run_raylet(config_json))
+    py.detach(|| ray_rs_cli::run_raylet(config_json, entitle))
 }

@@ -113,7 +113,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         daemons::list_nodes,
         daemons::list_sessions,
         daemons::discover,
-        daemons::run_gcs,
+        daemons::run_head,
         daemons::run_raylet,
         executor::run_worker_loop,
         executor::context::current_task,

@@ -1,4 +1,4 @@
-//! What the daemons' processes run. Each gets its configuration as JSON, and its listening socket as standard input.
+//! What the daemons' processes run. Each gets its configuration as JSON.
 
 use std::fs::File;
 use std::io;
@@ -13,6 +13,7 @@ use ray_rs_raylet::RayletConfig;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
+use crate::boot::title;
 use crate::session;
 
 /// Idle threads of the blocking pool end soon: an idle daemon should be one thread.
@@ -33,36 +34,37 @@ pub struct GcsArguments {
     pub other_nodes: bool,
 }
 
-/// Runs a gcs to the end of its session; returns the process's exit code.
-pub fn run_gcs(arguments: &str) -> i32 {
-    run("gcs", || {
-        let arguments: GcsArguments = serde_json::from_str(arguments).context("bad arguments")?;
-        let _lock = session::join(&arguments.session_dir)?;
-        let mut config = GcsConfig::new(arguments.session_dir.clone(), take_socket()?, arguments.driver_pid);
-        config.tcp_bind = arguments.listen.unwrap_or(config.tcp_bind);
-        config.other_nodes = arguments.other_nodes;
-        block_on(ray_rs_gcs::run(config))
-    })
+pub(crate) fn gcs(arguments: GcsArguments, socket: OwnedFd) -> anyhow::Result<()> {
+    let _lock = session::join(&arguments.session_dir)?;
+    let mut config = GcsConfig::new(arguments.session_dir.clone(), socket, arguments.driver_pid);
+    config.tcp_bind = arguments.listen.unwrap_or(config.tcp_bind);
+    config.other_nodes = arguments.other_nodes;
+    block_on(ray_rs_gcs::run(config))
 }
 
-/// Runs a raylet to the end of its session; returns the process's exit code.
-pub fn run_raylet(arguments: &str) -> i32 {
+/// Runs a raylet to the end of its session; returns the process's exit code. `entitle` is told what the process is.
+pub fn run_raylet(arguments: &str, entitle: impl Fn(&str)) -> i32 {
     run("raylet", || {
         let config: RayletConfig = serde_json::from_str(arguments).context("bad arguments")?;
-        let _lock = session::join(&config.session_dir)?;
-        let (session_dir, gcs_pid) = (config.session_dir.clone(), config.gcs_pid);
-        let has_joined = config.gcs_address.is_some();
-        // Taken while it is surely the gcs that has the number.
-        let gcs = gcs_pid.and_then(watch);
-        let outcome = block_on(ray_rs_raylet::run(config, take_socket()?));
-        if has_joined || (gcs_pid.is_some() && gcs.as_ref().is_none_or(has_ended)) {
-            clean_up(&session_dir);
-        }
-        outcome
+        entitle(&title("raylet", &config.session_dir));
+        raylet(config, take_socket()?)
     })
 }
 
-fn run(daemon: &'static str, body: impl FnOnce() -> anyhow::Result<()>) -> i32 {
+pub(crate) fn raylet(config: RayletConfig, socket: OwnedFd) -> anyhow::Result<()> {
+    let _lock = session::join(&config.session_dir)?;
+    let (session_dir, gcs_pid) = (config.session_dir.clone(), config.gcs_pid);
+    let has_joined = config.gcs_address.is_some();
+    // Taken while it is surely the gcs that has the number.
+    let gcs = gcs_pid.and_then(watch);
+    let outcome = block_on(ray_rs_raylet::run(config, socket));
+    if has_joined || (gcs_pid.is_some() && gcs.as_ref().is_none_or(has_ended)) {
+        clean_up(&session_dir);
+    }
+    outcome
+}
+
+pub(crate) fn run(daemon: &'static str, body: impl FnOnce() -> anyhow::Result<()>) -> i32 {
     ray_rs_telemetry::init(daemon);
     match body() {
         Ok(()) => 0,
@@ -85,7 +87,7 @@ fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()
 }
 
 /// Takes the socket from standard input and leaves nothing readable there.
-fn take_socket() -> io::Result<OwnedFd> {
+pub(crate) fn take_socket() -> io::Result<OwnedFd> {
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
     let nothing = File::open("/dev/null")?;
     rustix::stdio::dup2_stdin(&nothing)?;

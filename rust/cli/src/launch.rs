@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, symlink};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,6 +18,8 @@ use ray_rs_transport::Token;
 use ray_rs_transport::session::LATEST_LINK;
 use serde::{Deserialize, Serialize};
 
+use crate::boot;
+use crate::daemon::Daemon;
 use crate::daemons::GcsArguments;
 use crate::session::{self, SessionInfo};
 use crate::{resources, stop};
@@ -27,11 +29,11 @@ use crate::{resources, stop};
 const BOOT: &str = "\
 import posix, sys
 from importlib.machinery import ExtensionFileLoader, ModuleSpec
-path, daemon, config = sys.argv[1:4]
+path, daemon, *configs = sys.argv[1:]
 loader = ExtensionFileLoader('ray_rs._core', path)
 module = loader.create_module(ModuleSpec('ray_rs._core', loader, origin=path))
 loader.exec_module(module)
-posix._exit(getattr(module, 'run_' + daemon)(config))
+posix._exit(getattr(module, 'run_' + daemon)(*configs))
 ";
 
 /// What the caller decides about a head node, as JSON from Python. Everything but the first two has a default.
@@ -126,18 +128,15 @@ pub enum LaunchError {
 pub struct Session {
     pub info: SessionInfo,
     /// None on a node that has joined a cluster.
-    pub gcs: Option<Child>,
-    pub raylet: Child,
+    pub gcs: Option<Daemon>,
+    pub raylet: Daemon,
     _lock: File,
 }
 
 impl Session {
     /// Whether both daemons still run.
     pub fn is_running(&mut self) -> bool {
-        self.gcs
-            .iter_mut()
-            .chain([&mut self.raylet])
-            .all(|child| matches!(child.try_wait(), Ok(None)))
+        self.gcs.iter_mut().chain([&mut self.raylet]).all(Daemon::is_running)
     }
 }
 
@@ -163,7 +162,7 @@ pub fn launch_head(config: &HeadConfig) -> Result<Session, LaunchError> {
         Ok((gcs, raylet)) => {
             let info = SessionInfo {
                 session: made.name.clone(),
-                gcs_pid: gcs.as_ref().map_or(0, Child::id),
+                gcs_pid: gcs.as_ref().map_or(0, Daemon::id),
                 raylet_pid: raylet.id(),
                 driver_pid,
                 gcs_address: config
@@ -260,23 +259,7 @@ impl SessionDir {
     }
 }
 
-fn start_daemons(config: &HeadConfig, made: &SessionDir) -> Result<(Option<Child>, Child), LaunchError> {
-    let driver_pid = config.driver_pid;
-    let failed = |source| LaunchError::Spawn {
-        python: config.python.clone(),
-        source,
-    };
-    let gcs_arguments = GcsArguments {
-        session_dir: made.dir.clone(),
-        driver_pid,
-        listen: config.gcs_listen,
-        other_nodes: config.listen.is_some(),
-    };
-    let gcs_arguments = serde_json::to_string(&gcs_arguments).map_err(|error| failed(error.into()))?;
-    let mut gcs = match config.join {
-        Some(_) => None,
-        None => Some(spawn(config, made, "gcs", &gcs_arguments, &made.gcs_socket).map_err(failed)?),
-    };
+fn start_daemons(config: &HeadConfig, made: &SessionDir) -> Result<(Option<Daemon>, Daemon), LaunchError> {
     let (object_store_bytes, resources) = resources::of_node(config);
     let raylet_config = RayletConfig {
         session_dir: made.dir.clone(),
@@ -285,8 +268,8 @@ fn start_daemons(config: &HeadConfig, made: &SessionDir) -> Result<(Option<Child
         resources,
         object_store_bytes,
         spill_directory: config.spill_directory.clone(),
-        driver_pid,
-        gcs_pid: gcs.as_ref().map(Child::id),
+        driver_pid: config.driver_pid,
+        gcs_pid: None,
         // The raylet inherits this environment, and a command line is no place for a second copy of it.
         driver_config: config.driver_config.clone().map(DriverConfig::without_inherited),
         is_head: config.join.is_none(),
@@ -299,35 +282,87 @@ fn start_daemons(config: &HeadConfig, made: &SessionDir) -> Result<(Option<Child
         outlives_goodbye: config.outlives_goodbye,
         node_id: config.node_id.clone(),
     };
-    let raylet = serde_json::to_string(&raylet_config)
-        .map_err(io::Error::from)
-        .and_then(|arguments| spawn(config, made, "raylet", &arguments, &made.raylet_socket));
-    match raylet {
-        Ok(raylet) => Ok((gcs, raylet)),
-        Err(source) => {
-            if let Some(gcs) = &mut gcs {
-                let _ = gcs.kill();
-                let _ = gcs.wait();
+    let started = match config.join {
+        Some(_) => start_raylet(config, made, &raylet_config).map(|raylet| (None, raylet)),
+        None => start_head(config, made, raylet_config).map(|(gcs, raylet)| (Some(gcs), raylet)),
+    };
+    started.map_err(|source| LaunchError::Spawn {
+        python: config.python.clone(),
+        source,
+    })
+}
+
+fn start_raylet(config: &HeadConfig, made: &SessionDir, raylet: &RayletConfig) -> io::Result<Daemon> {
+    let arguments = serde_json::to_string(raylet)?;
+    spawn(config, made, "raylet", &["raylet", &arguments], &made.raylet_socket)
+}
+
+/// Both daemons, out of one Python.
+fn start_head(config: &HeadConfig, made: &SessionDir, mut raylet: RayletConfig) -> io::Result<(Daemon, Daemon)> {
+    let gcs_arguments = serde_json::to_string(&GcsArguments {
+        session_dir: made.dir.clone(),
+        driver_pid: config.driver_pid,
+        listen: config.gcs_listen,
+        other_nodes: config.listen.is_some(),
+    })?;
+    let raylet_arguments = serde_json::to_string(&raylet)?;
+    let (channel, theirs) = UnixStream::pair()?;
+    boot::hand_over(&channel, [made.gcs_socket.as_fd(), made.raylet_socket.as_fd()])?;
+    let mut gcs = spawn(
+        config,
+        made,
+        "gcs",
+        &["head", &gcs_arguments, &raylet_arguments],
+        &theirs.into(),
+    )?;
+    let started = boot::raylet_of(&channel)
+        .map_err(|_| io::Error::other(ended_at_once(made)))
+        .and_then(|pid| match pid {
+            Some(pid) => Daemon::of_child(pid),
+            None => {
+                raylet.gcs_pid = Some(gcs.id());
+                start_raylet(config, made, &raylet)
             }
-            Err(failed(source))
+        });
+    match started {
+        Ok(raylet) => Ok((gcs, raylet)),
+        Err(error) => {
+            gcs.kill();
+            Err(error)
         }
     }
 }
 
-fn spawn(config: &HeadConfig, made: &SessionDir, daemon: &str, arguments: &str, socket: &OwnedFd) -> io::Result<Child> {
-    let log_path = made.dir.join("logs").join(format!("{daemon}.log"));
-    let log = OpenOptions::new().create(true).append(true).open(log_path)?;
-    Command::new(&config.python)
+/// What is in the log of a Python that came to nothing.
+fn ended_at_once(made: &SessionDir) -> String {
+    let said = fs::read_to_string(boot::log_of(&made.dir, "gcs")).unwrap_or_default();
+    match said.trim() {
+        "" => "it ended at once".to_owned(),
+        said => format!("it ended at once, and said: {said}"),
+    }
+}
+
+fn spawn(
+    config: &HeadConfig,
+    made: &SessionDir,
+    daemon: &str,
+    arguments: &[&str],
+    socket: &OwnedFd,
+) -> io::Result<Daemon> {
+    let log = boot::log_of(&made.dir, daemon);
+    let log = OpenOptions::new().create(true).append(true).open(log)?;
+    let child = Command::new(&config.python)
         .args(["-I", "-S", "-c", BOOT])
         .arg(&config.core_path)
-        .args([daemon, arguments])
+        .args(arguments)
         .stdin(Stdio::from(socket.try_clone()?))
         .stdout(Stdio::from(log.try_clone()?))
         .stderr(Stdio::from(log))
         .current_dir("/")
         // Ctrl-C at the driver's terminal is the driver's affair.
         .process_group(0)
-        .spawn()
+        .spawn()?;
+    Daemon::of_child(child.id())
 }
 
 /// What has to be on the path for `import ray_rs`.

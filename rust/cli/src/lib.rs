@@ -5,15 +5,18 @@
 //! | [`mod@launch`] | makes a session's directory and starts its gcs and raylet |
 //! | [`session`] | finds sessions, tells living ones from dead ones, removes what dead ones left |
 //! | [`mod@stop`] | ends a session |
+//! | [`boot`] | makes the two daemons of a head node out of one process |
 //! | [`daemons`] | what those processes run |
 //! | [`list_nodes`] | asks a cluster from outside |
 //! | [`resources`] | what a node has when nobody says otherwise |
 //!
 //! The launcher binds both Unix sockets itself and hands them over listening, so a client may connect at once and
-//! nobody polls for readiness. Each process receives its socket as standard input: that needs no code between fork and
-//! exec, so a large driver is not copied to start a small daemon.
+//! nobody polls for readiness. What a process has to receive comes through its standard input (its socket, or a channel
+//! with both): that needs no code between fork and exec, so a large driver is not copied to start a small daemon.
 
 mod ask;
+pub mod boot;
+mod daemon;
 pub mod daemons;
 pub mod launch;
 pub mod resources;
@@ -21,7 +24,9 @@ pub mod session;
 pub mod stop;
 
 pub use ask::list_nodes;
-pub use daemons::{run_gcs, run_raylet};
+pub use boot::run_head;
+pub use daemon::Daemon;
+pub use daemons::run_raylet;
 pub use launch::{HeadConfig, LaunchError, Session, launch_head};
 pub use session::{SessionInfo, discover, sweep};
 pub use stop::{stop, stop_session};

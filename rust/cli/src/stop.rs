@@ -19,9 +19,8 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 /// Ends a session that this process launched. Nothing of it is left when this returns.
 pub fn stop(mut session: Session) {
     stop_session(&session.info);
-    for child in session.gcs.iter_mut().chain([&mut session.raylet]) {
-        // Somebody else's `wait` may have taken it.
-        let _ = child.wait();
+    for daemon in session.gcs.iter_mut().chain([&mut session.raylet]) {
+        daemon.wait();
     }
 }
 

@@ -236,7 +236,7 @@ impl CoreWorker {
             })
             .map_err(|e| failed("cannot start a thread", e))?;
         *core.progress.lock() = Some(handle);
-        core.with(|state| state.open_lane_ahead(registered.first_worker.as_ref()));
+        core.with(|state| state.prepare_first_task(registered.first_worker.as_ref(), &node_resources));
         Ok(core)
     }
 

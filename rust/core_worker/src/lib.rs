@@ -13,6 +13,7 @@
 //! Deliberately absent: Python, gRPC, and any async runtime (a worker process stays small).
 
 mod actors;
+mod ahead;
 mod argument_error;
 mod awaits;
 mod bring;

@@ -416,14 +416,6 @@ impl State {
         }
     }
 
-    /// What the first task would have to wait for is done before there is one.
-    pub fn open_lane_ahead(&mut self, first_worker: Option<&v1::WorkerAddress>) {
-        if let Some(first) = first_worker.and_then(|address| WorkerAddress::try_from(address).ok()) {
-            let first = self.owner_index(&first);
-            self.open_lane(first);
-        }
-    }
-
     // Done under the lock: once in the life of a pair of processes, and the accepting side is not waited for.
     fn connect(&mut self, who: OwnerIndex) -> io::Result<PeerIndex> {
         let address = self.peers.address(who);

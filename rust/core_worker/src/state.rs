@@ -23,6 +23,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use crate::actors::ActorTarget;
+use crate::ahead::Ahead;
 use crate::awaits::Awaits;
 use crate::bring::Brought;
 use crate::describe::Blocked;
@@ -131,6 +132,7 @@ pub(crate) struct State {
     pub dispatch: Dispatcher,
     pub dispatch_effects: Vec<ray_rs_dispatch::Effect>,
     pub leases: FxHashMap<LeaseKey, Lease>,
+    pub ahead: Ahead,
     /// What tasks ask for, as far as it is in use; the index is the dispatcher's class.
     pub classes: Vec<Class>,
     /// Why the raylet refuses, while the dispatcher's answer to that is carried out.
@@ -228,6 +230,7 @@ impl State {
             dispatch: Dispatcher::new(cpus.max(1)),
             dispatch_effects: Vec::new(),
             leases: FxHashMap::default(),
+            ahead: Ahead::default(),
             classes: Vec::new(),
             refusal: None,
             groups: FxHashMap::default(),

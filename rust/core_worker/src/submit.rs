@@ -108,7 +108,7 @@ impl State {
         self.class_like(wanted)
     }
 
-    fn class_like(&mut self, wanted: Class) -> u32 {
+    pub(crate) fn class_like(&mut self, wanted: Class) -> u32 {
         match self.classes.iter().position(|class| *class == wanted) {
             Some(index) => index as u32,
             None => {
@@ -355,9 +355,11 @@ impl State {
                     refused,
                     expects_room: false,
                     arguments: arguments.collect(),
+                    ahead: false,
                 };
                 self.tell_raylet(v1::to_raylet::Body::RequestLease(message));
             }
+            Order::RequestAhead { request, class } => self.request_ahead(request, class),
             Order::CancelRequest { request } => {
                 self.cancel_lease_request(request);
             }
@@ -447,6 +449,7 @@ impl State {
             let event = Event::EntriesReturned { lease, tasks };
             return self.dispatch.on_event(now, event, &mut self.dispatch_effects);
         }
+        self.note_use(lease);
         let index = self.define_function(lane, function);
         let who = self.peers.get(lane).expect("looked at above").who;
         let deps = self.resolved_deps(key, who);
@@ -583,6 +586,7 @@ impl State {
             return self.run_effects();
         };
         self.leases.insert(lease, Lease { lane });
+        self.note_grant(request, lease);
         self.peers.get_mut(lane).expect("just opened").lease = Some(lease);
         let context = v1::LeaseContext {
             lease_id: lease.0,

@@ -63,6 +63,7 @@ impl Dispatcher {
     pub fn on_event(&mut self, now: Duration, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::TaskReady { task, class, function } => self.task_ready(now, task, class, function, effects),
+            Event::Expected { class } => self.expect(now, class, effects),
             Event::TaskFinished { lease, task, run } => self.task_finished(now, lease, task, run, effects),
             Event::TaskGone { task } => self.task_gone(now, task, effects),
             Event::LeaseGranted { request, lease } => self.lease_granted(now, request, lease, effects),
@@ -133,9 +134,7 @@ impl Dispatcher {
         if self.functions.len() <= function as usize {
             self.functions.resize(function as usize + 1, RunTime::default());
         }
-        if self.classes.len() <= class as usize {
-            self.classes.resize_with(class as usize + 1, Class::default);
-        }
+        self.know_class(class);
         let slot = &mut self.tasks[task.0 as usize];
         assert!(
             slot.place == TaskPlace::Unknown,
@@ -156,6 +155,12 @@ impl Dispatcher {
             .queue
             .push_back(task, &mut self.tasks[task.0 as usize]);
         self.ask(now, class, effects);
+    }
+
+    pub(crate) fn know_class(&mut self, class: u32) {
+        if self.classes.len() <= class as usize {
+            self.classes.resize_with(class as usize + 1, Class::default);
+        }
     }
 
     fn task_finished(

@@ -44,6 +44,8 @@ pub enum Event {
         class: ClassKey,
         function: FunctionKey,
     },
+    /// Tasks of the class are likely to come soon: a worker is asked for at once, unless there is one.
+    Expected { class: ClassKey },
     /// The worker of `lease` replied; `run` is the time that the body took.
     TaskFinished {
         lease: LeaseKey,
@@ -87,6 +89,8 @@ pub enum Effect {
         backlog: u32,
         first: TaskKey,
     },
+    /// The same for a class that has no task yet, see [`Event::Expected`].
+    RequestAhead { request: RequestKey, class: ClassKey },
     /// The request is no longer wanted. A grant that crosses it is handled.
     CancelRequest { request: RequestKey },
     /// Give the lease back to the raylet; the dispatcher has forgotten it.

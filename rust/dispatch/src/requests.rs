@@ -142,6 +142,25 @@ impl Dispatcher {
         }
     }
 
+    /// Requests one lease for tasks that may come; it is cancelled like any that nobody needs, unless the answer is quick.
+    pub(crate) fn expect(&mut self, now: Duration, ClassKey(class): ClassKey, effects: &mut Vec<Effect>) {
+        self.know_class(class);
+        let state = &mut self.classes[class as usize];
+        if !state.queue.is_empty() || !state.leases.is_empty() || !state.requests.outstanding.is_empty() {
+            return;
+        }
+        let request = RequestKey::new(ClassKey(class), self.requests_made);
+        self.requests_made = self.requests_made.wrapping_add(1);
+        state.requests.outstanding.push_back(request);
+        state.requests.waiting_since = now;
+        state.requests.surplus_since = Some(now);
+        self.check_at(now + SURPLUS);
+        effects.push(Effect::RequestAhead {
+            request,
+            class: ClassKey(class),
+        });
+    }
+
     /// Cancels the newest requests beyond the number of queued tasks.
     pub(crate) fn cancel_surplus(&mut self, class: u32, effects: &mut Vec<Effect>) {
         let state = &mut self.classes[class as usize];

@@ -60,3 +60,42 @@ fn a_task_that_waits_for_room_beside_one_that_waits_for_it_gets_a_lease_of_its_o
         "but it does not rely on that for ever: {effects:?}"
     );
 }
+
+#[test]
+fn a_lease_that_is_asked_for_ahead_takes_the_first_task_and_goes_back_when_none_comes() {
+    let mut dispatcher = Dispatcher::new(4);
+    let mut effects = Vec::new();
+    dispatcher.on_event(at(0), Event::Expected { class: CLASS }, &mut effects);
+    let Some(Effect::RequestAhead { request, class: CLASS }) = effects.pop() else {
+        panic!("a lease is asked for");
+    };
+    dispatcher.on_event(at(0), Event::Expected { class: CLASS }, &mut effects);
+    dispatcher.on_event(at(0), ready(1), &mut effects);
+    assert_eq!(effects, [], "one is on its way");
+    let lease = LeaseKey(1);
+    dispatcher.on_event(at(1), Event::LeaseGranted { request, lease }, &mut effects);
+    assert_eq!(
+        effects,
+        [Effect::Push {
+            lease,
+            task: TaskKey(1)
+        }]
+    );
+
+    let mut dispatcher = Dispatcher::new(4);
+    effects.clear();
+    dispatcher.on_event(at(0), Event::Expected { class: CLASS }, &mut effects);
+    dispatcher.on_event(at(1), Event::LeaseGranted { request, lease }, &mut effects);
+    effects.clear();
+    pass(&mut dispatcher, at(1000), &mut effects);
+    assert_eq!(effects, [Effect::ReturnLease { lease }]);
+
+    // The raylet has nobody to give.
+    let mut dispatcher = Dispatcher::new(4);
+    effects.clear();
+    dispatcher.on_event(at(0), Event::Expected { class: CLASS }, &mut effects);
+    effects.clear();
+    pass(&mut dispatcher, at(1000), &mut effects);
+    assert_eq!(effects, [Effect::CancelRequest { request }]);
+    assert_eq!(dispatcher.next_deadline(), None);
+}

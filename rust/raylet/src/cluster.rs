@@ -172,9 +172,10 @@ impl Raylet {
             resources: resources.clone(),
             placing,
             task_name: request.task_name,
+            ahead: request.ahead,
         };
         let client = ClientKey(conn.0);
-        if self.config.listen.is_none() {
+        if self.config.listen.is_none() || request.ahead {
             return self.decide(Event::LeaseRequested { client, request: lease });
         }
         let now = self.now();

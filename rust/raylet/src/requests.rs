@@ -53,6 +53,10 @@ impl Raylet {
                     request: RequestKey(request.request_id),
                 });
             }
+            To::LeaseBegun(begun) => self.decide(Event::LeaseBegun {
+                client: key,
+                lease: LeaseKey(begun.lease_id),
+            }),
             To::ReturnLease(request) => self.decide(Event::LeaseReturned {
                 client: key,
                 lease: LeaseKey(request.lease_id),

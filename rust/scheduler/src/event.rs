@@ -50,6 +50,9 @@ pub struct LeaseRequest {
     pub placing: Option<Placing>,
     /// Name of the task that waits, for messages to people.
     pub task_name: String,
+    /// No task waits yet. Until [`Event::LeaseBegun`] the lease takes no CPU from others, and goes back to whoever else
+    /// asks for anything.
+    pub ahead: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -111,6 +114,11 @@ pub enum Event {
     LeaseRequestCancelled {
         client: ClientKey,
         request: RequestKey,
+    },
+    /// A lease that was asked for ahead has its first task.
+    LeaseBegun {
+        client: ClientKey,
+        lease: LeaseKey,
     },
     /// `worker_gone`: the worker is ending by itself, or its client could not reach it; it must not be used again.
     LeaseReturned {

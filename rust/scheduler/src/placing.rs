@@ -8,7 +8,7 @@ use ray_rs_types::{Quantity, ResourceSet};
 use crate::effect::Effect;
 use crate::event::{JobKey, LeaseKey, PoolKey, WorkerKey};
 use crate::queue::{Item, Queue, QueueKey, Wanted};
-use crate::scheduler::{AwaitsWorker, Lease, Scheduler, WaitedFor, WorkerState};
+use crate::scheduler::{AwaitsWorker, Lease, Scheduler, Use, WaitedFor, WorkerState};
 
 impl Scheduler {
     pub(crate) fn enqueue(&mut self, key: QueueKey, job: JobKey, item: Item, effects: &mut Vec<Effect>) {
@@ -206,7 +206,11 @@ impl Scheduler {
         worker: WorkerKey,
         effects: &mut Vec<Effect>,
     ) {
-        let AwaitsWorker { queue, item, holding } = waiting;
+        let AwaitsWorker {
+            queue,
+            item,
+            mut holding,
+        } = waiting;
         match item.wanted {
             Wanted::Lease(client, request) => {
                 self.last_lease += 1;
@@ -214,6 +218,9 @@ impl Scheduler {
                 let gpus = holding.gpu_indices();
                 self.set_worker_state(worker, WorkerState::Leased(lease));
                 self.workers.get_mut(&worker).expect("just changed").last_client = Some(client);
+                if item.ahead {
+                    self.ledger.lend_cpu(&mut holding);
+                }
                 let granted = Lease {
                     client,
                     task: item.task,
@@ -222,6 +229,7 @@ impl Scheduler {
                     holding,
                     granted_at: now,
                     revoked: false,
+                    usage: if item.ahead { Use::None } else { Use::Begun },
                 };
                 self.leases.insert(lease, granted);
                 self.holds.began(now);

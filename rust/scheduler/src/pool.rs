@@ -1,7 +1,7 @@
 //! How many worker processes each pool keeps.
 //!
 //! A job's own environment has enough for every CPU, one more than is in use (so that an actor or a nested task starts
-//! at once), and no others for longer than a grace. An environment of single tasks or actors has what is asked for, and
+//! at once; but one alone at first, see [`Options::spares_after`](crate::Options::spares_after)), and no others for longer than a grace. An environment of single tasks or actors has what is asked for, and
 //! so has a job that has ended, for its detached actors.
 
 use std::collections::VecDeque;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::effect::{Effect, Refusal, StopReason};
 use crate::event::{ClientKey, EnvKey, JobKey, PoolKey, WorkerKey};
 use crate::queue::Wanted;
-use crate::scheduler::{AwaitsWorker, Scheduler, Worker, WorkerState};
+use crate::scheduler::{AwaitsWorker, Scheduler, Use, Worker, WorkerState};
 use crate::starts::Starts;
 
 #[derive(Debug, Default)]
@@ -23,6 +23,8 @@ pub(crate) struct Pool {
     /// Worker processes in any role.
     pub workers: usize,
     pub awaiting: VecDeque<AwaitsWorker>,
+    /// When the first worker came.
+    pub since: Option<Duration>,
 }
 
 impl Scheduler {
@@ -30,6 +32,7 @@ impl Scheduler {
         let known = self.pools.entry(pool).or_default();
         known.starts.came();
         known.workers += 1;
+        known.since.get_or_insert(now);
         self.workers.insert(
             key,
             Worker {
@@ -170,19 +173,28 @@ impl Scheduler {
             }
             return;
         }
-        let needed = pool.awaiting.len();
-        let spare = wanted_idle.saturating_sub(pool.idle.len());
+        let (idle, needed) = (pool.idle.len(), pool.awaiting.len());
+        let spare = wanted_idle.saturating_sub(idle);
+        let settled = pool.since.map(|since| since + self.options.spares_after);
+        let spare = match settled {
+            None => spare.min(1_usize.saturating_sub(needed)),
+            Some(settled) if now < settled => 0,
+            Some(_) => spare,
+        };
         for _ in 0..pool.starts.room(now, needed, spare, &self.options) {
             pool.starts.under_way += 1;
             effects.push(Effect::StartWorker { pool: key });
         }
-        let surplus = pool.idle.len().saturating_sub(wanted_idle);
+        let surplus = idle.saturating_sub(wanted_idle);
         let paused = pool.starts.is_paused() && needed + spare > 0 && pool.starts.not_before() > now;
         let not_before = pool.starts.not_before();
         let not_needed = pool.idle.iter().filter(|worker| !self.workers[worker].needed);
         let oldest: Vec<WorkerKey> = not_needed.take(surplus).copied().collect();
         if paused {
             self.look_again(not_before);
+        }
+        if let Some(settled) = settled.filter(|settled| now < *settled && wanted_idle > idle) {
+            self.look_again(settled);
         }
         for worker in oldest {
             let WorkerState::Idle { since } = self.workers[&worker].state else {
@@ -214,7 +226,8 @@ impl Scheduler {
         let computing = self
             .leases
             .values()
-            .filter(|lease| !lease.holding.cpu_lent && self.workers[&lease.worker].pool == key)
+            .filter(|lease| !lease.holding.cpu_lent || lease.usage == Use::None)
+            .filter(|lease| self.workers[&lease.worker].pool == key)
             .count();
         self.cpus.saturating_sub(computing).max(1)
     }

@@ -36,6 +36,8 @@ pub(crate) struct Item {
     /// Name of the task or class, as its people call it.
     pub task: Arc<str>,
     pub since: Duration,
+    /// There is no task for it yet.
+    pub ahead: bool,
 }
 
 #[derive(Debug)]

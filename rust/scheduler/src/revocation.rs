@@ -1,4 +1,5 @@
-//! When a lease is asked back: a request waits, and a queue that has more than its share has held it for a while.
+//! When a lease is asked back: a request waits, and a queue that has more than its share has held it for a while; or it
+//! was granted ahead of need, and somebody else needs something.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use rustc_hash::FxHashSet;
 use crate::effect::Effect;
 use crate::event::LeaseKey;
 use crate::queue::QueueKey;
-use crate::scheduler::Scheduler;
+use crate::scheduler::{Scheduler, Use};
 
 impl Scheduler {
     pub(crate) fn ask_leases_back(&mut self, now: Duration, effects: &mut Vec<Effect>) {
@@ -60,6 +61,24 @@ impl Scheduler {
                     .revoked += 1;
             }
             coming.subtract(&key.shape);
+        }
+    }
+
+    /// Whoever wants anything else has a better right to a worker than a client that only might have a task.
+    pub(crate) fn ask_unused_back(&mut self, wanted: &QueueKey, effects: &mut Vec<Effect>) {
+        for (key, lease) in &mut self.leases {
+            if lease.usage != Use::None || lease.revoked || lease.queue == *wanted {
+                continue;
+            }
+            lease.revoked = true;
+            effects.push(Effect::RevokeLease {
+                client: lease.client,
+                lease: *key,
+            });
+            self.queues
+                .get_mut(&lease.queue)
+                .expect("a queue lives as long as its leases")
+                .revoked += 1;
         }
     }
 

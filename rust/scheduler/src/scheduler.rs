@@ -24,6 +24,9 @@ pub struct Options {
     pub revoke_after: Duration,
     /// An idle worker above what the pool keeps is ended after so long.
     pub idle_grace: Duration,
+    /// Workers of a job that nobody asks for start so long after its first has come: until then the processors belong to
+    /// the program's first task.
+    pub spares_after: Duration,
     /// A request that nothing but actors keep from running is told to people after so long.
     pub stuck_after: Duration,
     /// A request overtaken so often is waited for.
@@ -48,6 +51,7 @@ impl Default for Options {
         Self {
             revoke_after: Duration::from_millis(5),
             idle_grace: Duration::from_secs(1),
+            spares_after: Duration::from_millis(100),
             stuck_after: Duration::from_secs(10),
             passed_over_limit: 4,
             max_leases_without_cpu: 256,
@@ -94,6 +98,16 @@ pub(crate) struct Lease {
     pub holding: Holding,
     pub granted_at: Duration,
     pub revoked: bool,
+    pub usage: Use,
+}
+
+/// What has become of a lease that was asked for ahead of any task; all others are `Begun`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    Begun,
+    None,
+    /// Its worker says that a task sleeps, so it has one; only its client's word has not come yet.
+    Blocked,
 }
 
 /// A worker in use.
@@ -228,6 +242,9 @@ impl Scheduler {
             let occupant = match worker.state {
                 WorkerState::Leased(lease) => {
                     let lease = &self.leases[&lease];
+                    if lease.usage == Use::None {
+                        return None;
+                    }
                     Occupant::Lease {
                         client: lease.client,
                         task: Arc::clone(&lease.task),
@@ -271,6 +288,14 @@ impl Scheduler {
             Event::WorkerDied { worker } => self.worker_died(now, worker, effects),
             Event::LeaseRequested { client, request } => self.lease_requested(now, client, request, effects),
             Event::LeaseRequestCancelled { client, request } => self.withdraw(Wanted::Lease(client, request)),
+            Event::LeaseBegun { client, lease } => {
+                if let Some(held) = self.leases.get_mut(&lease).filter(|held| held.client == client) {
+                    if held.usage == Use::None {
+                        self.ledger.retake_cpu(&mut held.holding);
+                    }
+                    held.usage = Use::Begun;
+                }
+            }
             Event::LeaseReturned {
                 client,
                 lease,
@@ -284,6 +309,9 @@ impl Scheduler {
                         .leases
                         .get_mut(&lease)
                         .expect("SCH-2: a leased worker's lease exists");
+                    if lease.usage == Use::None {
+                        lease.usage = Use::Blocked;
+                    }
                     self.ledger.lend_cpu(&mut lease.holding);
                 }
             }
@@ -293,6 +321,7 @@ impl Scheduler {
                         .leases
                         .get_mut(&lease)
                         .expect("SCH-2: a leased worker's lease exists");
+                    lease.usage = Use::Begun;
                     self.ledger.retake_cpu(&mut lease.holding);
                 }
             }
@@ -362,7 +391,11 @@ impl Scheduler {
             name: format!("task {}", request.task_name).into(),
             task: request.task_name.into(),
             since: now,
+            ahead: request.ahead,
         };
+        if !request.ahead {
+            self.ask_unused_back(&key, effects);
+        }
         self.enqueue(key, job, item, effects);
     }
 
@@ -383,7 +416,9 @@ impl Scheduler {
             name: format!("actor {}", demand.class_name).into(),
             task: demand.class_name.as_str().into(),
             since: now,
+            ahead: false,
         };
+        self.ask_unused_back(&key, effects);
         let job = demand.job;
         self.actors.insert(
             demand.actor,

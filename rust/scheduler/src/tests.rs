@@ -55,7 +55,14 @@ fn actor_id(number: u8) -> ActorId {
 }
 
 impl World {
+    /// A node whose job has all its workers.
     fn new(total: ResourceSet) -> Self {
+        let mut world = Self::just_begun(total);
+        world.advance(Options::default().spares_after);
+        world
+    }
+
+    fn just_begun(total: ResourceSet) -> Self {
         let mut world = Self {
             scheduler: Scheduler::new(total, Options::default()),
             now: Duration::ZERO,
@@ -160,6 +167,15 @@ impl World {
     }
 
     fn request_in(&mut self, env: EnvKey, client: u64, resources: ResourceSet) -> RequestKey {
+        self.request_as(env, client, resources, false)
+    }
+
+    /// A lease for a task that may come.
+    fn request_ahead(&mut self, client: u64, resources: ResourceSet) -> RequestKey {
+        self.request_as(EnvKey::JOB, client, resources, true)
+    }
+
+    fn request_as(&mut self, env: EnvKey, client: u64, resources: ResourceSet, ahead: bool) -> RequestKey {
         self.next_request += 1;
         let request = RequestKey(self.next_request);
         let request_of = LeaseRequest {
@@ -168,6 +184,7 @@ impl World {
             env,
             placing: None,
             task_name: "f".to_owned(),
+            ahead,
         };
         self.on(Event::LeaseRequested {
             client: ClientKey(client),
@@ -220,6 +237,96 @@ fn a_job_starts_with_a_worker_for_each_cpu_and_then_nothing_happens() {
     assert_eq!(world.scheduler.next_deadline(), None, "an idle node has no timer");
     world.advance(Duration::from_secs(100));
     assert_eq!((world.live.len(), world.stopped.len()), (2, 0));
+}
+
+#[test]
+fn a_job_begins_with_one_worker_and_more_come_when_asked_for_or_a_little_later() {
+    let later = Options::default().spares_after;
+    let mut world = World::just_begun(cpus(2.0));
+    assert_eq!(world.live.len(), 1);
+    let first = world.request(0, cpus(1.0));
+    assert!(world.lease(first).is_some());
+    assert_eq!(world.live.len(), 1, "its first task has the processors to itself");
+    world.advance(later - Duration::from_millis(1));
+    assert_eq!(world.live.len(), 1);
+    world.advance(Duration::from_millis(1));
+    assert_eq!(world.live.len(), 2);
+
+    let mut world = World::just_begun(cpus(2.0));
+    let requests = [world.request(0, cpus(1.0)), world.request(0, cpus(1.0))];
+    assert!(requests.iter().all(|request| world.lease(*request).is_some()));
+    assert_eq!(world.now, Duration::ZERO, "who asks waits for nothing");
+    assert_eq!(world.live.len(), 2);
+}
+
+#[test]
+fn a_lease_granted_ahead_costs_nobody_anything_before_it_is_begun() {
+    let mut world = World::just_begun(cpus(2.0));
+    let request = world.request_ahead(0, cpus(1.0));
+    let lease = world.lease(request).expect("granted");
+    assert_eq!(world.scheduler.available(), &cpus(2.0));
+    assert_eq!(world.scheduler.running().count(), 0);
+    world.on(Event::LeaseBegun {
+        client: ClientKey(1),
+        lease,
+    });
+    assert_eq!(world.scheduler.available(), &cpus(2.0), "only its own client begins it");
+    let begun = Event::LeaseBegun {
+        client: ClientKey(0),
+        lease,
+    };
+    world.on(begun.clone());
+    assert_eq!(world.scheduler.available(), &cpus(1.0));
+    world.on(begun);
+    assert_eq!(world.scheduler.available(), &cpus(1.0));
+    assert_eq!(world.scheduler.running().count(), 1);
+    world.give_back(lease);
+    assert_eq!(world.scheduler.available(), &cpus(2.0));
+
+    // What its task says may come before what its client says.
+    let request = world.request_ahead(0, cpus(1.0));
+    let lease = world.lease(request).expect("granted");
+    let (.., worker, _) = world.granted[&lease].clone();
+    world.on(Event::WorkerBlocked { worker });
+    world.on(Event::LeaseBegun {
+        client: ClientKey(0),
+        lease,
+    });
+    assert_eq!(world.scheduler.available(), &cpus(2.0), "its task sleeps");
+    world.on(Event::WorkerUnblocked { worker });
+    assert_eq!(world.scheduler.available(), &cpus(1.0));
+}
+
+#[test]
+fn an_unused_lease_is_asked_back_when_anybody_wants_something_else() {
+    let mut world = World::just_begun(cpus(1.0));
+    let request = world.request_ahead(0, cpus(1.0));
+    let lease = world.lease(request).expect("granted");
+    let more = world.request(0, cpus(1.0));
+    assert!(world.revoked.is_empty(), "for more of the same it is kept");
+    let more = world.lease(more).expect("with a worker of its own");
+    world.give_back(more);
+    let other = world.request(1, cpus(0.5));
+    assert!(world.revoked.contains(&lease));
+    assert!(world.lease(other).is_some(), "there is another worker");
+    world.give_back(lease);
+
+    let mut world = World::just_begun(cpus(1.0));
+    let request = world.request_ahead(0, cpus(1.0));
+    let lease = world.lease(request).expect("granted");
+    world.auto_start = false;
+    world.on(Event::ActorRequested(ActorDemand {
+        actor: actor_id(1),
+        job: job(1),
+        env: EnvKey::JOB,
+        placement: cpus(1.0),
+        running: cpus(1.0),
+        class_name: "A".to_owned(),
+    }));
+    assert!(world.revoked.contains(&lease) && world.actors.is_empty());
+    world.give_back(lease);
+    assert!(world.actors.contains_key(&actor_id(1)), "it has the worker");
+    assert_eq!(world.scheduler.available(), &cpus(0.0));
 }
 
 #[test]

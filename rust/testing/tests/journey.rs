@@ -36,9 +36,11 @@ fn one_task_takes_this_way() {
     assert_eq!(
         hops,
         [
-            // 5, 6: the owner has a ready task and no lease; the raylet grants one.
+            // 5, 6: the raylet grants a lease, to a driver's first task before it is there.
             "RequestLease",
             "LeaseGranted",
+            // The raylet hears that what it gave ahead is in use; by another way than the task goes, and here it is quicker.
+            "LeaseBegun",
             // 8: over the lane to the worker, which claims and runs it; 10, 11: the answer, and the owner learns.
             "PushTask",
             "TaskReply",

@@ -1,4 +1,4 @@
-//! The end of another process, learned from a pidfd.
+//! The end of another process, learned from a pidfd; and a second process out of a young one.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -60,6 +60,44 @@ impl ProcessWatch {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// Which of the two processes this is, after [`fork_sibling`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forked {
+    /// The one that was there before, with the new one's number.
+    Old {
+        new: u32,
+    },
+    New,
+}
+
+/// Forks this process; the new process is not its child but its parent's, as if that had started both.
+///
+/// The two share what they have loaded and relocated until one of them writes to it. Neither the C library's nor
+/// Python's handlers of a fork run, so it is for a process that has just begun.
+///
+/// # Errors
+/// This process has more than one thread, or the kernel refuses.
+pub fn fork_sibling() -> io::Result<Forked> {
+    let threads = std::fs::read_dir("/proc/self/task")?.count();
+    if threads != 1 {
+        return Err(io::Error::other(format!(
+            "a process of {threads} threads is not forked"
+        )));
+    }
+    let flags = libc::c_long::from(libc::CLONE_PARENT | libc::SIGCHLD);
+    let nothing: libc::c_long = 0;
+    // SAFETY: no flag shares memory, descriptors or anything else, and no stack is given: the new process goes on from here
+    // on a copy of everything, as after `fork`. What `fork` of the C library does besides is for other threads, which
+    // there are none of: locks that they may hold. All other arguments are ignored without their flags.
+    match unsafe { libc::syscall(libc::SYS_clone, flags, nothing, nothing, nothing, nothing) } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Forked::New),
+        new => Ok(Forked::Old {
+            new: u32::try_from(new).expect("the kernel's process ids are positive"),
+        }),
     }
 }
 

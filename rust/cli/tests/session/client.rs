@@ -137,6 +137,7 @@ impl Client {
             strategy: None,
             expects_room: false,
             arguments: Vec::new(),
+            ahead: false,
         };
         self.send(To::RequestLease(request)).await;
         request_id

@@ -51,11 +51,11 @@ pub fn play() -> bool {
     true
 }
 
-/// `-I -S -c <boot> <core> <daemon> <config>`
+/// `-I -S -c <boot> <core> <daemon> <configs>`
 fn daemon(arguments: &[String]) {
     let code = match arguments[6].as_str() {
-        "gcs" => ray_rs_cli::run_gcs(&arguments[7]),
-        "raylet" => ray_rs_cli::run_raylet(&arguments[7]),
+        "head" => ray_rs_cli::run_head(&arguments[7], &arguments[8], |_| {}),
+        "raylet" => ray_rs_cli::run_raylet(&arguments[7], |_| {}),
         other => panic!("there is no daemon {other}"),
     };
     let _ = ExitCode::from(code as u8);

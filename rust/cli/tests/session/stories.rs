@@ -78,9 +78,9 @@ fn with_driver<F: Future<Output = ()>>(story: impl FnOnce(PathBuf, Client, v1::R
     if let Err(panic) = told {
         // A daemon that has ended by itself explains most of what can go wrong.
         eprintln!(
-            "gcs: {:?}, raylet: {:?}",
-            session.gcs.as_mut().expect("a head").try_wait(),
-            session.raylet.try_wait()
+            "running: gcs {:?}, raylet {:?}",
+            session.gcs.as_mut().expect("a head").is_running(),
+            session.raylet.is_running()
         );
         std::panic::resume_unwind(panic);
     }

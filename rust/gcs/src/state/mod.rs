@@ -23,6 +23,7 @@ use std::time::Instant;
 use ray_rs_actors::lifecycle::{Effect, Event, Lifecycle, Phase};
 use ray_rs_proto::v1::{DeadWorker, NodeCommand, StopActor, node_command::Body};
 use ray_rs_scheduler::placement_group::Event as GroupEvent;
+use ray_rs_types::NodeId;
 use tokio::sync::{oneshot, watch};
 
 use crate::commit::{Committer, Flushed};
@@ -199,6 +200,12 @@ impl State {
     fn tell(&mut self, after: u64, target: Target, body: Body) {
         self.outbox
             .tell(after, target, NodeCommand { body: Some(body) }, &mut self.nodes);
+    }
+
+    /// Tells a node to do what nobody can conclude anything from; it overtakes news that waits to be durable. Orders stay
+    /// in order among themselves.
+    fn order(&mut self, node: NodeId, body: Body) {
+        self.nodes.send(Target::Node(node), NodeCommand { body: Some(body) });
     }
 
     fn durable(&mut self, number: u64) -> Durable {

@@ -270,7 +270,12 @@ impl State {
                 _ => {}
             }
         }
-        let number = self.committer.submit(writes);
+        let is_removal = |effect: &Effect| matches!(effect, Effect::Removed { .. });
+        let number = match effects.iter().any(is_removal) {
+            // Whoever removes a group does not wait for it: its end is told with the next flush.
+            true => self.committer.submit_unawaited(writes),
+            false => self.committer.submit(writes),
+        };
         for effect in effects {
             self.perform_group(effect, number);
         }
@@ -286,7 +291,7 @@ impl State {
                 commit,
             } => {
                 if let Some(order) = self.groups.order(group, attempt, &bundles, commit) {
-                    self.tell(0, Target::Node(node), order);
+                    self.order(node, order);
                 }
             }
             Effect::Commit { node, group, attempt } => {
@@ -294,7 +299,7 @@ impl State {
                     group_id: group.0.to_vec(),
                     attempt,
                 };
-                self.tell(0, Target::Node(node), Body::CommitBundles(order));
+                self.order(node, Body::CommitBundles(order));
             }
             Effect::Return {
                 node,
@@ -307,7 +312,7 @@ impl State {
                     indices: bundles,
                     removed,
                 };
-                self.tell(0, Target::Node(node), Body::ReturnBundles(order));
+                self.order(node, Body::ReturnBundles(order));
             }
             Effect::Publish { group } => self.publish_group(group, number),
             Effect::Removed { group } => {

@@ -207,6 +207,7 @@ fn what_is_said_of_the_node_decides() {
                 env: EnvKey::JOB,
                 placing: Some(placing),
                 task_name: "f".to_owned(),
+                ahead: false,
             },
         });
         request

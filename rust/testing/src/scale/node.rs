@@ -202,6 +202,7 @@ impl Node {
             env: EnvKey::JOB,
             placing: None,
             task_name: String::new(),
+            ahead: false,
         };
         self.decide(now, Event::LeaseRequested { client, request }, costs, orders);
     }

@@ -63,6 +63,10 @@ pub enum Msg {
     RequestLease {
         request: u64,
         half_cpus: u32,
+        ahead: bool,
+    },
+    LeaseBegun {
+        lease: u64,
     },
     CancelLeaseRequest {
         request: u64,

@@ -92,6 +92,9 @@ pub(crate) struct Process {
     next_number: u64,
     gone: BTreeSet<Proc>,
     asked_to_leave: bool,
+    asked_ahead: Option<u64>,
+    /// Granted ahead, and not used yet.
+    unused: Option<u64>,
     /// Of a driver: what its `get`s saw; `None` is an error.
     pub seen: Vec<Option<u64>>,
     pub is_done: bool,
@@ -121,6 +124,8 @@ impl Process {
             next_number: 1,
             gone: BTreeSet::new(),
             asked_to_leave: false,
+            asked_ahead: None,
+            unused: None,
             seen: Vec::new(),
             is_done: false,
         }
@@ -179,6 +184,8 @@ impl Process {
             waiting: None,
         });
         cx.resume = Some(Duration::ZERO);
+        let class = ClassKey(2);
+        self.tell_dispatch(cx, Event::Expected { class });
     }
 
     pub fn tick(&mut self, cx: &mut Context<'_>) {
@@ -240,6 +247,7 @@ impl Process {
             }
             Msg::Exit => cx.leaves = true,
             Msg::RequestLease { .. }
+            | Msg::LeaseBegun { .. }
             | Msg::CancelLeaseRequest { .. }
             | Msg::ReturnLease { .. }
             | Msg::Blocked
@@ -272,6 +280,9 @@ impl Process {
             return self.tell_dispatch(cx, Event::LeaseRejected { request });
         }
         self.leases.insert(lease, worker);
+        if self.asked_ahead == Some(request.0) {
+            self.unused = Some(lease);
+        }
         let lease = LeaseKey(lease);
         self.tell_dispatch(cx, Event::LeaseGranted { request, lease });
     }
@@ -479,8 +490,11 @@ impl Process {
         match order {
             Order::Push { lease, task } => self.push_task(cx, lease, TaskKey(task.0)),
             Order::RequestLease { request, class, .. } => {
-                let (request, half_cpus) = (request.0, class.0);
-                cx.out.push((RAYLET, Msg::RequestLease { request, half_cpus }));
+                self.request_lease(cx, request.0, class.0, false);
+            }
+            Order::RequestAhead { request, class } => {
+                self.asked_ahead = Some(request.0);
+                self.request_lease(cx, request.0, class.0, true);
             }
             Order::CancelRequest { request } => {
                 cx.out.push((RAYLET, Msg::CancelLeaseRequest { request: request.0 }));
@@ -502,6 +516,15 @@ impl Process {
             }
             Order::LostClaimed { task } => self.lost(cx, TaskKey(task.0)),
         }
+    }
+
+    fn request_lease(&self, cx: &mut Context<'_>, request: u64, half_cpus: u32, ahead: bool) {
+        let message = Msg::RequestLease {
+            request,
+            half_cpus,
+            ahead,
+        };
+        cx.out.push((RAYLET, message));
     }
 
     fn withdraw(&mut self, cx: &mut Context<'_>, key: TaskKey) -> bool {
@@ -543,6 +566,10 @@ impl Process {
             deps: values,
             nested,
         };
+        if self.unused == Some(lease.0) {
+            self.unused = None;
+            cx.out.push((RAYLET, Msg::LeaseBegun { lease: lease.0 }));
+        }
         cx.out.push((worker, message));
     }
 

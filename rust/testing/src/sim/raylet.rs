@@ -89,7 +89,11 @@ impl Raylet {
 
     pub fn receive(&mut self, now: Duration, from: Proc, msg: Msg, orders: &mut Vec<Order>) {
         let event = match msg {
-            Msg::RequestLease { request, half_cpus } => Event::LeaseRequested {
+            Msg::RequestLease {
+                request,
+                half_cpus,
+                ahead,
+            } => Event::LeaseRequested {
                 client: client(from),
                 request: LeaseRequest {
                     request: RequestKey(request),
@@ -97,7 +101,12 @@ impl Raylet {
                     env: EnvKey::JOB,
                     placing: None,
                     task_name: String::new(),
+                    ahead,
                 },
+            },
+            Msg::LeaseBegun { lease } => Event::LeaseBegun {
+                client: client(from),
+                lease: LeaseKey(lease),
             },
             Msg::CancelLeaseRequest { request } => Event::LeaseRequestCancelled {
                 client: client(from),
