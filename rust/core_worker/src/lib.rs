@@ -30,6 +30,7 @@ mod executing;
 mod frames;
 mod groups;
 mod host;
+mod lease_news;
 mod look;
 mod losses;
 mod memory_retries;
@@ -50,6 +51,7 @@ mod telling;
 #[cfg(test)]
 mod tests;
 mod wire;
+mod worker_side;
 
 pub use crate::core::{CoreWorker, Counters};
 pub use awaits::{Awaited, AwaitingCall, AwaitsSeen};

@@ -19,7 +19,7 @@
 //! | [`gcs_link`] | the stream to the control store, and clients' calls to it |
 //! | [`cluster`], [`visitors`] | the other nodes, and the port for them |
 //! | [`transfer`], [`copies`] | values that travel between nodes, and which copies are here |
-//! | [`object_service`], [`room`] | extents of the arena, pages made ready ahead of demand; who waits for room, and how some is made |
+//! | [`object_service`], [`room`], [`rounds`] | extents of the arena, pages made ready ahead of demand; who waits for room; how some is made |
 //! | [`lending`] | objects from disk that find no room beside what is looked at |
 //! | [`spill_io`], [`spill_notice`], [`store_report`] | files of spilled objects; how much was spilled, and what the store holds, for people |
 //! | [`logs`] | what workers print, cut into lines and sent to their driver |
@@ -55,6 +55,7 @@ mod reaper;
 mod registration;
 mod requests;
 mod room;
+mod rounds;
 mod spill_io;
 mod spill_notice;
 mod store_report;

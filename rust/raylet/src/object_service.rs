@@ -25,7 +25,8 @@ use crate::copies::Copies;
 use crate::input::{ConnKey, Input, Inputs};
 use crate::memory::Headroom;
 use crate::moves::MoveLog;
-use crate::room::{FRESH_PAUSE, Round, Waiting, Want};
+use crate::room::{FRESH_PAUSE, Waiting, Want};
+use crate::rounds::Round;
 use crate::spill_io::SpillIo;
 use crate::spill_notice::SpillNotice;
 
