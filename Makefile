@@ -88,6 +88,10 @@ bench: ## measure every row of the table (release build); ARGS=--vs-ray measures
 	$(BIN)/python -m compileall -q python/ray_rs
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
+.PHONY: bench-cluster
+bench-cluster: ## the same for clusters of several nodes on this machine
+	$(MAKE) bench ARGS="--cluster $(ARGS)"
+
 .PHONY: sort-20g
 sort-20g: ## sort 20 GB with a store of 2 GB (release build); ARGS="--bytes 4e9 --store 4e8" for less
 	$(MAKE) build PROFILE=release

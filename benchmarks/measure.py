@@ -17,6 +17,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import cluster
 import machine
 import sizes
 import ticks
@@ -24,6 +25,8 @@ import ticks
 CORES = os.cpu_count() or 1
 results: dict[str, list[float]] = {}
 proof: dict[str, dict[str, int]] = {}
+# What a figure was taken with, where that is not the same for all engines and machines.
+notes: dict[str, str] = {}
 options = argparse.Namespace(seconds=1.0, rounds=2, quick=False, rows="")
 
 
@@ -495,8 +498,13 @@ def main():
     extra = {}
     if options.family == "copy":
         extra = machine.fastest_copy(seconds=0.5 if options.quick else 1.5)
+    elif options.family == "link":
+        extra = cluster.link(sys.modules[__name__])
     elif options.family == "lifecycle":
         lifecycle(options.engine)
+    elif options.family in cluster.BODIES:
+        ray = importlib.import_module(options.engine)
+        cluster.BODIES[options.family](options.engine, ray, sys.modules[__name__])
     else:
         ray = importlib.import_module(options.engine)
         init(ray)
@@ -505,7 +513,7 @@ def main():
             extra["counters"] = importlib.import_module(f"{options.engine}._core").counters()
         extra["version"] = ray.__version__
         ray.shutdown()
-    print("RESULT " + json.dumps({"results": results, "proof": proof, "extra": extra}))
+    print("RESULT " + json.dumps({"results": results, "proof": proof, "notes": notes, "extra": extra}))
 
 
 if __name__ == "__main__":

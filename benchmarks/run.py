@@ -3,6 +3,7 @@
     make bench                                  ray_rs alone
     make bench ARGS=--vs-ray                    and Ray 2.60 beside it, in a virtual environment made on demand
     make bench ARGS="--quick --rows sync"       a first look at some rows
+    make bench-cluster                          the rows about several nodes (--cluster)
 
 Each family of rows runs in a fresh process; the engines take turns, pass after pass, so that whatever the machine does
 meanwhile happens to both. The figure of a row is the median of all its rounds.
@@ -20,7 +21,7 @@ import sys
 from pathlib import Path
 
 import machine
-from table import FAMILIES, ROWS, Row
+from table import CLUSTER_ROWS, FAMILIES, ROWS, Row
 
 HERE = Path(__file__).parent
 LOAD = f"{os.getloadavg()[0]:.2f}"  # what else ran here: figures taken beside other work are not worth keeping
@@ -59,27 +60,30 @@ def measure(python, engine, family, args):
 
 def asked_for(args):
     parts = args.rows.split(",") if args.rows else [""]
-    rows = [row for row in ROWS if any(part in row.name for part in parts)]
+    all_rows = CLUSTER_ROWS if args.cluster else ROWS
+    rows = [row for row in all_rows if any(part in row.name for part in parts)]
     return rows, [family for family in FAMILIES if any(row.family == family for row in rows)]
 
 
 def collect(args, engines):
-    """All figures: {engine: {row: [figures]}}, the proofs, the copy probe, and what went wrong."""
+    """All figures: {engine: {row: [figures]}}, the proofs, the copy and link probes, and what went wrong."""
     rows, families = asked_for(args)
     figures = {engine: {} for engine in engines}
-    proofs, counters, failures = {}, {}, []
-    if "gigabytes" in families:
-        copy, problem = measure(sys.executable, "none", "copy", args)
+    proofs, notes, counters, failures = {}, {}, {}, []
+    probe = {"gigabytes": "copy", "cluster transfer": "link"}
+    probes = [probe[family] for family in families if family in probe]
+    limits = {}
+    for name in probes:
+        found, problem = measure(sys.executable, "none", name, args)
+        limits.update(found["extra"] if found else {})
         if problem:
-            failures.append(f"copy probe: {problem}")
-    else:
-        copy = None
+            failures.append(f"{name} probe: {problem}")
     for number in range(args.passes):
         for family in families:
             order = list(engines) if number % 2 == 0 else list(engines)[::-1]
             for engine in order:
                 repeats = args.starts if family == "lifecycle" else 1
-                if family in ("idle", "memory") and number > 0:
+                if family in ("idle", "memory", "cluster raylet") and number > 0:
                     continue
                 for _ in range(repeats):
                     print(f"\r\033[K  pass {number + 1} of {args.passes}: {family} ({engine})", end="", file=sys.stderr)
@@ -90,10 +94,11 @@ def collect(args, engines):
                     for name, values in found["results"].items():
                         figures[engine].setdefault(name, []).extend(values)
                     proofs.setdefault(engine, {}).update(found["proof"])
+                    notes.setdefault(engine, {}).update(found["notes"])
                     if "counters" in found["extra"]:
                         counters.setdefault(engine, {})[family] = found["extra"]["counters"]
     print("\r\033[K", end="", file=sys.stderr)
-    return rows, figures, proofs, counters, copy["extra"] if copy else None, failures
+    return rows, figures, proofs, notes, counters, limits, failures
 
 
 def middle(figures, name):
@@ -109,16 +114,20 @@ def show(value):
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
-def judge(row: Row, ours, theirs, copy):
+def judge(row: Row, ours, theirs, limits):
     """Times Ray, the goal, and whether it is reached."""
     times = None
     if ours and theirs:
         times = theirs / ours if row.lower_is_better else ours / theirs
+    if row.link:
+        if "lesser" not in limits or ours is None:
+            return times, "within 20% of the link or the copy", None
+        return times, f">= {0.8 * limits['lesser']:.2f} GB/s (80% of the lesser)", ours >= 0.8 * limits["lesser"]
     if row.copy:
-        if not copy or ours is None:
+        if row.copy not in limits or ours is None:
             return times, "within 20% of the copy", None
         # Ray's microbenchmark calls 800 MiB 0.8 GB; so do we here.
-        fastest = copy[row.copy] / 2**20 / 1000
+        fastest = limits[row.copy] / 2**20 / 1000
         return times, f">= {0.8 * fastest:.1f} GB/s (80% of a copy)", ours >= 0.8 * fastest
     goals, reached = [], []
     if row.goal:
@@ -132,19 +141,21 @@ def judge(row: Row, ours, theirs, copy):
     return times, ", ".join(goals), all(reached) if reached else None
 
 
-def table(rows, figures, copy):
+def table(rows, figures, notes, limits):
     ours, theirs = figures.get("ray_rs", {}), figures.get("ray", {})
     lines = ["| row | unit | ray_rs | Ray | times Ray | goal | |", "| --- | --- | ---: | ---: | ---: | --- | --- |"]
     for row in rows:
         a, b = middle(ours, row.name), middle(theirs, row.name)
-        times, goal, reached = judge(row, a, b, copy)
+        times, goal, reached = judge(row, a, b, limits)
         mark = {True: "reached", False: "**missed**", None: ""}[reached]
         ratio = f"{times:.1f}x" if times else "-"
-        lines.append(f"| {row.name} | {row.unit} | {show(a)} | {show(b)} | {ratio} | {goal} | {mark} |")
+        taken_with = {engine: notes[engine][row.name] for engine in notes if row.name in notes[engine]}
+        name = f"{row.name} ({'; '.join(f'{e}: {note}' for e, note in taken_with.items())})" if taken_with else row.name
+        lines.append(f"| {name} | {row.unit} | {show(a)} | {show(b)} | {ratio} | {goal} | {mark} |")
     return lines
 
 
-def report(args, rows, figures, proofs, counters, copy, failures):
+def report(args, rows, figures, proofs, notes, counters, limits, failures):
     about = {
         **machine.description(),
         "date": datetime.datetime.now().isoformat(timespec="seconds"),
@@ -154,10 +165,16 @@ def report(args, rows, figures, proofs, counters, copy, failures):
     lines = ["# Benchmark results", ""]
     lines += [f"- {name}: {value}" for name, value in about.items()]
     lines += [f"- passes {args.passes}, rounds {args.rounds} of {args.seconds} s; medians", ""]
-    lines += table(rows, figures, copy)
-    if copy:
+    lines += table(rows, figures, notes, limits)
+    if "lesser" in limits:
+        lines += [
+            "",
+            "Between nodes: "
+            + ", ".join(f"{k} {v if isinstance(v, str) else f'{v:.2f} GB/s'}" for k, v in limits.items()),
+        ]
+    elif limits:
         lines += ["", "Fastest copies into warm shared pages, GB/s; a row is held against the one of its own kind:", ""]
-        lines += [f"- {name}: {value / 1e9:.1f}" for name, value in copy.items() if not isinstance(value, str)]
+        lines += [f"- {name}: {value / 1e9:.1f}" for name, value in limits.items() if not isinstance(value, str)]
     ran = {
         e: (sum(p["calls"] for p in v.values()), sum(p["ran_elsewhere"] for p in v.values())) for e, v in proofs.items()
     }
@@ -173,14 +190,19 @@ def report(args, rows, figures, proofs, counters, copy, failures):
     if args.no_save:
         return
     name = re.sub(r"[^a-z0-9]+", "-", f"{about['cpu']} {about['cores']} cores".lower()).strip("-")
-    stem = HERE / "results" / f"{datetime.date.today()}-{name}{'-quick' if args.quick else ''}"
+    stem = (
+        HERE
+        / "results"
+        / f"{datetime.date.today()}-{name}{'-cluster' if args.cluster else ''}{'-quick' if args.quick else ''}"
+    )
     stem.parent.mkdir(exist_ok=True)
     everything = {
         "about": about,
         "figures": figures,
         "proofs": proofs,
         "counters": counters,
-        "copy": copy,
+        "notes": notes,
+        "limits": limits,
         "failures": failures,
     }
     stem.with_name(stem.name + ".json").write_text(json.dumps(everything, indent=1) + "\n")
@@ -195,6 +217,7 @@ def commit():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cluster", action="store_true", help="the rows about several nodes")
     parser.add_argument("--vs-ray", action="store_true", help="measure Ray 2.60 in the same run")
     parser.add_argument("--engine", choices=["ray_rs", "ray"], help="measure this engine alone")
     parser.add_argument("--rows", default="", help="only rows whose name contains one of these, separated by commas")

@@ -13,6 +13,7 @@ class Row:
     # A goal that is not a multiple of Ray: shown as it is.
     limit: float | None = None
     copy: str | None = None  # which figure of the copy probe it is held against
+    link: bool = False  # held against what the link between nodes, and the memory behind it, can do
 
 
 ROWS = [
@@ -79,4 +80,21 @@ ROWS = [
     Row("spill: put beyond the store", "spilling", "GB/s"),
     Row("restore: get from disk", "spilling", "GB/s"),
 ]
-FAMILIES = list(dict.fromkeys(row.family for row in ROWS))
+# Measured by `make bench-cluster`.
+CLUSTER_ROWS = [
+    Row("tasks spread over 4 nodes", "cluster tasks", goal=20),
+    Row("task on another node, sync", "cluster latency"),
+    Row("task on another node, sync p50", "cluster latency", "us", lower_is_better=True),
+    Row("task on another node, sync p99", "cluster latency", "us", lower_is_better=True),
+    Row("transfer between two nodes", "cluster transfer", "GB/s", link=True),
+    Row("broadcast to 8 nodes", "cluster broadcast", "GB/s"),
+    Row(
+        "broadcast to 8 nodes: sent by the source", "cluster broadcast", "times its size", lower_is_better=True, limit=2
+    ),
+    Row("100 nodes join", "cluster joining", "s", lower_is_better=True, limit=10),
+    Row("actors over 10 nodes, created and called", "cluster actors", goal=50),
+    Row("placement groups over nodes, 100 at once", "cluster groups", goal=20),
+    Row("placement groups over nodes, one by one", "cluster groups", goal=6),
+    Row("memory of an idle raylet", "cluster raylet", "MiB", lower_is_better=True, limit=15e6 / 2**20),
+]
+FAMILIES = list(dict.fromkeys(row.family for row in [*ROWS, *CLUSTER_ROWS]))

@@ -115,6 +115,9 @@ def _store(text: _Text, stats: dict[str, int]) -> None:
             count = stats[f"total_{kind.lower()}_{what}"]
             help_text = f"{what.capitalize()} written to disk and read back."
             text.sample(family, "counter", help_text, count, (("State", kind),))
+    for direction, key in (("SENT", "sent_bytes"), ("FETCHED", "fetched_bytes")):
+        help_text = "Bytes of objects sent to other nodes and fetched from them."
+        text.sample("ray_object_transfer_bytes", "counter", help_text, stats[key], (("Direction", direction),))
 
 
 def _application(text: _Text, series: dict[str, Any]) -> None:

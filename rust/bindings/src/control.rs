@@ -110,6 +110,8 @@ pub fn store_stats_dict<'py>(py: Python<'py>, stats: &v1::StoreStatsReply) -> Py
     dict.set_item("total_spilled_bytes", stats.total_spilled_bytes)?;
     dict.set_item("total_restored_objects", stats.total_restored_objects)?;
     dict.set_item("total_restored_bytes", stats.total_restored_bytes)?;
+    dict.set_item("sent_bytes", stats.sent_bytes)?;
+    dict.set_item("fetched_bytes", stats.fetched_bytes)?;
     Ok(dict)
 }
 

@@ -125,6 +125,7 @@ impl Raylet {
             return;
         }
         if !alive {
+            self.transfers.holders.node_died(node);
             for client in self.clients.values().filter(|client| client.registered) {
                 client.outbox.send(Body::NodeDied(v1::NodeDied {
                     node_id: node.0.to_vec(),

@@ -86,6 +86,14 @@ impl Copies {
         Some(place)
     }
 
+    /// Where the whole copy is.
+    pub fn here(&self, key: CopyKey) -> Option<Place> {
+        match self.copies.get(&key) {
+            Some(Copy::Here(place)) => Some(*place),
+            Some(Copy::Coming(_)) | None => None,
+        }
+    }
+
     /// Whether the block at this data offset is a copy.
     pub fn is_copy(&self, offset: u64) -> bool {
         self.at_place.contains_key(&offset)

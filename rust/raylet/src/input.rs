@@ -11,14 +11,14 @@ use ray_rs_scheduler::PoolKey;
 use ray_rs_transport::visit::Greeting;
 use ray_rs_types::{ActorId, JobId, NodeId};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
 use crate::clients::Outbox;
 use crate::copies::CopyKey;
 use crate::lending::Asker;
 use crate::spill_io::{NotRead, NotWritten};
-use crate::transfer::Lookup;
+use crate::transfer::{CopyHere, Fetch, Lookup, OwnValue};
 
 /// A connection on the raylet's socket. The scheduler knows the client by the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -139,6 +139,12 @@ pub(crate) enum Input {
         request_id: u64,
         reply: Result<v1::PickNodeReply, String>,
     },
+    /// There is room for a value of another node.
+    RoomForCopy {
+        key: CopyKey,
+        room: Restore,
+        fetch: Box<Fetch>,
+    },
     /// A value of another node: the room that was made for it and whether it is there, or why there was no room.
     Pulled {
         key: CopyKey,
@@ -160,6 +166,19 @@ pub(crate) enum Input {
     },
     /// and has pinned it where it is now.
     VisitorHasIt(Place),
+    /// A reader from another node asks for a value of this one, and is told where it gets it.
+    ReaderAsks {
+        key: Key,
+        bytes: u64,
+        reader: NodeId,
+        failed: Option<NodeId>,
+        answer: oneshot::Sender<OwnValue>,
+    },
+    /// A reader from another node was sent here for a third one's value.
+    CopyAsked {
+        key: CopyKey,
+        answer: oneshot::Sender<CopyHere>,
+    },
     /// The cluster does not want this node.
     Refused(String),
     /// The driver that the session belongs to has ended, or somebody asked the session to end.

@@ -42,6 +42,7 @@ mod env_spec;
 mod environments;
 mod gcs_link;
 mod groups;
+mod holders;
 mod input;
 mod jobs;
 mod leases;

@@ -328,6 +328,7 @@ impl ObjectService {
             total_spilled_bytes: spilled.spilled_bytes,
             total_restored_objects: spilled.restored_objects,
             total_restored_bytes: spilled.restored_bytes,
+            ..v1::StoreStatsReply::default()
         }
     }
 }

@@ -374,6 +374,17 @@ impl Raylet {
                 request_id,
                 reply,
             } => self.node_picked(conn, request_id, reply),
+            Input::RoomForCopy { key, room, fetch } => self.room_for_copy(key, room, *fetch),
+            Input::ReaderAsks {
+                key,
+                bytes,
+                reader,
+                failed,
+                answer,
+            } => {
+                let _ = answer.send(self.reader_asks(key, bytes, reader, failed));
+            }
+            Input::CopyAsked { key, answer } => self.copy_asked(key, answer),
             Input::Pulled {
                 key,
                 outcome,

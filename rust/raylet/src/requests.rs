@@ -145,7 +145,11 @@ impl Raylet {
                 }
             }
             To::StoreStats(request) => {
-                outbox.send(From::StoreStatsReply(self.store.stats(request.request_id)));
+                outbox.send(From::StoreStatsReply(v1::StoreStatsReply {
+                    sent_bytes: self.transfers.sent_bytes(),
+                    fetched_bytes: self.transfers.fetched_bytes(),
+                    ..self.store.stats(request.request_id)
+                }));
             }
         }
     }

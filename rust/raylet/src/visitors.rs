@@ -19,7 +19,6 @@ use tokio::sync::Semaphore;
 use crate::clients::{self, Role};
 use crate::input::{ConnKey, Input, Inputs};
 use crate::raylet::Raylet;
-use crate::transfer;
 
 /// Strangers that may be in the middle of a handshake at the same time; more wait in the kernel's backlog.
 const MAX_HANDSHAKES: usize = 64;
@@ -79,12 +78,7 @@ impl Raylet {
                 }),
                 None => visit::answer(&stream, Answer::NotHere),
             },
-            Purpose::Data => match self.transfers.arena(&mut self.store) {
-                Ok(arena) => welcome(&stream).map(|()| {
-                    tokio::spawn(transfer::serve(stream, arena, self.inputs.clone()));
-                }),
-                Err(error) => Err(error),
-            },
+            Purpose::Data => welcome(&stream).and_then(|()| self.serve_reader(stream, greeting.from.node_id)),
         };
         if let Err(error) = outcome {
             tracing::debug!(%error, "a visitor was lost");

@@ -15,7 +15,7 @@ use crate::handshake::{self, HandshakeError};
 use crate::token::Token;
 
 /// Raised when what processes of different nodes say to each other changes.
-pub const WIRE_VERSION: u32 = 1;
+pub const WIRE_VERSION: u32 = 2;
 /// A connection that is not there by then never will be.
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 

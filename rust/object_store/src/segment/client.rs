@@ -2,7 +2,7 @@
 
 use std::io;
 use std::ops::{Deref, DerefMut};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -391,6 +391,17 @@ impl ArenaClient {
         })
     }
 
+    /// Gives pages of the arena to a socket, without a copy; returns how many bytes it took. Not one of them may change until
+    /// the other side has read them: the socket holds the pages, not what they were.
+    ///
+    /// # Errors
+    /// What the kernel says; `WouldBlock` when the socket is full.
+    pub fn send_pages(&self, socket: BorrowedFd<'_>, offset: u64, bytes: u64) -> io::Result<u64> {
+        let mut offset = offset;
+        let count = usize::try_from(bytes).unwrap_or(usize::MAX);
+        Ok(rustix::fs::sendfile(socket, &self.file, Some(&mut offset), count)? as u64)
+    }
+
     /// The bytes of a sealed block that cannot be pinned, because this process has pinned as much as it can. The caller
     /// has the raylet's word that it is not moved meanwhile.
     pub fn copy_out(&self, offset: u64, len: u64, generation: u64) -> Option<Vec<u8>> {
@@ -474,6 +485,16 @@ impl Pin {
     /// Data offset, length and generation of what is pinned.
     pub fn place(&self) -> (u64, u64, u64) {
         (self.offset, self.len as u64, self.generation)
+    }
+}
+
+impl std::fmt::Debug for Pin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pin")
+            .field("offset", &self.offset)
+            .field("len", &self.len)
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
     }
 }
 

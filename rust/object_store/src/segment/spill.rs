@@ -381,6 +381,12 @@ impl Restore {
         self.len
     }
 
+    /// Where it will be.
+    #[must_use]
+    pub fn data_offset(&self) -> u64 {
+        self.grant.extent.offset + HEADER_BYTES
+    }
+
     /// Makes the pages, on any thread. False when there is no memory for them.
     #[must_use]
     pub fn reserve_pages(&mut self) -> bool {

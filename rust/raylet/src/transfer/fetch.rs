@@ -1,0 +1,171 @@
+//! Gets a value of another node: from there, or from whom its node names.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ray_rs_object_store::Restore;
+use ray_rs_transport::Token;
+use ray_rs_transport::visit::{self, Greeting};
+use ray_rs_types::NodeId;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{RwLock, watch};
+use tokio::time::timeout;
+
+use super::wire::{HAVE_IT, Reply, Request};
+use super::{Progress, SILENCE_LIMIT};
+
+/// Read at once; then those who read from the same room hear of it, and other transfers get their turn.
+const PIECE_BYTES: usize = 1 << 20;
+/// A fetch is given up after so many nodes that had nothing. Each is another one, so there are seldom two.
+const MAX_TURNS: usize = 64;
+
+/// One value that is being fetched.
+#[derive(Debug)]
+pub(crate) struct Fetch {
+    pub(super) request: Request,
+    /// Of the value's node.
+    pub(super) address: String,
+    pub(super) token: Token,
+    pub(super) greeting: Greeting,
+    /// Says how much is here, for those who read the same value from this node.
+    pub(super) progress: Arc<watch::Sender<Progress>>,
+    /// Held by those of whom parts of the room may be on the way.
+    pub(super) in_flight: Arc<RwLock<()>>,
+    pub(super) fetched_bytes: Arc<AtomicU64>,
+}
+
+/// How one visit ended.
+enum Turn {
+    Whole,
+    /// The one that was asked names another.
+    Elsewhere(NodeId, String),
+    /// It gave nothing, or not all.
+    Failed(String),
+    /// Nobody can give it.
+    Never(String),
+}
+
+impl Fetch {
+    /// Fills the room with the value. When that fails the room is handed back only when nobody can be reading from it.
+    pub(super) async fn run(mut self, mut restore: Restore) -> (Restore, Result<(), String>) {
+        // The kernel may have to find each page first.
+        let with_pages = tokio::task::spawn_blocking(move || {
+            let made = restore.reserve_pages();
+            (restore, made)
+        });
+        let (mut restore, made) = with_pages.await.expect("making pages does not panic");
+        let outcome = match made {
+            true => self.fill(&mut restore).await,
+            false => Err("the machine has no memory left for it".to_owned()),
+        };
+        if outcome.is_err() {
+            self.progress.send_replace(Progress::Failed);
+            // Pages that were sent are on their way until the readers have closed; each does when it hears no more.
+            let _ = timeout(SILENCE_LIMIT, self.in_flight.write()).await;
+        }
+        (restore, outcome)
+    }
+
+    async fn fill(&mut self, room: &mut Restore) -> Result<(), String> {
+        let home = (self.request.value.node, self.address.clone());
+        let (mut node, mut address) = home.clone();
+        for _ in 0..MAX_TURNS {
+            match self.turn(room, &address, node == home.0).await {
+                Turn::Whole => return Ok(()),
+                Turn::Elsewhere(other, there) => (node, address) = (other, there),
+                Turn::Failed(why) if node == home.0 => return Err(why),
+                Turn::Failed(why) => {
+                    tracing::debug!(node_id = %node, why, "a copy could not be read there");
+                    self.request.failed = Some(node);
+                    (node, address) = home.clone();
+                }
+                Turn::Never(why) => return Err(why),
+            }
+        }
+        Err("too many nodes that should have had a copy of it had none".to_owned())
+    }
+
+    async fn turn(&mut self, room: &mut Restore, address: &str, is_home: bool) -> Turn {
+        let mut stream = match visit::visit(address, &self.token, &self.greeting).await {
+            Ok(stream) => stream,
+            Err(error) => return Turn::Failed(error.to_string()),
+        };
+        let asked = async {
+            stream.write_all(&self.request.encode()).await?;
+            stream.read_u8().await
+        };
+        let byte = match in_time(asked).await {
+            Ok(byte) => byte,
+            Err(error) => return Turn::Failed(broken(&error)),
+        };
+        match Reply::of(byte) {
+            Some(Reply::HereItComes) => match self.receive(room, &mut stream).await {
+                Ok(()) => {
+                    let _ = stream.write_u8(HAVE_IT).await;
+                    Turn::Whole
+                }
+                Err(error) => Turn::Failed(broken(&error)),
+            },
+            Some(Reply::AskAnother) => match in_time(read_address(&mut stream)).await {
+                Ok((node, address)) => Turn::Elsewhere(node, address),
+                Err(error) => Turn::Failed(broken(&error)),
+            },
+            Some(Reply::NotBack) if is_home => {
+                Turn::Never("it is on disk there, and could not be brought back".to_owned())
+            }
+            Some(Reply::Gone) if is_home => Turn::Never("its memory was freed there".to_owned()),
+            Some(Reply::NotBack | Reply::Gone) => Turn::Failed("there is no copy (any more)".to_owned()),
+            None => Turn::Failed("the other side speaks another language".to_owned()),
+        }
+    }
+
+    /// Straight from the socket into the room.
+    async fn receive(&mut self, room: &mut Restore, stream: &mut TcpStream) -> io::Result<()> {
+        let data_offset = room.data_offset();
+        while self.request.skip < self.request.length {
+            in_time(stream.readable()).await?;
+            let start = self.request.skip as usize;
+            let end = start.saturating_add(PIECE_BYTES).min(self.request.length as usize);
+            match stream.try_read(&mut room.bytes()[start..end]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => {
+                    self.request.skip += count as u64;
+                    self.fetched_bytes.fetch_add(count as u64, Ordering::Relaxed);
+                    self.progress.send_replace(Progress::Filled {
+                        data_offset,
+                        bytes: self.request.skip,
+                    });
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn read_address(stream: &mut TcpStream) -> io::Result<(NodeId, String)> {
+    let mut node = [0; NodeId::SIZE];
+    stream.read_exact(&mut node).await?;
+    let mut address = vec![0; usize::from(stream.read_u8().await?)];
+    stream.read_exact(&mut address).await?;
+    let address = String::from_utf8(address).map_err(|_| io::ErrorKind::InvalidData)?;
+    Ok((NodeId(node), address))
+}
+
+/// A side that says nothing for so long is given up. It may have to make room first, and to read from its disk.
+async fn in_time<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    match timeout(SILENCE_LIMIT, step).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("nothing came for {} s", SILENCE_LIMIT.as_secs()),
+        )),
+    }
+}
+
+fn broken(error: &io::Error) -> String {
+    format!("the connection to its node broke: {error}")
+}
