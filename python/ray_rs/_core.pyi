@@ -748,6 +748,9 @@ def run_head(gcs_config_json: str, raylet_config_json: str) -> int:
 def run_raylet(config_json: str) -> int:
     """Body of the raylet of a node that has joined a cluster; returns its exit status."""
 
+def run_scheduler(config_json: str) -> int:
+    """Body of a replica of the global scheduler; returns its exit status."""
+
 # --- inside workers --------------------------------------------------------------------------------------------------
 
 class _WorkerCallbacks(Protocol):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hosts import network  # noqa: F401 - a fixture
 from under_test import IS_RAY, ray
 
 

@@ -88,3 +88,8 @@ pub fn run_head(py: Python<'_>, gcs_config_json: &str, raylet_config_json: &str)
 pub fn run_raylet(py: Python<'_>, config_json: &str) -> i32 {
     py.detach(|| ray_rs_cli::run_raylet(config_json, entitle))
 }
+
+#[pyfunction]
+pub fn run_scheduler(py: Python<'_>, config_json: &str) -> i32 {
+    py.detach(|| ray_rs_cli::run_scheduler(config_json, entitle))
+}

@@ -115,6 +115,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         daemons::discover,
         daemons::run_head,
         daemons::run_raylet,
+        daemons::run_scheduler,
         executor::run_worker_loop,
         executor::context::current_task,
         executor::context::current_task_name,

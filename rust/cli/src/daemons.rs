@@ -2,14 +2,16 @@
 
 use std::fs::File;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
 use ray_rs_gcs::GcsConfig;
+use ray_rs_gcs::replica::ReplicaConfig;
 use ray_rs_raylet::RayletConfig;
+use ray_rs_transport::grpc::Address;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +34,9 @@ pub struct GcsArguments {
     pub listen: Option<SocketAddr>,
     #[serde(default)]
     pub other_nodes: bool,
+    /// In how many shards its tables lie.
+    #[serde(default)]
+    pub shards: Option<usize>,
 }
 
 pub(crate) fn gcs(arguments: GcsArguments, socket: OwnedFd) -> anyhow::Result<()> {
@@ -39,7 +44,37 @@ pub(crate) fn gcs(arguments: GcsArguments, socket: OwnedFd) -> anyhow::Result<()
     let mut config = GcsConfig::new(arguments.session_dir.clone(), socket, arguments.driver_pid);
     config.tcp_bind = arguments.listen.unwrap_or(config.tcp_bind);
     config.other_nodes = arguments.other_nodes;
+    config.shards = arguments.shards.unwrap_or(config.shards);
     block_on(ray_rs_gcs::run(config))
+}
+
+/// A replica's part of the command line.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SchedulerArguments {
+    pub session_dir: PathBuf,
+    pub gcs_pid: u32,
+    /// The address at which raylets reach it.
+    pub listen: IpAddr,
+    pub seed: u64,
+}
+
+/// Runs a replica of the global scheduler to the end of its control store; returns the process's exit code. `entitle` is
+/// told what the process is.
+pub fn run_scheduler(arguments: &str, entitle: impl Fn(&str)) -> i32 {
+    run("scheduler", || {
+        let arguments: SchedulerArguments = serde_json::from_str(arguments).context("bad arguments")?;
+        let _lock = session::join(&arguments.session_dir)?;
+        entitle(&title("scheduler", &arguments.session_dir));
+        // The control store's; nobody may wait there when that has ended.
+        drop(take_socket()?);
+        block_on(ray_rs_gcs::replica::run(ReplicaConfig {
+            gcs: Address::Unix(arguments.session_dir.join("sockets/gcs")),
+            token_path: arguments.session_dir.join("token"),
+            listen: SocketAddr::new(arguments.listen, 0),
+            gcs_pid: arguments.gcs_pid,
+            seed: arguments.seed,
+        }))
+    })
 }
 
 /// Runs a raylet to the end of its session; returns the process's exit code. `entitle` is told what the process is.

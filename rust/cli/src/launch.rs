@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::boot;
 use crate::daemon::Daemon;
-use crate::daemons::GcsArguments;
+use crate::daemons::{GcsArguments, SchedulerArguments};
 use crate::session::{self, SessionInfo};
 use crate::{resources, stop};
 
@@ -35,6 +35,11 @@ module = loader.create_module(ModuleSpec('ray_rs._core', loader, origin=path))
 loader.exec_module(module)
 posix._exit(getattr(module, 'run_' + daemon)(*configs))
 ";
+
+/// In how many shards the control store keeps its tables.
+const SHARDS_VARIABLE: &str = "RAY_RS_GCS_SHARDS";
+/// How many replicas of the global scheduler a head starts beside the one in its control store.
+const SCHEDULERS_VARIABLE: &str = "RAY_RS_GLOBAL_SCHEDULERS";
 
 /// What the caller decides about a head node, as JSON from Python. Everything but the first two has a default.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -130,6 +135,7 @@ pub struct Session {
     /// None on a node that has joined a cluster.
     pub gcs: Option<Daemon>,
     pub raylet: Daemon,
+    pub schedulers: Vec<Daemon>,
     _lock: File,
 }
 
@@ -159,11 +165,12 @@ pub fn launch_head(config: &HeadConfig) -> Result<Session, LaunchError> {
     let made = SessionDir::make(token.as_ref()).map_err(LaunchError::Directory)?;
     let driver_pid = config.driver_pid;
     match start_daemons(config, &made) {
-        Ok((gcs, raylet)) => {
+        Ok((gcs, raylet, schedulers)) => {
             let info = SessionInfo {
                 session: made.name.clone(),
                 gcs_pid: gcs.as_ref().map_or(0, Daemon::id),
                 raylet_pid: raylet.id(),
+                scheduler_pids: schedulers.iter().map(Daemon::id).collect(),
                 driver_pid,
                 gcs_address: config
                     .join
@@ -176,6 +183,7 @@ pub fn launch_head(config: &HeadConfig) -> Result<Session, LaunchError> {
                 info,
                 gcs,
                 raylet,
+                schedulers,
                 _lock: made.lock,
             };
             let pointed = |()| match config.join {
@@ -259,7 +267,9 @@ impl SessionDir {
     }
 }
 
-fn start_daemons(config: &HeadConfig, made: &SessionDir) -> Result<(Option<Daemon>, Daemon), LaunchError> {
+type Daemons = (Option<Daemon>, Daemon, Vec<Daemon>);
+
+fn start_daemons(config: &HeadConfig, made: &SessionDir) -> Result<Daemons, LaunchError> {
     let (object_store_bytes, resources) = resources::of_node(config);
     let raylet_config = RayletConfig {
         session_dir: made.dir.clone(),
@@ -286,10 +296,19 @@ fn start_daemons(config: &HeadConfig, made: &SessionDir) -> Result<(Option<Daemo
         Some(_) => start_raylet(config, made, &raylet_config).map(|raylet| (None, raylet)),
         None => start_head(config, made, raylet_config).map(|(gcs, raylet)| (Some(gcs), raylet)),
     };
-    started.map_err(|source| LaunchError::Spawn {
+    let (gcs, raylet) = started.map_err(|source| LaunchError::Spawn {
         python: config.python.clone(),
         source,
-    })
+    })?;
+    // A cluster can do without: the control store has a global scheduler of its own.
+    let schedulers = match (&gcs, config.listen) {
+        (Some(gcs), Some(_)) => start_schedulers(config, made, gcs.id()).unwrap_or_else(|error| {
+            tracing::warn!(%error, "could not start replicas of the global scheduler");
+            Vec::new()
+        }),
+        (_, _) => Vec::new(),
+    };
+    Ok((gcs, raylet, schedulers))
 }
 
 fn start_raylet(config: &HeadConfig, made: &SessionDir, raylet: &RayletConfig) -> io::Result<Daemon> {
@@ -304,6 +323,7 @@ fn start_head(config: &HeadConfig, made: &SessionDir, mut raylet: RayletConfig) 
         driver_pid: config.driver_pid,
         listen: config.gcs_listen,
         other_nodes: config.listen.is_some(),
+        shards: number_in(SHARDS_VARIABLE),
     })?;
     let raylet_arguments = serde_json::to_string(&raylet)?;
     let (channel, theirs) = UnixStream::pair()?;
@@ -340,6 +360,32 @@ fn ended_at_once(made: &SessionDir) -> String {
         "" => "it ended at once".to_owned(),
         said => format!("it ended at once, and said: {said}"),
     }
+}
+
+/// A number above zero in the environment.
+fn number_in(variable: &str) -> Option<usize> {
+    std::env::var(variable)
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+        .filter(|number| *number > 0)
+}
+
+fn start_schedulers(config: &HeadConfig, made: &SessionDir, gcs_pid: u32) -> io::Result<Vec<Daemon>> {
+    let mut started = Vec::new();
+    for number in 0..number_in(SCHEDULERS_VARIABLE).unwrap_or(0) {
+        let arguments = SchedulerArguments {
+            session_dir: made.dir.clone(),
+            gcs_pid,
+            listen: config.node_ip.parse().map_err(io::Error::other)?,
+            seed: number as u64 + 1,
+        };
+        let arguments = serde_json::to_string(&arguments)?;
+        let name = format!("scheduler-{number}");
+        started.push(spawn(config, made, &name, &["scheduler", &arguments], &made.gcs_socket)?);
+    }
+    Ok(started)
 }
 
 fn spawn(

@@ -26,7 +26,7 @@ pub mod stop;
 pub use ask::list_nodes;
 pub use boot::run_head;
 pub use daemon::Daemon;
-pub use daemons::run_raylet;
+pub use daemons::{run_raylet, run_scheduler};
 pub use launch::{HeadConfig, LaunchError, Session, launch_head};
 pub use session::{SessionInfo, discover, sweep};
 pub use stop::{stop, stop_session};

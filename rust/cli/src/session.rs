@@ -28,6 +28,9 @@ pub struct SessionInfo {
     pub session_dir: PathBuf,
     pub gcs_pid: u32,
     pub raylet_pid: u32,
+    /// Replicas of the global scheduler.
+    #[serde(default)]
+    pub scheduler_pids: Vec<u32>,
     /// The driver whose end ends the session.
     pub driver_pid: Option<u32>,
     /// Where the gcs listens for other nodes; empty until it does.

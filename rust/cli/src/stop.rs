@@ -19,7 +19,8 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 /// Ends a session that this process launched. Nothing of it is left when this returns.
 pub fn stop(mut session: Session) {
     stop_session(&session.info);
-    for daemon in session.gcs.iter_mut().chain([&mut session.raylet]) {
+    let others = session.schedulers.iter_mut().chain([&mut session.raylet]);
+    for daemon in session.gcs.iter_mut().chain(others) {
         daemon.wait();
     }
 }
@@ -27,6 +28,7 @@ pub fn stop(mut session: Session) {
 /// Ends any session of this user's. One that has ended already is no error.
 pub fn stop_session(info: &SessionInfo) {
     let pids = [info.raylet_pid, info.gcs_pid].into_iter().filter(|pid| *pid != 0);
+    let pids = pids.chain(info.scheduler_pids.iter().copied());
     let daemons: Vec<OwnedFd> = pids.filter_map(watch).collect();
     signal(&daemons, Signal::TERM);
     if !wait_for_all(&daemons, GRACE) {

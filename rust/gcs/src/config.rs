@@ -26,6 +26,8 @@ pub struct GcsConfig {
     /// The driver that started the session and whose end ends it; `None` for a session that stands alone.
     pub driver_pid: Option<u32>,
     pub storage: StorageChoice,
+    /// In how many shards the tables lie: as many as in the session's earlier processes.
+    pub shards: usize,
     /// Other nodes may join: connections are looked after, so that a machine that vanishes is missed.
     pub other_nodes: bool,
 }
@@ -40,6 +42,7 @@ impl GcsConfig {
             tcp_bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             driver_pid,
             storage: StorageChoice::default(),
+            shards: 1,
             other_nodes: false,
         }
     }

@@ -175,6 +175,26 @@ pub fn heartbeat(wire: &v1::NodeHeartbeat) -> Heartbeat {
     }
 }
 
+/// The other way, for replicas of the global scheduler.
+pub fn wire_heartbeat(beat: Heartbeat) -> v1::NodeHeartbeat {
+    let amounts = beat.available.into_iter().map(|(name, amount)| (name, amount.0));
+    let count = |(shape, count): (ResourceSet, u32)| v1::ShapeCount {
+        resources: Some((&shape).into()),
+        count,
+    };
+    v1::NodeHeartbeat {
+        number: beat.number,
+        base: beat.base,
+        total: beat.total.as_ref().map(Into::into),
+        available: Some(v1::ResourceSet {
+            quantities: amounts.collect(),
+        }),
+        waiting: beat.backlog.into_iter().map(count).collect(),
+        hold_ns: beat.hold.map(|hold| hold.as_nanos() as u64),
+        ..v1::NodeHeartbeat::default()
+    }
+}
+
 fn set(wire: Option<&v1::ResourceSet>) -> ResourceSet {
     wire.map(ResourceSet::from).unwrap_or_default()
 }

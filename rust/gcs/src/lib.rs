@@ -11,7 +11,8 @@
 //! | [`service`] | the gRPC service, which only asks and changes the state |
 //! | [`state`] | all tables, in memory; what is told to whom, and after which flush |
 //! | [`commit`] | the thread that makes batches durable, as many with one flush as wait |
-//! | [`storage`] | the log of the tables: sled, or memory, under one conformance suite |
+//! | [`storage`] | the log of the tables: sled, in one shard or several, or memory, under one conformance suite |
+//! | [`replica`] | a process of its own: a replica of the global scheduler |
 //!
 //! What is deliberately not here: object locations and reference counts (their owners know), leases (local schedulers
 //! grant them), and a clock inside the tables.
@@ -19,6 +20,7 @@
 mod commit;
 mod config;
 mod convert;
+pub mod replica;
 mod run;
 mod service;
 mod state;

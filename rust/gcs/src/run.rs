@@ -1,6 +1,6 @@
 //! A gcs process from its start to the end of the session.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::commit::Flushed;
 use crate::config::{GcsConfig, StorageChoice};
 use crate::service::GcsService;
 use crate::state::State;
-use crate::storage::{MemoryStorage, SledStorage, Storage};
+use crate::storage::{MemoryStorage, ShardedStorage, SledStorage, Storage};
 
 /// How long the end of the session waits for raylets to end their workers.
 const RAYLET_LIMIT: Duration = Duration::from_secs(2);
@@ -49,8 +49,8 @@ pub async fn run(config: GcsConfig) -> anyhow::Result<()> {
     let address_file = config.session_dir.join(session::GCS_ADDRESS_FILE);
     session::write_atomically(&address_file, &tcp.local_addr()?.to_string())
         .with_context(|| format!("cannot write {}", address_file.display()))?;
+    let (mut state, flushed) = State::open(open_storage(&config)?)?;
     let unix = Listener::unix_from_fd(config.listener).context("cannot take over the listening socket")?;
-    let (mut state, flushed) = State::open(open_storage(config.storage, &config.session_dir)?)?;
     state.session = config
         .session_dir
         .file_name()
@@ -86,12 +86,16 @@ pub async fn run(config: GcsConfig) -> anyhow::Result<()> {
     session::clean_up(&config.session_dir).with_context(|| format!("could not remove {}", config.session_dir.display()))
 }
 
-fn open_storage(choice: StorageChoice, session_dir: &Path) -> anyhow::Result<Box<dyn Storage>> {
-    match choice {
+fn open_storage(config: &GcsConfig) -> anyhow::Result<Box<dyn Storage>> {
+    match config.storage {
         StorageChoice::Sled => {
-            let dir = session_dir.join("gcs");
-            let storage = SledStorage::open(&dir).with_context(|| format!("cannot open {}", dir.display()))?;
-            Ok(Box::new(storage))
+            let open = |dir: PathBuf| SledStorage::open(&dir).with_context(|| format!("cannot open {}", dir.display()));
+            let dir = config.session_dir.join("gcs");
+            if config.shards <= 1 {
+                return Ok(Box::new(open(dir)?));
+            }
+            let shards = (0..config.shards).map(|number| open(dir.join(format!("shard-{number}"))));
+            Ok(Box::new(ShardedStorage::open(shards.collect::<anyhow::Result<_>>()?)?))
         }
         StorageChoice::Memory => Ok(Box::new(MemoryStorage::default())),
     }

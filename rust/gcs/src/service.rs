@@ -8,6 +8,7 @@ use ray_rs_proto::v1::{self, Empty, node_report};
 use ray_rs_transport::ProcessWatch;
 use ray_rs_transport::grpc::PeerInfo;
 use ray_rs_types::NodeId;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -177,6 +178,30 @@ impl Gcs for GcsService {
     async fn leave_cluster(&self, request: Request<v1::LeaveClusterRequest>) -> Result<Response<Empty>, Status> {
         self.state().node_left(&request.into_inner(), now_ms())?;
         Ok(Response::new(Empty {}))
+    }
+
+    type FollowNodesStream = ReceiverStream<Result<v1::NodeNews, Status>>;
+
+    async fn follow_nodes(
+        &self,
+        request: Request<v1::FollowNodesRequest>,
+    ) -> Result<Response<Self::FollowNodesStream>, Status> {
+        let (news, heard) = mpsc::channel(1);
+        let (number, mut stream) = self.state().follow_nodes(request.into_inner().address);
+        let service = self.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = news.closed() => break,
+                    next = stream.recv() => match next {
+                        Some(next) => if news.send(next).await.is_err() { break },
+                        None => break,
+                    },
+                }
+            }
+            service.state().follower_gone(number);
+        });
+        Ok(Response::new(ReceiverStream::new(heard)))
     }
 
     async fn pick_node(&self, request: Request<v1::PickNodeRequest>) -> Result<Response<v1::PickNodeReply>, Status> {

@@ -103,6 +103,7 @@ impl Raylet {
             Command::GroupUpdate(update) => self.group_updated(update),
             Command::JobNotice(notice) => self.job_notice(notice),
             Command::NodeChanged(info) => self.node_changed(info),
+            Command::Schedulers(schedulers) => self.replicas.set(schedulers.addresses),
             Command::JobFinished(finished) => {
                 if let Ok(id) = JobId::from_bytes(&finished.job_id) {
                     self.finished_jobs.insert(id);

@@ -317,10 +317,11 @@ impl Raylet {
             wait_here_us: ask.wait_here.map(|wait| wait.as_micros() as u64),
             arguments: waiting.arguments.clone(),
         };
-        let (gcs, inputs) = (self.gcs.clone(), self.inputs.clone());
+        let is_in_group = BundleDemand::of(&ask.resources).is_some();
+        let (gcs, replicas, inputs) = (self.gcs.clone(), self.replicas.clone(), self.inputs.clone());
         tokio::spawn(async move {
             let (conn, request_id) = ask.key;
-            let reply = gcs.ask_until_answered("PickNode", request).await;
+            let reply = replicas.pick_node(&gcs, request, is_in_group).await;
             let _ = inputs
                 .send(Input::NodePicked {
                     conn,

@@ -18,7 +18,8 @@
 //! | [`actors`] | actors placed here, and who follows which actor |
 //! | [`gcs_link`] | the stream to the control store, and clients' calls to it |
 //! | [`cluster`], [`visitors`] | the other nodes, and the port for them |
-//! | [`transfer`], [`copies`] | values that travel between nodes, and which copies are here |
+//! | [`replicas`] | which global scheduler is asked |
+//! | [`transfer`], [`copies`], [`holders`] | values that travel between nodes, which copies are here, and who else has copies |
 //! | [`object_service`], [`room`], [`rounds`] | extents of the arena, pages made ready ahead of demand; who waits for room; how some is made |
 //! | [`lending`] | objects from disk that find no room beside what is looked at |
 //! | [`spill_io`], [`spill_notice`], [`store_report`] | files of spilled objects; how much was spilled, and what the store holds, for people |
@@ -54,6 +55,7 @@ mod object_service;
 mod raylet;
 mod reaper;
 mod registration;
+mod replicas;
 mod requests;
 mod room;
 mod rounds;

@@ -33,6 +33,7 @@ use crate::jobs::Job;
 use crate::logs::{LogAgent, Sink};
 use crate::memory::Memory;
 use crate::object_service::ObjectService;
+use crate::replicas::Replicas;
 use crate::timers::{Timer, Timers};
 use crate::transfer::Transfers;
 use crate::visitors;
@@ -86,6 +87,7 @@ pub(crate) struct Raylet {
     pub inquiries: Inquiries,
     pub node_inquiries: NodeInquiries,
     pub cluster: Cluster,
+    pub replicas: Replicas,
     pub transfers: Transfers,
     /// Clients that came through the node's port so far.
     pub visitors: u64,
@@ -221,7 +223,12 @@ impl Raylet {
         };
         config.labels.insert("ray.io/node-id".to_owned(), node_id.hex());
         let scheduler = Scheduler::new(total.clone(), Options::default()).on_node(node_id, config.labels.clone());
-        let node = node_info(&config, node_id, 0, &total, &total);
+        let mut incarnation = [0; 8];
+        getrandom::fill(&mut incarnation).map_err(|error| anyhow::anyhow!("no random bytes: {error}"))?;
+        let node = v1::NodeInfo {
+            incarnation: u64::from_ne_bytes(incarnation),
+            ..node_info(&config, node_id, 0, &total, &total)
+        };
         let gcs_address = match config.gcs_address {
             Some(address) => Address::Tcp(address),
             None => Address::Unix(config.session_dir.join("sockets/gcs")),
@@ -277,6 +284,7 @@ impl Raylet {
             inquiries: Inquiries::default(),
             node_inquiries: NodeInquiries::default(),
             cluster: Cluster::default(),
+            replicas: Replicas::new(config.session_dir.join("token"), node_id),
             transfers: Transfers::default(),
             visitors: 0,
             fetching_jobs: FxHashSet::default(),
@@ -574,8 +582,6 @@ fn node_info(
         name: config.node_name.clone(),
         raylet_address: config.listen.map(|address| address.to_string()).unwrap_or_default(),
         versions: config.versions(),
-        death_reason: String::new(),
-        backlog: 0,
-        leases: None,
+        ..v1::NodeInfo::default()
     }
 }

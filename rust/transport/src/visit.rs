@@ -61,8 +61,10 @@ pub enum VisitError {
     Handshake(String, HandshakeError),
     #[error("the process is not there any more")]
     NotHere,
-    #[error("the node runs another version of ray_rs")]
-    OtherVersion,
+    #[error(
+        "the other side speaks version {theirs} of the wire format, and this one version {WIRE_VERSION}: all nodes of a cluster run one version of ray_rs"
+    )]
+    OtherVersion { theirs: u32 },
     #[error("no greeting came")]
     NoGreeting,
 }
@@ -97,7 +99,7 @@ impl Greeting {
     fn decode(bytes: &[u8; GREETING_BYTES]) -> Result<Self, VisitError> {
         let number = |start: usize| u32::from_le_bytes(bytes[start..start + 4].try_into().expect("four bytes"));
         if number(4) != WIRE_VERSION {
-            return Err(VisitError::OtherVersion);
+            return Err(VisitError::OtherVersion { theirs: number(4) });
         }
         let id = |index: usize| -> [u8; ID_BYTES] {
             let start = 8 + index * ID_BYTES;
@@ -135,7 +137,10 @@ pub async fn visit(address: &str, token: &Token, greeting: &Greeting) -> Result<
         stream.write_all(&greeting.encode()).await.map_err(unreachable)?;
         match stream.read_u8().await {
             Ok(answer) if answer == Answer::Welcome as u8 => Ok(stream),
-            Ok(answer) if answer == Answer::OtherVersion as u8 => Err(VisitError::OtherVersion),
+            // Which one is said as well; versions before the second did not.
+            Ok(answer) if answer == Answer::OtherVersion as u8 => Err(VisitError::OtherVersion {
+                theirs: stream.read_u32_le().await.unwrap_or(1),
+            }),
             Ok(_) => Err(VisitError::NotHere),
             Err(error) => Err(unreachable(error)),
         }
@@ -160,8 +165,10 @@ pub async fn receive(stream: &mut TcpStream, token: &Token) -> Result<Greeting, 
         Err(_) => return Err(VisitError::NoGreeting),
     }
     let greeting = Greeting::decode(&bytes);
-    if matches!(greeting, Err(VisitError::OtherVersion)) {
-        let _ = answer(stream, Answer::OtherVersion);
+    if matches!(greeting, Err(VisitError::OtherVersion { .. })) {
+        let mut bytes = vec![Answer::OtherVersion as u8];
+        bytes.extend_from_slice(&WIRE_VERSION.to_le_bytes());
+        let _ = stream.write_all(&bytes).await;
     }
     greeting
 }
@@ -209,7 +216,64 @@ mod tests {
         }
         let mut other = greeting(Purpose::Data).encode();
         other[4] = 99;
-        assert!(matches!(Greeting::decode(&other), Err(VisitError::OtherVersion)));
+        assert!(matches!(
+            Greeting::decode(&other),
+            Err(VisitError::OtherVersion { theirs: 99 })
+        ));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_comes_is_a_greeting_or_an_error(bytes in proptest::collection::vec(proptest::num::u8::ANY, GREETING_BYTES), known: bool) {
+            let mut bytes: [u8; GREETING_BYTES] = bytes.try_into().expect("so many");
+            if known {
+                bytes[4..8].copy_from_slice(&WIRE_VERSION.to_le_bytes());
+                bytes[0] %= 5;
+            }
+            if let Ok(greeting) = Greeting::decode(&bytes) {
+                proptest::prop_assert_eq!(Greeting::decode(&greeting.encode()).expect("its own words"), greeting);
+            }
+        }
+    }
+
+    /// Through real sockets: nothing that a stranger sends is more than an error, and the next visitor is let in.
+    #[test]
+    fn garbage_at_the_port_is_an_error_and_no_more() {
+        use proptest::strategy::{Strategy, ValueTree};
+        run(async {
+            let token = Token::random().expect("random");
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+            let address = listener.local_addr().expect("bound");
+            let mut runner = proptest::test_runner::TestRunner::deterministic();
+            let garbage = proptest::collection::vec(proptest::num::u8::ANY, 0..300);
+            for _ in 0..50 {
+                let bytes = garbage.new_tree(&mut runner).expect("some").current();
+                let hosting = async {
+                    let (mut stream, _) = listener.accept().await.expect("came");
+                    receive(&mut stream, &token).await
+                };
+                let throwing = async {
+                    let mut stream = TcpStream::connect(address).await.expect("connected");
+                    let _ = stream.write_all(&bytes).await;
+                    let _ = stream.shutdown().await;
+                    let mut rest = Vec::new();
+                    let _ = stream.read_to_end(&mut rest).await;
+                };
+                let (came, ()) = tokio::join!(hosting, throwing);
+                assert!(matches!(came, Err(VisitError::Handshake(..))), "{came:?}");
+            }
+            let wanted = greeting(Purpose::Data);
+            let hosting = async {
+                let (mut stream, _) = listener.accept().await.expect("came");
+                let came = receive(&mut stream, &token).await.expect("a good visitor");
+                answer(&stream, Answer::Welcome).expect("said");
+                came
+            };
+            let address = address.to_string();
+            let (came, inside) = tokio::join!(hosting, visit(&address, &token, &wanted));
+            assert_eq!(came, wanted);
+            inside.expect("let in");
+        });
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! * `GCS-4`: what is told leaves in the order in which it was decided.
 
 mod actors;
+mod followers;
 mod jobs;
 mod kv;
 mod metrics;
@@ -31,6 +32,7 @@ use crate::storage::{StorageError, Write};
 
 pub use actors::actor_id;
 pub use nodes::RECONNECT_GRACE;
+pub use picking::propose;
 
 use actors::Actors;
 use jobs::Jobs;

@@ -16,6 +16,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tonic::Status;
 
 use super::actors::actor_id;
+use super::followers::{Followers, NodeNewsStream};
 use super::placement_groups::{GroupPlace, group_demand};
 use super::{State, Target};
 use crate::convert;
@@ -47,11 +48,15 @@ pub(super) struct Nodes {
     connections: u64,
     /// Of nodes that registered with an earlier gcs.
     indices: FxHashMap<NodeId, u32>,
+    /// Of nodes that were declared dead: none comes back, since its work was given to others.
+    dead: FxHashSet<NodeId>,
     /// Actors that were spread so far.
     pub(super) spread_turn: usize,
     /// Actors whose users know what they wait for.
     told_of_waiting: FxHashSet<ActorId>,
     pub(super) global: GlobalScheduler,
+    /// Replicas of the global scheduler.
+    pub(super) followers: Followers,
     /// What the head node was built of; nodes that differ are not let in.
     versions: Option<String>,
 }
@@ -68,6 +73,21 @@ impl Nodes {
     pub(super) fn restore_index(&mut self, node: NodeId, index: u32) {
         self.last_index = self.last_index.max(index);
         self.indices.insert(node, index);
+    }
+
+    pub(super) fn restore_death(&mut self, node: NodeId) {
+        self.dead.insert(node);
+    }
+
+    /// What is stored of a node.
+    fn record(&self, node: NodeId) -> Write {
+        let mut value = self.indices.get(&node).copied().unwrap_or(0).to_le_bytes().to_vec();
+        value.extend(self.dead.contains(&node).then_some(1));
+        Write {
+            table: Table::Nodes,
+            key: node.0.to_vec(),
+            value: Some(value.into()),
+        }
     }
 
     pub(super) fn send(&mut self, target: Target, command: NodeCommand) {
@@ -103,6 +123,7 @@ impl Nodes {
             labels: info.labels.clone().into_iter().collect(),
             ..NodeReport::default()
         };
+        self.followers.node_changed(node, &report);
         self.global.node_reported(now, node, report);
     }
 
@@ -137,7 +158,35 @@ impl Nodes {
     }
 
     /// Why a node cannot be part of this cluster.
-    fn why_refused(&mut self, info: &v1::NodeInfo) -> Option<String> {
+    fn why_refused(&mut self, node: NodeId, info: &v1::NodeInfo) -> Option<String> {
+        if self.dead.contains(&node) {
+            let known = self.nodes.get(&node).map(|known| known.info.death_reason.as_str());
+            return Some(format!(
+                "the node {node} was declared dead ({}), and what it did was given to others: start it anew",
+                known
+                    .filter(|reason| !reason.is_empty())
+                    .unwrap_or("before the control store restarted")
+            ));
+        }
+        if let Some(known) = self
+            .nodes
+            .get(&node)
+            .filter(|known| known.info.incarnation != info.incarnation)
+        {
+            return Some(format!(
+                "there is a node {node} already, at {}: two nodes can't have one id",
+                known.info.raylet_address
+            ));
+        }
+        let nonsense = |set: &Option<v1::ResourceSet>| {
+            let set = set.as_ref().map(ResourceSet::from).unwrap_or_default();
+            set.iter()
+                .find(|(_, amount)| amount.0 < 0)
+                .map(|(name, amount)| format!("{} {name}", amount.to_f64()))
+        };
+        if let Some(amount) = nonsense(&info.total) {
+            return Some(format!("a node can't have {amount}"));
+        }
         let ours = self.versions.get_or_insert_with(|| info.versions.clone());
         (*ours != info.versions).then(|| {
             format!(
@@ -269,7 +318,7 @@ impl State {
     pub fn register_node(&mut self, info: v1::NodeInfo) -> Result<NodeRegistration, Status> {
         let node = NodeId::from_bytes(&info.node_id).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let nodes = &mut self.nodes;
-        if let Some(refused) = nodes.why_refused(&info) {
+        if let Some(refused) = nodes.why_refused(node, &info) {
             return Err(Status::failed_precondition(refused));
         }
         nodes.connections += 1;
@@ -278,15 +327,7 @@ impl State {
             Some(index) => (*index, Vec::new()),
             None => {
                 nodes.restore_index(node, nodes.last_index + 1);
-                let value = Some(nodes.last_index.to_le_bytes().to_vec().into());
-                (
-                    nodes.last_index,
-                    vec![Write {
-                        table: Table::Nodes,
-                        key: node.0.to_vec(),
-                        value,
-                    }],
-                )
+                (nodes.last_index, vec![nodes.record(node)])
             }
         };
         let (sender, commands) = channel(MAX_WAITING_COMMANDS);
@@ -315,6 +356,7 @@ impl State {
             }),
         );
         self.tell_of_nodes(node);
+        self.tell_of_schedulers(Target::Node(node));
         self.tell_how_things_stand(node);
         Ok(NodeRegistration {
             node,
@@ -386,6 +428,7 @@ impl State {
                 {
                     entry.info.available = Some((&report.available).into());
                     entry.info.backlog = report.waiting();
+                    self.nodes.followers.node_changed(node, report);
                 }
                 if heartbeat.first {
                     let info = entry.info.clone();
@@ -468,7 +511,12 @@ impl State {
         entry.info.alive = false;
         entry.info.death_reason = reason.to_owned();
         let info = entry.info.clone();
+        // It learns of it on the connection that it may still have, or when it comes back.
+        entry.commands = None;
+        self.nodes.dead.insert(node);
+        self.committer.submit_unawaited(vec![self.nodes.record(node)]);
         self.nodes.global.node_gone(node);
+        self.nodes.followers.node_gone(node);
         self.changes.send_replace(());
         self.tell(0, Target::AllNodes, Body::NodeChanged(info));
         self.drivers_died(now_ms, |driver| driver.node_id == node.0);
@@ -483,6 +531,28 @@ impl State {
             self.node_died(node, connection, "it was stopped", now_ms);
         }
         Ok(())
+    }
+
+    /// A replica of the global scheduler wants to know what nodes there are; its number, and what it is told.
+    pub fn follow_nodes(&mut self, address: String) -> (u64, NodeNewsStream) {
+        let nodes = self.nodes.nodes.iter().filter(|(_, node)| node.info.alive);
+        let reports = nodes.filter_map(|(id, _)| Some((*id, self.nodes.global.report(*id)?)));
+        let following = self.nodes.followers.add(address, reports);
+        self.tell_of_schedulers(Target::AllNodes);
+        following
+    }
+
+    pub fn follower_gone(&mut self, number: u64) {
+        if self.nodes.followers.remove(number) {
+            self.tell_of_schedulers(Target::AllNodes);
+        }
+    }
+
+    fn tell_of_schedulers(&mut self, whom: Target) {
+        let addresses = self.nodes.followers.addresses();
+        if whom == Target::AllNodes || !addresses.is_empty() {
+            self.tell(0, whom, Body::Schedulers(v1::Schedulers { addresses }));
+        }
     }
 
     pub fn list_nodes(&self) -> v1::ListNodesReply {

@@ -35,8 +35,11 @@ impl State {
         storage.scan(Table::Functions, &mut |key, value| kv.restore_function(key, value))?;
         storage.scan(Table::KeyValue, &mut |key, value| kv.restore(key, value))?;
         storage.scan(Table::Nodes, &mut |key, value| {
-            if let (Ok(node), Ok(index)) = (NodeId::from_bytes(key), value.try_into()) {
-                nodes.restore_index(node, u32::from_le_bytes(index));
+            if let (Ok(node), Some((index, end))) = (NodeId::from_bytes(key), value.split_first_chunk()) {
+                nodes.restore_index(node, u32::from_le_bytes(*index));
+                if !end.is_empty() {
+                    nodes.restore_death(node);
+                }
             }
         })?;
         let (lifecycle, actors) = read_actors(&*storage)?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::{MemoryStorage, SledStorage, Storage, Table, Write};
+use super::{MemoryStorage, ShardedStorage, SledStorage, Storage, Table, Write};
 
 /// An implementation that can be stopped dead and opened again.
 trait Bench {
@@ -14,6 +14,11 @@ trait Bench {
     fn storage(&self) -> &Self::Kept;
     /// What a process finds that starts after this one was killed now.
     fn crash(self) -> Self;
+    const SHARDS: usize = 1;
+    /// Where a key lies.
+    fn shard_of(_: &Self::Kept, _key: &[u8]) -> usize {
+        0
+    }
 }
 
 struct InMemory(MemoryStorage);
@@ -68,6 +73,84 @@ impl Bench for OnDisk {
             root: self.root,
             lives,
         }
+    }
+}
+
+/// Two shards in memory.
+struct InShards {
+    storage: ShardedStorage<MemoryStorage>,
+    shards: Vec<MemoryStorage>,
+}
+
+impl InShards {
+    fn new() -> Self {
+        Self::opened(vec![MemoryStorage::default(), MemoryStorage::default()])
+    }
+
+    fn opened(shards: Vec<MemoryStorage>) -> Self {
+        let storage = ShardedStorage::open(shards.clone()).expect("opened");
+        Self { storage, shards }
+    }
+}
+
+impl Bench for InShards {
+    type Kept = ShardedStorage<MemoryStorage>;
+    const SHARDS: usize = 2;
+
+    fn shard_of(storage: &Self::Kept, key: &[u8]) -> usize {
+        storage.shard_of(key)
+    }
+
+    fn storage(&self) -> &Self::Kept {
+        &self.storage
+    }
+
+    fn crash(self) -> Self {
+        for shard in &self.shards {
+            shard.crash();
+        }
+        Self::opened(self.shards)
+    }
+}
+
+/// Two shards on disk.
+struct OnDisks {
+    storage: ShardedStorage<SledStorage>,
+    root: tempfile::TempDir,
+    lives: u32,
+}
+
+impl OnDisks {
+    fn new() -> Self {
+        let root = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir(root.path().join("0")).expect("made");
+        Self::opened(root, 0)
+    }
+
+    fn opened(root: tempfile::TempDir, lives: u32) -> Self {
+        let open = |shard| SledStorage::open(&root.path().join(lives.to_string()).join(shard)).expect("opened");
+        let storage = ShardedStorage::open(vec![open("a"), open("b")]).expect("opened");
+        Self { storage, root, lives }
+    }
+}
+
+impl Bench for OnDisks {
+    type Kept = ShardedStorage<SledStorage>;
+    const SHARDS: usize = 2;
+
+    fn shard_of(storage: &Self::Kept, key: &[u8]) -> usize {
+        storage.shard_of(key)
+    }
+
+    fn storage(&self) -> &Self::Kept {
+        &self.storage
+    }
+
+    fn crash(self) -> Self {
+        let lives = self.lives + 1;
+        let at = |lives: u32| self.root.path().join(lives.to_string());
+        copy_tree(&at(self.lives), &at(lives));
+        Self::opened(self.root, lives)
     }
 }
 
@@ -159,25 +242,36 @@ fn flushed_survives_a_crash(bench: impl Bench) {
     assert_eq!(content(bench.storage()), model(&[first, second]));
 }
 
-/// After a crash the content is that of some prefix of the batches, and of all that were flushed at least.
-fn any_history_survives(bench: impl Bench, history: &[(Vec<Write>, bool)]) {
+/// After a crash the content of each shard is that of some prefix of the batches, and of all that were flushed at least.
+fn any_history_survives<B: Bench>(bench: B, history: &[(Vec<Write>, bool)]) {
     let mut flushed = 0;
     for (index, (batch, flush)) in history.iter().enumerate() {
         bench.storage().apply(batch).expect("applied");
+        let mut shards = batch.iter().map(|write| B::shard_of(bench.storage(), &write.key));
+        let first = shards.next();
+        // A batch for several shards is as good as flushed.
+        if *flush || shards.any(|shard| Some(shard) != first) {
+            flushed = index + 1;
+        }
         if *flush {
             bench.storage().flush().expect("flushed");
-            flushed = index + 1;
         }
     }
     let batches: Vec<Vec<Write>> = history.iter().map(|(batch, _)| batch.clone()).collect();
     assert_eq!(content(bench.storage()), model(&batches));
     let bench = bench.crash();
-    let found = content(bench.storage());
-    assert!(
-        (flushed..=batches.len()).any(|length| found == model(&batches[..length])),
-        "GCS-1, GCS-2: {flushed} of {} batches were flushed, found {found:?}",
-        batches.len()
-    );
+    let of_shard = |mut all: Content, shard: usize| {
+        all.retain(|(_, key), _| B::shard_of(bench.storage(), key) == shard);
+        all
+    };
+    for shard in 0..B::SHARDS {
+        let found = of_shard(content(bench.storage()), shard);
+        assert!(
+            (flushed..=batches.len()).any(|length| found == of_shard(model(&batches[..length]), shard)),
+            "GCS-1, GCS-2: {flushed} of {} batches were flushed, found {found:?}",
+            batches.len()
+        );
+    }
 }
 
 fn any_write() -> impl Strategy<Value = Write> {
@@ -212,6 +306,18 @@ fn sled_keeps_what_was_flushed() {
 }
 
 #[test]
+fn shards_keep_tables_apart() {
+    tables_do_not_meet(InShards::new());
+    tables_do_not_meet(OnDisks::new());
+}
+
+#[test]
+fn shards_keep_what_was_flushed() {
+    flushed_survives_a_crash(InShards::new());
+    flushed_survives_a_crash(OnDisks::new());
+}
+
+#[test]
 fn memory_loses_what_was_not_flushed() {
     let bench = InMemory(MemoryStorage::default());
     bench.storage().apply(&[put(Table::Jobs, b"a", b"1")]).expect("applied");
@@ -229,5 +335,11 @@ proptest! {
     #[test]
     fn sled_survives_any_history(history in any_history()) {
         any_history_survives(OnDisk::new(), &history);
+    }
+
+    #[test]
+    fn shards_survive_any_history(history in any_history()) {
+        any_history_survives(InShards::new(), &history);
+        any_history_survives(OnDisks::new(), &history);
     }
 }

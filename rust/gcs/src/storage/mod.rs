@@ -1,4 +1,4 @@
-//! Where tables survive the process: a small ordered key-value store with two implementations and one set of promises.
+//! Where tables survive the process: a small ordered key-value store, whole or in shards, and one set of promises.
 //!
 //! * `GCS-1`: a batch is there whole or not at all, before and after a crash.
 //! * `GCS-2`: what was applied before a [`Storage::flush`] that returned `Ok` is there after a crash.
@@ -8,9 +8,11 @@
 #[cfg(test)]
 mod conformance;
 mod memory;
+mod sharded;
 mod sled;
 
 pub use self::memory::MemoryStorage;
+pub use self::sharded::ShardedStorage;
 pub use self::sled::SledStorage;
 
 use bytes::Bytes;
@@ -29,14 +31,16 @@ pub enum Table {
     Functions = 4,
     /// Name space, zero byte, key.
     KeyValue = 5,
-    /// NodeID to its index, four bytes little endian.
+    /// NodeID to its index, four bytes little endian; a fifth byte, and it was declared dead.
     Nodes = 6,
     /// PlacementGroupID to `PlacementGroupInfo`, of groups that are not removed.
     PlacementGroups = 40,
+    /// A batch for several shards that is being carried out.
+    Intents = 41,
 }
 
-#[cfg(test)]
 impl Table {
+    /// All that callers know.
     pub const ALL: [Self; 7] = [
         Self::Jobs,
         Self::ActorSpecs,
@@ -46,6 +50,10 @@ impl Table {
         Self::Nodes,
         Self::PlacementGroups,
     ];
+
+    fn of(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|table| *table as u8 == number)
+    }
 }
 
 /// One change.

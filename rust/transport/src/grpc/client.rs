@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, BufMut, Bytes};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::Service;
 use tonic::codegen::http::Uri;
@@ -16,10 +17,11 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
-use super::MAX_MESSAGE_BYTES;
 use super::stream::Connection;
+use super::{KEEPALIVE_LIMIT, KEEPALIVE_PAUSE, MAX_MESSAGE_BYTES};
 use crate::handshake::{self, HandshakeError};
 use crate::token::Token;
+use crate::visit::CONNECT_LIMIT;
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +46,14 @@ pub enum ConnectError {
 /// When nobody listens, or who listens does not know `token`.
 pub async fn channel(address: Address, token: Token) -> Result<Channel, ConnectError> {
     // The authority is what HTTP/2 requires; the connector below decides where to connect.
-    let endpoint = Endpoint::from_static("http://session.ray-rs.invalid").tcp_nodelay(true);
+    let mut endpoint = Endpoint::from_static("http://session.ray-rs.invalid").tcp_nodelay(true);
+    if matches!(address, Address::Tcp(_)) {
+        // A machine that vanishes says nothing: it is asked whether it is there.
+        endpoint = endpoint
+            .http2_keep_alive_interval(KEEPALIVE_PAUSE)
+            .keep_alive_timeout(KEEPALIVE_LIMIT)
+            .keep_alive_while_idle(true);
+    }
     let connector = Connector {
         address: address.clone(),
         token,
@@ -84,7 +93,13 @@ async fn open(address: &Address) -> io::Result<Connection> {
     match address {
         Address::Unix(path) => Ok(Connection::Unix(UnixStream::connect(path).await?)),
         Address::Tcp(address) => {
-            let stream = TcpStream::connect(address).await?;
+            let connecting = TcpStream::connect(address);
+            let stream = timeout(CONNECT_LIMIT, connecting).await.map_err(|_| {
+                io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("no answer within {} s", CONNECT_LIMIT.as_secs()),
+                )
+            })??;
             stream.set_nodelay(true)?;
             Ok(Connection::Tcp(stream))
         }
@@ -108,6 +123,14 @@ impl RawClient {
         }
     }
 
+    /// Calls the service `ray_rs.v1.GlobalScheduler` over `channel`.
+    pub fn scheduler(channel: Channel) -> Self {
+        Self {
+            channel,
+            prefix: "/ray_rs.v1.GlobalScheduler/",
+        }
+    }
+
     /// Calls `method` (such as `KvGet`) with an encoded request, and returns the encoded reply.
     ///
     /// # Errors
@@ -123,7 +146,7 @@ impl RawClient {
         client
             .ready()
             .await
-            .map_err(|error| Status::unavailable(format!("the control store cannot be reached: {error}")))?;
+            .map_err(|error| Status::unavailable(format!("it cannot be reached: {error}")))?;
         Ok(client
             .unary(Request::new(payload), path, BytesCodec)
             .await?

@@ -14,14 +14,12 @@ use tonic::codegen::{Service, http};
 use tonic::transport::Server;
 
 use super::stream::{Authenticated, Connection, PeerInfo};
+use super::{KEEPALIVE_LIMIT, KEEPALIVE_PAUSE};
 use crate::handshake;
 use crate::token::Token;
 
 /// Strangers that may be in the middle of a handshake at the same time; more wait in the kernel's backlog.
 const MAX_HANDSHAKES: usize = 64;
-/// A peer that is silent for so long is asked whether it is there, and has so long to answer.
-const KEEPALIVE_PAUSE: Duration = Duration::from_secs(2);
-const KEEPALIVE_LIMIT: Duration = Duration::from_secs(3);
 /// Pause after `accept` failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
