@@ -2,6 +2,7 @@
 down, slowed, and counted. What runs in one shares nothing with the others but files and process numbers."""
 
 import itertools
+import json
 import os
 import re
 import shutil
@@ -72,6 +73,11 @@ class Host:
         )
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout if status == 0 else done.stderr
+
+    def raylet_pid(self) -> int:
+        """Of the one node that runs there."""
+        (session,) = Path(self.root).glob("session_2*/session.json")
+        return int(json.loads(session.read_text())["raylet_pid"])
 
     def cut(self) -> None:
         """Pulls the plug: nothing gets in or out, and nobody is told."""

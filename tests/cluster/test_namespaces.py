@@ -28,15 +28,16 @@ class Program:
     def __init__(self, host, body, tmp_path):
         path = tmp_path / "program.py"
         path.write_text(script(body))
-        self.process = subprocess.Popen(
-            host.words(sys.executable, "-u", str(path)),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=(tmp_path / "stderr").open("w"),
-            text=True,
-            env=host.environment(),
-        )
         self.errors = tmp_path / "stderr"
+        with self.errors.open("w") as errors:
+            self.process = subprocess.Popen(
+                host.words(sys.executable, "-u", str(path)),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=host.environment(),
+            )
 
     def expect(self, word):
         """The rest of the next line that begins so."""
@@ -128,7 +129,7 @@ def test_a_program_over_three_hosts(network, program):
 def test_a_host_that_is_cut_off_is_dead_and_stays_dead(network, program):
     """Its tasks run elsewhere or fail by name, its actor moves; when the cable is back, the old node ends itself."""
     hosts = start(network)
-    (raylet,) = [pid for pid in traces.daemons("raylet") if hosts[2].root in traces.processes().get(pid, "")]
+    raylet = hosts[2].raylet_pid()
     talk = program(
         hosts[0],
         PARTS
@@ -292,7 +293,7 @@ def test_an_address_that_nobody_has(network):
 def test_only_the_address_that_was_named_is_open(network):
     """A node listens where it was told to, and takes nobody without the token."""
     hosts = start(network, 1)
-    (raylet,) = [pid for pid in traces.daemons("raylet") if hosts[0].root in traces.processes().get(pid, "")]
+    raylet = hosts[0].raylet_pid()
     listening = run("ip", "netns", "exec", hosts[0].name, "ss", "-ltnH").stdout.split("\n")
     addresses = {line.split()[3].rpartition(":")[0] for line in listening if line.strip()}
     assert addresses == {hosts[0].address}
