@@ -32,8 +32,18 @@ test: test-rust test-py ## all tests
 test-rust: tools-present ## tests of the Rust crates
 	cargo test --quiet --workspace --exclude ray-rs-bindings
 
+# Tests over links between network namespaces, and the benchmark of transfers; without them these are skipped or say so.
+NET_TOOLS := ip tc iperf3
+
+.PHONY: net-tools
+net-tools:
+	@for tool in $(NET_TOOLS); do command -v $$tool >/dev/null || missing="$${missing:-} $$tool"; done; \
+	test -z "$${missing:-}" || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq iproute2 iperf3 >/dev/null 2>&1; } || \
+	echo "not installed, and could not be:$$missing (Debian, Ubuntu: apt install iproute2 iperf3); some tests are skipped" >&2
+
 .PHONY: test-py
-test-py: build ## black-box tests of the installed package, with real processes
+test-py: build net-tools ## black-box tests of the installed package, with real processes
 	$(BIN)/python -m pytest $(ARGS)
 
 # The server speaks S3 and keeps its buckets in a directory; nothing else needs it.
@@ -89,7 +99,7 @@ bench: ## measure every row of the table (release build); ARGS=--vs-ray measures
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
 .PHONY: bench-cluster
-bench-cluster: ## the same for clusters of several nodes on this machine
+bench-cluster: net-tools ## the same for clusters of several nodes on this machine
 	$(MAKE) bench ARGS="--cluster $(ARGS)"
 
 .PHONY: sort-20g
