@@ -1,5 +1,6 @@
 //! The whole service in one process: tonic over a Unix socket in a temporary directory, prost messages, both stores.
 
+mod nodes;
 mod placement_groups;
 
 use std::path::Path;

@@ -407,6 +407,33 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// Whatever somebody writes into the socket: frames, an end, or an error, and never a wait without end.
+        #[test]
+        fn nonsense_is_frames_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..2000), lengths: bool) {
+            let mut bytes = bytes;
+            if lengths {
+                // As if frames began: short ones that are there, and at last one that is not.
+                for start in (0..bytes.len().saturating_sub(4)).step_by(44) {
+                    bytes[start..start + 4].copy_from_slice(&40u32.to_le_bytes());
+                }
+            }
+            run(async {
+                let (left, right) = UnixStream::pair().expect("a pair");
+                let (mut reader, _writer) = frames(right);
+                let mut written = 0;
+                while written < bytes.len() {
+                    left.writable().await.expect("open");
+                    written += left.try_write(&bytes[written..]).unwrap_or(0);
+                }
+                drop(left);
+                while let Ok(Some((message, _))) = reader.next_message::<LogLines>().await {
+                    let _ = message.encoded_len();
+                }
+            });
+        }
+    }
+
     #[test]
     fn a_frame_too_long_is_an_error_before_its_memory_is_taken() {
         run(async {
