@@ -383,7 +383,13 @@ fn start_schedulers(config: &HeadConfig, made: &SessionDir, gcs_pid: u32) -> io:
         };
         let arguments = serde_json::to_string(&arguments)?;
         let name = format!("scheduler-{number}");
-        started.push(spawn(config, made, &name, &["scheduler", &arguments], &made.gcs_socket)?);
+        started.push(spawn(
+            config,
+            made,
+            &name,
+            &["scheduler", &arguments],
+            &made.gcs_socket,
+        )?);
     }
     Ok(started)
 }
