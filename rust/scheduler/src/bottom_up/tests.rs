@@ -74,6 +74,29 @@ fn room_now_decides_and_the_asking_node_is_no_answer() {
 }
 
 #[test]
+fn what_a_quick_node_has_granted_already_is_not_counted_twice() {
+    let mut global = cluster(&[(1, 1.0, 0.0), (2, 2.0, 2.0)]);
+    let one = cpus(1.0);
+    assert_eq!(global.pick(ms(0), wish(&one, 1, true)), Some(id(2)));
+    // Sooner than proposals settle, but it is in there.
+    global.node_reported(ms(2), id(2), report(2, 2.0, 1.0, 0));
+    global.check_invariants();
+    assert_eq!(global.free(id(2)), one);
+    assert_eq!(global.pick(ms(3), wish(&one, 1, true)), Some(id(2)));
+    // Queued there is in there, too.
+    let waits = |global: &mut GlobalScheduler, at| global.pick(ms(at), wish(&one, 1, false));
+    assert_eq!(waits(&mut global, 4), Some(id(2)));
+    global.node_reported(ms(5), id(2), report(2, 2.0, 0.0, 1));
+    global.check_invariants();
+    assert_eq!(
+        global.next_lapse(),
+        Some(PROMISE_HOLDS),
+        "all are confirmed; only the list of ends is not swept"
+    );
+    assert_eq!(global.free(id(2)), ResourceSet::new());
+}
+
+#[test]
 fn what_was_proposed_is_not_proposed_again_until_the_node_reports_or_time_passes() {
     let mut global = cluster(&[(1, 1.0, 0.0), (2, 2.0, 2.0)]);
     let one = cpus(1.0);

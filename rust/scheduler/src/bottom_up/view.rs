@@ -150,6 +150,40 @@ impl Node {
         hold.max(now.saturating_sub(self.said_at)).mul_f64(rounds)
     }
 
+    /// The promises that the node, which says that it has `amounts`, has not heard of: those made a moment ago, unless it
+    /// has granted or queued so much more than it said before. (What clients of its own took may pass for a promise: then
+    /// one request too many is sent there, and comes back.)
+    fn unconfirmed(mut self, now: Duration, amounts: &[Amount]) -> VecDeque<Promise> {
+        let promises = std::mem::take(&mut self.promises);
+        for promise in &promises {
+            self.take(&promise.demand, promise.waits, -1);
+        }
+        // What is more than before, of each that has changed so: granted, and queued.
+        let mut more: [Vec<(u32, i64)>; 2] = Default::default();
+        for amount in amounts {
+            if let Some(before) = self.amount(amount.name) {
+                more[0].push((amount.name, before.free - amount.free));
+                more[1].push((amount.name, amount.queued - before.queued));
+            }
+        }
+        let is_shown = |demand: &[(u32, i64)], more: &mut Vec<(u32, i64)>| {
+            let covers = |(name, wanted): &(u32, i64)| more.iter().any(|(other, much)| other == name && much >= wanted);
+            let shown = demand.iter().all(covers);
+            for (name, wanted) in demand.iter().filter(|_| shown) {
+                let row = more.iter_mut().find(|(other, _)| other == name);
+                row.expect("it was covered").1 -= wanted;
+            }
+            shown
+        };
+        let [mut granted, mut queued] = more;
+        let mut unconfirmed = promises;
+        unconfirmed.retain(|promise| {
+            let shown = is_shown(&promise.demand, &mut granted) || is_shown(&promise.demand, &mut queued);
+            !shown && now.saturating_sub(promise.made) < PROMISE_SETTLES
+        });
+        unconfirmed
+    }
+
     /// Takes the demand, or gives it back with `sign` -1.
     fn take(&mut self, demand: &[(u32, i64)], waits: bool, sign: i64) {
         for (name, wanted) in demand {
@@ -272,11 +306,7 @@ impl GlobalScheduler {
             }
         };
         let before = self.nodes[place].take();
-        let mut promises = before.map(|node| node.promises).unwrap_or_default();
-        // What was proposed a moment ago is not in this report.
-        while (promises.front()).is_some_and(|first| now.saturating_sub(first.made) >= PROMISE_SETTLES) {
-            promises.pop_front();
-        }
+        let promises = before.map_or_else(VecDeque::new, |node| node.unconfirmed(now, &amounts));
         let mut known = Node {
             id,
             view: self.reports,
