@@ -13,6 +13,7 @@ use ray_rs_raylet::RayletConfig;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
+use crate::autoscaling::{AutoscalingArguments, LocalNodes};
 use crate::session;
 
 /// Idle threads of the blocking pool end soon: an idle daemon should be one thread.
@@ -31,6 +32,9 @@ pub struct GcsArguments {
     pub listen: Option<SocketAddr>,
     #[serde(default)]
     pub other_nodes: bool,
+    /// Nodes that it starts by itself, and what is needed for those of this machine.
+    #[serde(default)]
+    pub autoscaling: Option<(AutoscalingArguments, LocalNodes)>,
 }
 
 /// Runs a gcs to the end of its session; returns the process's exit code.
@@ -41,6 +45,8 @@ pub fn run_gcs(arguments: &str) -> i32 {
         let mut config = GcsConfig::new(arguments.session_dir.clone(), take_socket()?, arguments.driver_pid);
         config.tcp_bind = arguments.listen.unwrap_or(config.tcp_bind);
         config.other_nodes = arguments.other_nodes;
+        config.autoscaling =
+            (arguments.autoscaling).map(|(autoscaling, head)| autoscaling.compose(head, &arguments.session_dir));
         block_on(ray_rs_gcs::run(config))
     })
 }

@@ -18,6 +18,7 @@ use ray_rs_transport::Token;
 use ray_rs_transport::session::LATEST_LINK;
 use serde::{Deserialize, Serialize};
 
+use crate::autoscaling::{AutoscalingArguments, LocalNodes};
 use crate::daemons::GcsArguments;
 use crate::session::{self, SessionInfo};
 use crate::{resources, stop};
@@ -73,6 +74,8 @@ pub struct HeadConfig {
     pub outlives_goodbye: bool,
     /// The node's id in hex; a random one when it is empty.
     pub node_id: String,
+    /// Of a head: which nodes its cluster starts and ends by itself.
+    pub autoscaling: Option<AutoscalingArguments>,
 }
 
 /// A cluster to join.
@@ -81,6 +84,16 @@ pub struct Join {
     pub gcs_address: SocketAddr,
     /// The file with the cluster's token.
     pub token_path: PathBuf,
+}
+
+impl From<&HeadConfig> for LocalNodes {
+    fn from(config: &HeadConfig) -> Self {
+        Self {
+            python: config.python.clone(),
+            core_path: config.core_path.clone(),
+            python_version: config.python_version.clone(),
+        }
+    }
 }
 
 impl Default for HeadConfig {
@@ -106,6 +119,7 @@ impl Default for HeadConfig {
             python_version: String::new(),
             outlives_goodbye: false,
             node_id: String::new(),
+            autoscaling: None,
         }
     }
 }
@@ -172,6 +186,7 @@ pub fn launch_head(config: &HeadConfig) -> Result<Session, LaunchError> {
                     .map(|join| join.gcs_address.to_string())
                     .unwrap_or_default(),
                 session_dir: made.dir.clone(),
+                starts_nodes: config.autoscaling.is_some(),
             };
             let session = Session {
                 info,
@@ -271,6 +286,10 @@ fn start_daemons(config: &HeadConfig, made: &SessionDir) -> Result<(Option<Child
         driver_pid,
         listen: config.gcs_listen,
         other_nodes: config.listen.is_some(),
+        autoscaling: config
+            .autoscaling
+            .clone()
+            .map(|autoscaling| (autoscaling, config.into())),
     };
     let gcs_arguments = serde_json::to_string(&gcs_arguments).map_err(|error| failed(error.into()))?;
     let mut gcs = match config.join {

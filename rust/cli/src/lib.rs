@@ -7,6 +7,7 @@
 //! | [`mod@stop`] | ends a session |
 //! | [`daemons`] | what those processes run |
 //! | [`list_nodes`] | asks a cluster from outside |
+//! | [`autoscaling`] | the autoscaler's configuration, and nodes that it starts on this machine |
 //! | [`resources`] | what a node has when nobody says otherwise |
 //!
 //! The launcher binds both Unix sockets itself and hands them over listening, so a client may connect at once and
@@ -14,13 +15,14 @@
 //! exec, so a large driver is not copied to start a small daemon.
 
 mod ask;
+pub mod autoscaling;
 pub mod daemons;
 pub mod launch;
 pub mod resources;
 pub mod session;
 pub mod stop;
 
-pub use ask::list_nodes;
+pub use ask::{drain_node, list_nodes};
 pub use daemons::{run_gcs, run_raylet};
 pub use launch::{HeadConfig, LaunchError, Session, launch_head};
 pub use session::{SessionInfo, discover, sweep};

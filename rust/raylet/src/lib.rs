@@ -18,6 +18,7 @@
 //! | [`actors`] | actors placed here, and who follows which actor |
 //! | [`gcs_link`] | the stream to the control store, and clients' calls to it |
 //! | [`cluster`], [`visitors`] | the other nodes, and the port for them |
+//! | [`draining`] | whether the node is idle, and how it leaves in order |
 //! | [`transfer`], [`copies`] | values that travel between nodes, and which copies are here |
 //! | [`object_service`], [`room`] | extents of the arena, pages made ready ahead of demand; who waits for room, and how some is made |
 //! | [`lending`] | objects from disk that find no room beside what is looked at |
@@ -38,6 +39,7 @@ pub mod config;
 mod copies;
 mod describe;
 mod describe_nodes;
+mod draining;
 mod env_spec;
 mod environments;
 mod gcs_link;

@@ -69,6 +69,7 @@ impl State {
                 metrics: Metrics::default(),
                 dead_workers: VecDeque::new(),
                 session: String::new(),
+                autoscaler_report: None,
                 started: std::time::Instant::now(),
                 changes: tokio::sync::watch::Sender::new(()),
             },
