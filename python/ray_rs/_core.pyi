@@ -576,7 +576,8 @@ def flush_logs(timeout: float = 1.0) -> None:
 
 def process_info() -> dict[str, Any]:
     """Keys: worker_id, node_id, job_id (id objects), pid, session, session_dir, gcs_address, node_ip, namespace,
-    node_resources (dict[str, float]), arena_bytes, is_driver. RaySystemError when not connected."""
+    node_resources (dict[str, float]), arena_bytes, is_driver, is_awaited (of a worker: the driver is answered when its
+    loop begins). RaySystemError when not connected."""
 
 def cluster_view() -> list[dict[str, Any]]:
     """A dict a node: node_id (hex), alive, address, hostname, total, available (dict[str, float]), leases (counts)."""

@@ -25,10 +25,27 @@ def rehearse() -> None:
         _core.RemoteFunction(function, "rehearsal", _signature.signature_of(function), {})
         options.task_plan({}, "rehearsal", is_generator=_signature.is_generator(function))
         _function_table.pickle_classes(False)
+        _run(_function_table.pickle_definition(function, "rehearsal"))
         _serialization.loads(_serialization.dumps_in_band(function))()
+
+
+def rehearse_after_fork() -> None:
+    """Runs a function as a worker does: its first task does not wait while it gets pages of its own."""
+    _run(_pickled)
+
+
+def _run(pickled: bytes) -> None:
+    function = _serialization.loads(pickled)
+    _function_table.forget(function)
+    function()
 
 
 def _nothing() -> None:
     import os
 
     os.getpid()
+
+
+_pickled = _function_table.pickle_definition(
+    types.FunctionType(_nothing.__code__, {"__name__": "__main__"}, "rehearsal"), "rehearsal"
+)

@@ -21,6 +21,7 @@ from ray_rs import (
     _environments,
     _function_table,  # noqa: F401 - imported before the fork
     _logging_config,
+    _rehearsal,
     _serialization,
     actor,
     runtime_context,
@@ -62,6 +63,8 @@ def _run(config: dict[str, Any], fork_token: int) -> int:
     if set_up is not None:
         set_up()
         _core.worker_ready()
+    if info["is_awaited"]:
+        _rehearsal.rehearse_after_fork()
     graceful, code, _reason = _core.run_worker_loop(_Callbacks(info["node_ip"]))
     if graceful:
         _say_goodbye()

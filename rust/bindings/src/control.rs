@@ -45,6 +45,7 @@ pub fn process_info<'py>(py: Python<'py>, info: &ProcessInfo, is_driver: bool) -
     dict.set_item("namespace", &info.namespace)?;
     dict.set_item("node_resources", resource_dict(py, &info.node_resources)?)?;
     dict.set_item("arena_bytes", info.arena_bytes)?;
+    dict.set_item("is_awaited", info.is_awaited)?;
     dict.set_item("is_driver", is_driver)?;
     Ok(dict)
 }

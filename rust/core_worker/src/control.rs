@@ -95,6 +95,13 @@ impl CoreWorker {
         }
     }
 
+    /// The loop that runs tasks begins: a driver may wait for that.
+    pub fn loop_begins(&self) {
+        if self.info().is_awaited {
+            self.worker_ready();
+        }
+    }
+
     /// This worker's set-up is over: it takes what there is to do.
     pub fn worker_ready(&self) {
         self.with(|state| state.tell_raylet(v1::to_raylet::Body::WorkerReady(v1::WorkerReady {})));

@@ -174,6 +174,7 @@ impl CoreWorker {
             namespace: registered.namespace,
             node_resources: node_resources.clone(),
             arena_bytes: registered.arena_bytes,
+            is_awaited: registered.say_ready,
         };
         let cpus = node_resources.get(ray_rs_types::resources::CPU).to_f64().ceil() as u32;
         let arena = Arc::new(arena);

@@ -295,6 +295,8 @@ pub struct ProcessInfo {
     pub namespace: String,
     pub node_resources: ResourceSet,
     pub arena_bytes: u64,
+    /// A driver is answered when this worker's loop begins.
+    pub is_awaited: bool,
 }
 
 /// How a wait ended.

@@ -28,7 +28,7 @@ pub(crate) struct Job {
     pub environments: Vec<Environment>,
     /// Marks of zygotes that have ended; what carries one ends with the job.
     pub past_marks: Vec<String>,
-    /// Workers that have connected, ever.
+    /// Workers that were ready for a task, ever.
     pub workers_seen: u32,
     pub start_failures: u32,
     /// The driver, when it is on another node.

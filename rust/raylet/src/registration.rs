@@ -125,9 +125,6 @@ impl Raylet {
         worker.conn = Some(conn);
         worker.worker_id = client.worker_id;
         worker.learn_pid(client.pid);
-        if !set_up_follows && let Some(job) = self.jobs.get_mut(&worker.pool.job) {
-            job.workers_seen += 1;
-        }
         self.settle_registrations();
     }
 
@@ -259,6 +256,12 @@ impl Raylet {
         self.worker_address(*oldest?.0)
     }
 
+    fn waits_for_a_worker(&self, job: JobKey) -> bool {
+        self.clients
+            .values()
+            .any(|client| client.role == Role::Driver && client.job == Some(job) && !client.registered)
+    }
+
     fn complete_registration(&mut self, conn: ConnKey) {
         if self.clients[&conn].role == Role::Remote {
             return self.complete_remote(conn);
@@ -275,6 +278,10 @@ impl Raylet {
         let job = &self.jobs[&key];
         client.registered = true;
         client.arena_row = arena_row;
+        let role = client.role;
+        // A program that begins finds its first worker waiting, not half-way through its start.
+        let say_ready = matches!(role, Role::Worker(_)) && self.waits_for_a_worker(key);
+        let client = &self.clients[&conn];
         let address_file = self.config.session_dir.join(GCS_ADDRESS_FILE);
         let registered = v1::Registered {
             node_id: self.node_id.0.to_vec(),
@@ -293,10 +300,10 @@ impl Raylet {
             node_resources: Some((&self.total).into()),
             error: String::new(),
             first_worker: first_worker.as_ref().map(Into::into),
+            say_ready,
         };
         tracing::debug!(pid = client.pid, process_number, "a client is registered");
         client.outbox.send_with_fds(Body::Registered(registered), fds);
-        let role = client.role;
         if self.cluster.has_others() {
             let size = self.cluster_size();
             self.clients[&conn].outbox.send(Body::ClusterSize(size));
@@ -325,6 +332,7 @@ impl Raylet {
         if let Role::Worker(token) = role {
             let worker = self.workers.get_mut(&token).expect("a connected worker is known");
             worker.was_registered = true;
+            worker.says_ready = say_ready;
             if !worker.set_up_follows {
                 self.worker_ready(token);
             }

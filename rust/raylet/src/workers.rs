@@ -49,6 +49,8 @@ pub(crate) struct WorkerProcess {
     pub was_registered: bool,
     /// It said that it has to set itself up after its registration, and has not said that it has.
     pub set_up_follows: bool,
+    /// It was asked to send `WorkerReady` when it begins to wait; it may be leased before.
+    pub says_ready: bool,
     /// The actor that it hosts, with the incarnation.
     pub actor: Option<(ActorId, u32)>,
     /// Since when it hosts its actor, and whether that is started again after its end.
@@ -130,6 +132,7 @@ impl Raylet {
                     is_scheduled: false,
                     was_registered: false,
                     set_up_follows: false,
+                    says_ready: false,
                     actor: None,
                     hosts: None,
                     out_of_memory: None,
@@ -164,16 +167,18 @@ impl Raylet {
         let Some(worker) = self.workers.get_mut(&token).filter(|worker| worker.was_registered) else {
             return;
         };
-        if std::mem::replace(&mut worker.is_scheduled, true) {
-            return;
-        }
         let pool = worker.pool;
         let Some(conn) = worker.conn else { return };
-        if std::mem::take(&mut worker.set_up_follows) {
+        let is_new = !std::mem::replace(&mut worker.is_scheduled, true);
+        worker.set_up_follows = false;
+        if !is_new || !worker.says_ready {
             if let Some(job) = self.jobs.get_mut(&pool.job) {
                 job.workers_seen += 1;
             }
             self.settle_registrations();
+        }
+        if !is_new {
+            return;
         }
         self.decide(Event::WorkerStarted {
             worker: WorkerKey(token.0),

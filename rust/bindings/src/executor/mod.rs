@@ -123,6 +123,7 @@ pub fn run_worker_loop(py: Python<'_>, callbacks: &Bound<'_, PyAny>) -> PyResult
         hosted: OnceLock::new(),
     };
     let executor = EXECUTOR.get_or_init(|| Arc::new(made));
+    executor.core.loop_begins();
     let exit = sync::run(py, executor)?;
     Ok((exit.graceful, exit.code, exit.reason))
 }
