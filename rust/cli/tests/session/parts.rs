@@ -170,6 +170,9 @@ fn worker() {
         let mut file = OpenOptions::new().create(true).append(true).open(path).expect("opened");
         file.write_all(text.as_bytes()).expect("written");
     };
+    if registered.say_ready {
+        wire.send(To::WorkerReady(v1::WorkerReady {}));
+    }
     while let Some(body) = wire.receive() {
         match body {
             From::StartActor(start) => {
