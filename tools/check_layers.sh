@@ -23,7 +23,7 @@ allowed() {
     gcs) echo "types proto telemetry transport scheduler actors" ;;
     raylet) echo "types proto telemetry transport lanes scheduler object_store" ;;
     core_worker) echo "types proto telemetry transport lanes ownership dispatch actors explain object_store" ;;
-    cli) echo "types proto telemetry transport raylet gcs" ;;
+    cli) echo "types proto telemetry transport scheduler raylet gcs" ;;
     bindings) echo "types telemetry core_worker cli object_store" ;;
     testing) echo "types proto telemetry lanes scheduler ownership dispatch actors object_store transport gcs raylet core_worker cli" ;;
     *) return 1 ;;

@@ -597,6 +597,15 @@ class Observer:
 
     def __new__(cls, session_dir: str, timeout: float = 30.0) -> Observer: ...
     def nodes(self) -> list[dict[str, Any]]: ...
+    def cluster(self) -> dict[str, Any]:
+        """The cluster as its control store knows it.
+
+        Returns:
+            `nodes` as of the method of this name; `waiting`: what waits for workers on any node, and `waiting_actors`:
+            actors that have no node yet, by shape: `resources`, `count`, `why`, `infeasible`; `requested` in the same
+            form; `autoscaler`: None, or its `instances`, `failures`, `pauses`, and shapes `infeasible` and `delayed`.
+        """
+
     def store_stats(self) -> dict[str, int]: ...
     def store_objects(self) -> list[dict[str, Any]]:
         """Every object of the node's store.
@@ -708,6 +717,13 @@ def store_objects() -> list[dict[str, Any]]: ...
 def store_stats() -> dict[str, int]: ...
 def counters() -> dict[str, int]: ...
 def named_actors() -> list[tuple[str, str]]: ...
+def request_resources(shapes: list[tuple[dict[str, float], int]]) -> None:
+    """Tells the control store what there is to be room for in the cluster; replaces what was told before.
+
+    Args:
+        shapes: Resources that are to be on one node, and how often.
+    """
+
 def kv_put(namespace: str, key: bytes, value: bytes, overwrite: bool = True) -> bool:
     """True when the key is new."""
 
@@ -724,6 +740,24 @@ def launch_head(config_json: str) -> str:
 
 def stop_head(session_dir: str) -> None:
     """Ends what `launch_head` of this process started: SIGTERM, bounded wait, SIGKILL."""
+
+def drain_node(address: str, token_path: str, node_id: bytes, reason: int, message: str, remaining_ms: int) -> str:
+    """Asks a node of a cluster to take nothing new, and to leave when what it runs has ended.
+
+    Args:
+        address: Of its control store, as for `list_nodes`.
+        token_path: File with the cluster's token.
+        node_id: The node.
+        reason: As in `DrainInfo`: 1 idle termination; 2 preemption.
+        message: For people.
+        remaining_ms: It leaves after so long, whatever still runs; 0: when that has ended.
+
+    Returns:
+        Why the node does not agree; empty: it has agreed.
+
+    Raises:
+        ConnectionError: The control store cannot be reached, does not take the token, or does not answer.
+    """
 
 def list_nodes(address: str, token_path: str) -> list[dict[str, Any]]:
     """Nodes of a cluster, as `cluster_view` gives them, without being connected to it.

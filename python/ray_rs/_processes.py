@@ -294,6 +294,26 @@ def list_nodes(address: str, token_path: str) -> list[dict[str, Any]]:
     return _core.list_nodes(address, token_path)
 
 
+def drain_node(address: str, token_path: str, node_id: str, reason: int, message: str, remaining_ms: int) -> str:
+    """Asks a node to take nothing new, and to leave when what it runs has ended.
+
+    Args:
+        address: Of the cluster's control store, as for `list_nodes`.
+        token_path: File with the cluster's token.
+        node_id: The node, in hex.
+        reason: 1: it is idle, and agrees only if it is; 2: it will be gone soon.
+        message: For people.
+        remaining_ms: It leaves after so long, whatever still runs; 0: it waits for that.
+
+    Returns:
+        Why it does not; empty: it has agreed.
+
+    Raises:
+        ConnectionError: As for `list_nodes`.
+    """
+    return _core.drain_node(address, token_path, bytes.fromhex(node_id), reason, message, remaining_ms)
+
+
 def living_sessions() -> list[dict[str, Any]]:
     """The living sessions of this user on this machine, oldest first.
 

@@ -716,7 +716,8 @@ def nodes() -> list[dict[str, Any]]:
     """Describes the nodes of the cluster.
 
     Returns:
-        A dictionary for each, with Ray's keys.
+        A dictionary for each, with Ray's keys. One that is about to leave has a further one, "Draining", with "reason"
+        (1: it is idle; 2: preemption), "message" and "deadline_ms" (since 1970; 0: when what it runs has ended).
 
     Raises:
         RaySystemError: There is no session.
@@ -738,14 +739,24 @@ def nodes() -> list[dict[str, Any]]:
             "DashboardAgentListenPort": -1,
             "NodeName": node["address"],
             "RuntimeEnvAgentPort": -1,
-            "DeathReason": 0,
-            "DeathReasonMessage": "",
+            "DeathReason": _death_reason(node),
+            "DeathReasonMessage": node["death_reason"],
             "alive": node["alive"],
             "Resources": dict(node["total"]) if node["alive"] else {},
             "Labels": {"ray.io/node-id": node["node_id"], **node.get("labels", {})},
+            **({"Draining": node["drain"]} if node["alive"] and node["drain"] else {}),
         }
         for node in _core.cluster_view()
     ]
+
+
+def _death_reason(node: dict[str, Any]) -> int:
+    """By Ray's numbers: 0 it lives; 1 expected, 2 not; 3 drained for a preemption, 4 for being idle."""
+    if node["alive"]:
+        return 0
+    if node["drain"]:
+        return 4 if node["drain"]["reason"] == 1 else 3
+    return 1 if node["death_reason"] == "it was stopped" else 2
 
 
 def _sum_resources(which: str) -> dict[str, float]:

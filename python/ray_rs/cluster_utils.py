@@ -10,9 +10,10 @@ from typing import Any
 
 from ray_rs import _processes
 
-__all__ = ["Cluster", "ClusterNode"]
+__all__ = ["AutoscalingCluster", "Cluster", "ClusterNode"]
 
 _POLL_S = 0.01
+_OBJECT_STORE_BYTES = 150 * 1024 * 1024
 
 
 class ClusterNode:
@@ -231,6 +232,89 @@ class Cluster:
         if self.head_node is not None:
             self.remove_node(self.head_node)
         atexit.unregister(self.shutdown)
+
+
+class AutoscalingCluster:
+    """A cluster on this machine that grows and shrinks as work needs it, for tests: its nodes are real.
+
+    Example:
+        >>> cluster = AutoscalingCluster(
+        ...     head_resources={"CPU": 0},
+        ...     worker_node_types={"worker": {"resources": {"CPU": 2}, "min_workers": 0, "max_workers": 3}},
+        ...     idle_timeout_minutes=0.1,
+        ... )
+        >>> cluster.start()
+        >>> ray_rs.init(address=cluster.address)
+        >>> ray_rs.shutdown()
+        >>> cluster.shutdown()
+    """
+
+    def __init__(
+        self,
+        head_resources: dict[str, float],
+        worker_node_types: dict[str, Any],
+        autoscaler_v2: bool = False,
+        **config_kwargs: Any,
+    ) -> None:
+        """Makes a cluster that is not started.
+
+        Args:
+            head_resources: What the head has; without "CPU": none.
+            worker_node_types: Types of nodes by name: "resources", "min_workers", "max_workers", "labels".
+            autoscaler_v2: Of no effect: there is one autoscaler.
+            **config_kwargs: Further keys of a configuration, such as `idle_timeout_minutes` and `max_workers`.
+
+        Raises:
+            ValueError: The configuration makes no sense.
+        """
+        from ray_rs import _autoscaling
+
+        self._head = {name: float(amount) for name, amount in head_resources.items()}
+        self._config = _autoscaling.of_cluster(worker_node_types, config_kwargs)
+        self._session: dict[str, Any] | None = None
+        self.address = ""
+
+    def start(self, _system_config: dict[str, Any] | None = None, override_env: dict[str, str] | None = None) -> None:
+        """Starts the head.
+
+        Args:
+            _system_config: Ray's knobs; of no effect.
+            override_env: Further variables of the environment for its processes.
+
+        Raises:
+            RuntimeError: It was started already.
+        """
+        if self._session is not None:
+            raise RuntimeError("The cluster has been started already.")
+        head = dict(self._head)
+        before = dict(os.environ)
+        os.environ.update(override_env or {})
+        try:
+            self._session = _processes.launch_head(
+                num_cpus=int(head.pop("CPU", 0)),
+                num_gpus=int(head.pop("GPU", 0)),
+                memory=int(head.pop("memory", 0)) or None,
+                object_store_memory=int(head.pop("object_store_memory", _OBJECT_STORE_BYTES)),
+                resources=head,
+                labels={},
+                driver_config=None,
+                listen="127.0.0.1:0",
+                outlives_goodbye=True,
+                autoscaling=self._config,
+            )
+        finally:
+            for name in override_env or {}:
+                os.environ.pop(name)
+            os.environ.update(before)
+        atexit.register(self.shutdown)
+        self.address = _written(os.path.join(self._session["session_dir"], "gcs_address"))
+
+    def shutdown(self) -> None:
+        """Ends the cluster with all its nodes."""
+        session, self._session = self._session, None
+        if session is not None:
+            _processes.stop_node(session["session_dir"])
+            atexit.unregister(self.shutdown)
 
 
 def _written(path: str) -> str:

@@ -14,7 +14,7 @@ from importlib import import_module
 
 __all__ = ["main"]
 
-_MODULES = ("_nodes", "_state", "_status", "_memory", "_why", "_logs", "_tools")
+_MODULES = ("_nodes", "_drain", "_state", "_status", "_memory", "_why", "_logs", "_tools")
 
 
 def parser() -> argparse.ArgumentParser:

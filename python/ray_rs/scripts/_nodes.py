@@ -14,9 +14,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ray_rs import _processes
+from ray_rs import _autoscaling, _processes
 
-__all__ = ["add"]
+__all__ = ["add", "token_file"]
 
 _TOKEN_VARIABLE = "RAY_RS_TOKEN"
 _DEFAULT_PORT = 6379
@@ -53,10 +53,17 @@ def add(commands: Any) -> None:
     start.add_argument("--token-file", help="file with the cluster's token")
     start.add_argument("--num-cpus", type=int, help="logical processors (default: those of the machine)")
     start.add_argument("--num-gpus", type=int, help="logical GPUs (default: those of the machine)")
-    start.add_argument("--resources", type=_mapping, default={}, help='further resources, as JSON: {"name": 1}')
+    start.add_argument(
+        "--resources", type=_mapping, default={}, help='further resources: {"name": 1}, or name=1,name=2'
+    )
     start.add_argument("--labels", type=_labels, default={}, help="labels: name=value,name=value")
     start.add_argument("--object-store-memory", type=int, default=0, help="size of the object store in bytes")
     start.add_argument("--node-name", default="", help="a name for people")
+    start.add_argument(
+        "--autoscaling-config",
+        metavar="FILE",
+        help="of a head: JSON or YAML that says which nodes it starts and ends by itself (see docs/cluster.md)",
+    )
     start.add_argument("--block", action="store_true", help="stay until the node ends; Ctrl-C stops it")
     start.set_defaults(run=_start)
     stop = commands.add_parser("stop", help="stop the nodes that `start` has started on this machine")
@@ -65,11 +72,15 @@ def add(commands: Any) -> None:
 
 
 def _mapping(text: str) -> dict[str, float]:
+    """Of JSON, or of name=1,name=2, which needs no quotes in a shell."""
     try:
-        parsed = json.loads(text)
+        if text.lstrip().startswith("{"):
+            parsed = json.loads(text)
+        else:
+            parsed = dict(part.split("=") for part in text.split(",") if part)
         return {str(name): float(amount) for name, amount in parsed.items()}
     except (ValueError, AttributeError, TypeError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object of numbers") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object of numbers, nor name=1,name=2") from None
 
 
 def _labels(text: str) -> dict[str, str]:
@@ -85,6 +96,8 @@ def _labels(text: str) -> dict[str, str]:
 def _start(arguments: argparse.Namespace) -> int:
     if arguments.port is not None and not arguments.head:
         raise ValueError("--port is of a head; a node that joins listens wherever a port is free")
+    if arguments.autoscaling_config and not arguments.head:
+        raise ValueError("--autoscaling-config is of a head: it starts the nodes of its cluster")
     if not arguments.block:
         _tell(arguments, *_launched(arguments))
         return 0
@@ -124,12 +137,37 @@ def _tell(arguments: argparse.Namespace, session: dict[str, Any], address: str) 
 
 
 @contextlib.contextmanager
+def token_file(arguments: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """Where a cluster is that is asked, and a file with its token.
+
+    Args:
+        arguments: With `address` (None: the newest session of this machine) and `token_file`.
+
+    Yields:
+        Address of its control store, and the path of the file.
+
+    Raises:
+        ConnectionError: There is no such session, or no token is known.
+    """
+    if arguments.address is None:
+        from ray_rs.util.state._rows import session_directory
+
+        directory = session_directory(None)
+        if os.path.exists(f"{directory}/gcs_address"):
+            with open(f"{directory}/gcs_address") as file:
+                yield file.read().strip(), f"{directory}/token"
+            return
+    with _token_file(arguments) as path:
+        yield _numeric(arguments.address), str(path)
+
+
+@contextlib.contextmanager
 def _token_file(arguments: argparse.Namespace) -> Iterator[str | None]:
     """A file with the cluster's token; None: a head makes a new one."""
     text = os.environ.get(_TOKEN_VARIABLE, "")
     if arguments.token_file or not text:
         path = arguments.token_file
-        if path is None and not arguments.head:
+        if path is None and arguments.address is not None:
             path = _token_on_this_machine(arguments.address)
         yield path
         return
@@ -191,6 +229,8 @@ def _launch(arguments: argparse.Namespace, address: str | None, token_path: str 
     }
     if address is None:
         cluster |= {"gcs_listen": f"{host}:{port}", "token_path": token_path}
+        if arguments.autoscaling_config:
+            cluster["autoscaling"] = _autoscaling.read(arguments.autoscaling_config)
     else:
         cluster["join"] = {"gcs_address": address, "token_path": token_path}
     try:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ray_rs.scripts import _output
 from ray_rs.scripts._state import add_common
-from ray_rs.util.state._rows import Source
+from ray_rs.util.state._rows import Source, drain_text
 
 __all__ = ["add"]
 
@@ -16,6 +16,9 @@ __all__ = ["add"]
 _PENDING_GROUP = (0, 1, 4)
 _STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 _IN_BYTES = ("memory", "object_store_memory")
+_FAILURES = 5
+_ELSEWHERE = "(tasks of other nodes)"
+_NO_NODE = "(actors without a node)"
 
 
 def add(commands: Any) -> None:
@@ -58,8 +61,48 @@ def _usage(nodes: list[dict[str, Any]]) -> list[str]:
     return [f" {_amount(name, total[name] - free[name], total[name])}" for name in names]
 
 
-def _demands(described: dict[str, Any]) -> list[str]:
-    """What tasks and actors wait for, by what they ask for; under each why, for every name.
+def _name(node: dict[str, Any]) -> str:
+    return f"{node['node_id']} ({', '.join(filter(None, (node['address'], node['name'])))})"
+
+
+def _seconds(ms: int) -> str:
+    return f"{ms / 1000:.0f} s"
+
+
+def _pending(cluster: dict[str, Any]) -> list[str]:
+    """Nodes that are to come, or to be cleared away."""
+    scaler = cluster["autoscaler"] or {"instances": []}
+    stages = {0: "launching", 1: "starting", 4: "ending"}
+    return [
+        f" 1 {row['node_type']} ({row['instance']}), {stages[row['stage']]} for {_seconds(row['age_ms'])}"
+        for row in scaler["instances"]
+        if row["stage"] in stages
+    ]
+
+
+def _failures(cluster: dict[str, Any]) -> list[str]:
+    lost = [
+        node for node in cluster["nodes"] if node["death_reason"] not in ("", "it was stopped") and not node["drain"]
+    ]
+    lines = [f" {_name(node)}: {node['death_reason']}" for node in lost[-_FAILURES:]]
+    scaler = cluster["autoscaler"] or {"failures": [], "pauses": []}
+    for row in scaler["failures"][-_FAILURES:]:
+        lines.append(
+            f" {row['node_type']} ({row['instance']}), {_seconds(row['age_ms'])} ago: {' '.join(row['why'].split())}"
+        )
+    for row in scaler["pauses"]:
+        lines.append(f" {row['node_type']}: the next is tried in {_seconds(row['remaining_ms'])}")
+    return lines
+
+
+def _shape(resources: dict[str, float]) -> str:
+    return "{" + ", ".join(f"'{name}': {amount}" for name, amount in sorted(resources.items())) + "}"
+
+
+def _demands(described: dict[str, Any], cluster: dict[str, Any]) -> list[str]:
+    """What tasks and actors of all nodes wait for, by what they ask for; under each why, for every name.
+
+    Processes of other nodes are not asked: of what waits there the control store knows how many of each shape.
 
     An owner asks for some workers of those that its tasks need: the tasks that wait are counted where they are owned.
     """
@@ -73,18 +116,31 @@ def _demands(described: dict[str, Any]) -> list[str]:
     for (worker, kind, name), count in owned.items():
         by_class.setdefault((worker, kind), {})[name] = count
     demands: dict[tuple[str, bool], dict[str, tuple[int, str]]] = {}
+    # Requests of this node, which the control store counts as well.
+    here: Counter[str] = Counter()
     for row in described["waiting"]:
         names = {row["name"]: 1} if row["actor_id"] else by_class.pop((row["worker_id"], row["class"]), {})
-        shape = "{" + ", ".join(f"'{name}': {amount}" for name, amount in sorted(row["resources"].items())) + "}"
+        shape = _shape(row["resources"])
+        here[shape] += 1
         about = demands.setdefault((shape, row["infeasible"]), {})
         for name, count in names.items():
             earlier, why = about.get(name, (0, row["why"]))
             about[name] = earlier + count, why
+    elsewhere = [(row, row["count"] - here[_shape(row["resources"])], _ELSEWHERE) for row in cluster["waiting"]]
+    elsewhere += [(row, row["count"], _NO_NODE) for row in cluster["waiting_actors"]]
+    for row, count, name in elsewhere:
+        if count > 0:
+            about = demands.setdefault((_shape(row["resources"]), row["infeasible"]), {})
+            about[name] = count, row["why"]
+    scaler = cluster["autoscaler"]
+    # With an autoscaler what no node has is to be had all the same, unless no type has it either.
+    never = {_shape(row["resources"]) for row in scaler["infeasible"]} if scaler else None
     lines = []
     for (shape, infeasible), about in demands.items():
         # Requests of which the owner had no task any more when it was asked are of nobody.
         if count := sum(count for count, _ in about.values()):
-            lines.append(f" {shape}: {count}+ pending tasks/actors{' (infeasible)' if infeasible else ''}")
+            is_never = infeasible if never is None else shape in never
+            lines.append(f" {shape}: {count}+ pending tasks/actors{' (infeasible)' if is_never else ''}")
             lines += [f"  {name or '(no name)'}: {count}, {why}" for name, (count, why) in about.items()]
     return lines
 
@@ -103,19 +159,32 @@ def _group_demands(groups: list[dict[str, Any]]) -> list[str]:
 
 def _status(arguments: argparse.Namespace) -> int:
     source = Source(arguments.address, arguments.timeout)
-    nodes = [node for node in source.observer.nodes() if node["alive"]]
+    cluster = source.answer(source.observer.cluster)
+    nodes = [node for node in cluster["nodes"] if node["alive"]]
     described = source.observer.describe_processes(waiting=True)
     groups = [group for group in source.observer.placement_groups() if group["state"] in _PENDING_GROUP]
     print(f"======== Autoscaler status: {_output.now()} ========")
     print("Node status\n---------------------------------------------------------------")
     print("Active:")
-    for node in nodes:
-        print(f" 1 {node['node_id']} ({node['address']})")
-    print("Pending:\n (no pending nodes)\nRecent failures:\n (no failures)\n")
+    print(*(f" 1 {_name(node)}" for node in nodes if not node["drain"]), sep="\n")
+    if draining := [node for node in nodes if node["drain"]]:
+        print("Draining:")
+        print(*(f" 1 {_name(node)}, {drain_text(node['drain'])}" for node in draining), sep="\n")
+    print("Pending:")
+    print(*(_pending(cluster) or [" (no pending nodes)"]), sep="\n")
+    print("Recent failures:")
+    print(*(_failures(cluster) or [" (no failures)"]), sep="\n")
+    print()
     print("Resources\n---------------------------------------------------------------")
     print("Total Usage:", *_usage(nodes), sep="\n")
-    print("\nFrom request_resources:\n (none)\nPending Demands:")
-    print(*(_demands(described) + _group_demands(groups) or [" (no resource demands)"]), sep="\n")
+    print("\nFrom request_resources:")
+    requested = [
+        f" {_shape(row['resources'])}: {row['count']} from request_resources()" for row in cluster["requested"]
+    ]
+    print(*(requested or [" (none)"]), sep="\n")
+    print("Pending Demands:")
+    demands = _demands(described, cluster) + _group_demands(groups)
+    print(*(demands or [" (no resource demands)"]), sep="\n")
     if arguments.verbose:
         for node in nodes:
             print(f"\nNode: {node['node_id']}", " Usage:", *(f"  {line.strip()}" for line in _usage([node])), sep="\n")

@@ -69,6 +69,8 @@ pub fn node_list(py: Python<'_>, view: Vec<v1::NodeInfo>) -> PyResult<Bound<'_, 
         dict.set_item("is_head", node.is_head)?;
         dict.set_item("raylet_address", node.raylet_address)?;
         dict.set_item("death_reason", node.death_reason)?;
+        dict.set_item("drain", node.drain.map(|drain| drain_dict(py, &drain)).transpose()?)?;
+        dict.set_item("idle_ms", node.idle_ms)?;
         dict.set_item("labels", node.labels)?;
         dict.set_item(
             "total",
@@ -80,6 +82,14 @@ pub fn node_list(py: Python<'_>, view: Vec<v1::NodeInfo>) -> PyResult<Bound<'_, 
         nodes.append(dict)?;
     }
     Ok(nodes)
+}
+
+fn drain_dict<'py>(py: Python<'py>, drain: &v1::DrainInfo) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("reason", drain.reason)?;
+    dict.set_item("message", &drain.message)?;
+    dict.set_item("deadline_ms", drain.deadline_ms)?;
+    Ok(dict)
 }
 
 fn lease_counts<'py>(py: Python<'py>, counts: &v1::LeaseCounts) -> PyResult<Bound<'py, PyDict>> {
@@ -158,6 +168,21 @@ fn ask<Reply: Message + Default>(py: Python<'_>, method: &str, request: &impl Me
     let payload = request.encode_to_vec();
     let reply = gil::wait_for(py, |interrupt| core.gcs_call(method, payload, interrupt))?;
     Reply::decode(reply).map_err(|error| errors::system(py, format!("{method} gave an unreadable reply: {error}")))
+}
+
+/// What there is to be room for in the cluster: resources that are to be on one node, and how often.
+#[pyfunction]
+pub fn request_resources(py: Python<'_>, shapes: Vec<(Bound<'_, PyAny>, u32)>) -> PyResult<()> {
+    let shape = |(amounts, count): (Bound<'_, PyAny>, u32)| {
+        Ok(v1::ShapeCount {
+            resources: Some((&resources(&amounts)?).into()),
+            count,
+            ..v1::ShapeCount::default()
+        })
+    };
+    let shapes = shapes.into_iter().map(shape).collect::<PyResult<_>>()?;
+    let _: v1::Empty = ask(py, "RequestResources", &v1::RequestResourcesRequest { shapes })?;
+    Ok(())
 }
 
 #[pyfunction]

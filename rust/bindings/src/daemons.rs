@@ -66,6 +66,29 @@ pub fn list_nodes<'py>(py: Python<'py>, address: &str, token_path: PathBuf) -> P
     crate::control::node_list(py, nodes)
 }
 
+/// Asks a node to leave its cluster in its time; an empty text, or why it does not. `remaining_ms` 0: it takes its time.
+#[pyfunction]
+pub fn drain_node(
+    py: Python<'_>,
+    address: &str,
+    token_path: PathBuf,
+    node_id: Vec<u8>,
+    reason: u32,
+    message: String,
+    remaining_ms: u64,
+) -> PyResult<String> {
+    let request = ray_rs_core_worker::v1::DrainNodeRequest {
+        node_id,
+        reason,
+        message,
+        remaining_ms,
+    };
+    let reply = py
+        .detach(|| ray_rs_cli::drain_node(address, &token_path, request))
+        .map_err(|error| PyConnectionError::new_err(format!("{error:#}")))?;
+    Ok(reply.rejection)
+}
+
 #[pyfunction]
 pub fn discover(py: Python<'_>, address: &str) -> PyResult<Option<String>> {
     py.detach(|| ray_rs_cli::discover(address))

@@ -55,6 +55,61 @@ impl Observer {
         }
     }
 
+    /// All nodes, and what waits on any of them: (resources, how many, why, no node could ever serve it), tasks and actors.
+    fn cluster<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let reply: v1::ListNodesReply = self.gcs(py, "ListNodes")?;
+        let shapes = |counts: &[v1::ShapeCount]| {
+            list(py, counts, |py, count| {
+                let resources = count.resources.as_ref().map(ResourceSet::from).unwrap_or_default();
+                Ok(dict!(py,
+                    "resources": resource_dict(py, &resources)?,
+                    "count": count.count,
+                    "why": &count.why,
+                    "infeasible": count.infeasible,
+                ))
+            })
+        };
+        let (waiting, waiting_actors) = (shapes(&reply.waiting)?, shapes(&reply.waiting_actors)?);
+        let requested = shapes(&reply.requested)?;
+        let autoscaler = reply.autoscaler.map(|report| {
+            let instances = list(py, &report.instances, |py, instance| {
+                Ok(dict!(py,
+                    "instance": &instance.instance,
+                    "node_type": &instance.node_type,
+                    "stage": instance.stage,
+                    "node_id": id(&instance.node_id),
+                    "age_ms": instance.age_ms,
+                ))
+            })?;
+            let failures = list(py, &report.failures, |py, failure| {
+                Ok(dict!(py,
+                    "instance": &failure.instance,
+                    "node_type": &failure.node_type,
+                    "why": &failure.why,
+                    "age_ms": failure.age_ms,
+                ))
+            })?;
+            let pauses = list(py, &report.pauses, |py, pause| {
+                Ok(dict!(py, "node_type": &pause.node_type, "remaining_ms": pause.remaining_ms))
+            })?;
+            PyResult::Ok(dict!(py,
+                "instances": instances,
+                "failures": failures,
+                "pauses": pauses,
+                "infeasible": shapes(&report.infeasible)?,
+                "delayed": shapes(&report.delayed)?,
+            ))
+        });
+        let autoscaler = autoscaler.transpose()?;
+        Ok(dict!(py,
+            "nodes": node_list(py, reply.nodes)?,
+            "waiting": waiting,
+            "waiting_actors": waiting_actors,
+            "requested": requested,
+            "autoscaler": autoscaler,
+        ))
+    }
+
     fn store_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         match self.raylet(py, |request_id| To::StoreStats(v1::StoreStats { request_id }))? {
             From::StoreStatsReply(stats) => store_stats_dict(py, &stats),

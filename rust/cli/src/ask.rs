@@ -11,12 +11,39 @@ use ray_rs_transport::grpc::{self, Address};
 
 /// Whoever has not answered by then does not.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// The node that is to leave is asked in between.
+const DRAIN_LIMIT: Duration = Duration::from_secs(15);
 
 /// The nodes of the cluster whose control store is at `address` (`host:port`, or the path of its socket), dead ones too.
 ///
 /// # Errors
 /// When it cannot be reached, does not take the token, or does not answer within [`ANSWER_LIMIT`].
 pub fn list_nodes(address: &str, token_path: &Path) -> anyhow::Result<Vec<v1::NodeInfo>> {
+    ask(address, token_path, ANSWER_LIMIT, async |mut gcs| {
+        Ok(gcs.list_nodes(v1::Empty {}).await?.into_inner().nodes)
+    })
+}
+
+/// Asks a node of that cluster to take nothing new, and to leave when what runs there has ended.
+///
+/// # Errors
+/// As for [`list_nodes`], and when the node does not agree.
+pub fn drain_node(
+    address: &str,
+    token_path: &Path,
+    request: v1::DrainNodeRequest,
+) -> anyhow::Result<v1::DrainNodeReply> {
+    ask(address, token_path, DRAIN_LIMIT, async |mut gcs| {
+        Ok(gcs.drain_node(request).await?.into_inner())
+    })
+}
+
+fn ask<Answer>(
+    address: &str,
+    token_path: &Path,
+    limit: Duration,
+    question: impl AsyncFnOnce(GcsClient<grpc::Channel>) -> anyhow::Result<Answer>,
+) -> anyhow::Result<Answer> {
     let token = Token::read(token_path).with_context(|| format!("no token in {}", token_path.display()))?;
     let place = match address.contains('/') {
         true => Address::Unix(address.into()),
@@ -27,11 +54,10 @@ pub fn list_nodes(address: &str, token_path: &Path) -> anyhow::Result<Vec<v1::No
         // What was the matter, without who passed it on.
         let root = |error: anyhow::Error| anyhow::anyhow!("{}", error.root_cause());
         let channel = grpc::channel(place, token).await.map_err(|error| root(error.into()))?;
-        let reply = GcsClient::new(channel).list_nodes(v1::Empty {}).await?;
-        anyhow::Ok(reply.into_inner().nodes)
+        question(GcsClient::new(channel)).await
     };
     runtime.block_on(async {
-        let answered = tokio::time::timeout(ANSWER_LIMIT, asking).await;
-        answered.unwrap_or_else(|_| anyhow::bail!("{address} does not answer within {} s", ANSWER_LIMIT.as_secs()))
+        let answered = tokio::time::timeout(limit, asking).await;
+        answered.unwrap_or_else(|_| anyhow::bail!("{address} does not answer within {} s", limit.as_secs()))
     })
 }

@@ -15,6 +15,7 @@ use ray_rs_transport::grpc::Address;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
+use crate::autoscaling::{AutoscalingArguments, LocalNodes};
 use crate::boot::title;
 use crate::session;
 
@@ -37,6 +38,9 @@ pub struct GcsArguments {
     /// In how many shards its tables lie.
     #[serde(default)]
     pub shards: Option<usize>,
+    /// Nodes that it starts by itself, and what is needed for those of this machine.
+    #[serde(default)]
+    pub autoscaling: Option<(AutoscalingArguments, LocalNodes)>,
 }
 
 pub(crate) fn gcs(arguments: GcsArguments, socket: OwnedFd) -> anyhow::Result<()> {
@@ -45,6 +49,8 @@ pub(crate) fn gcs(arguments: GcsArguments, socket: OwnedFd) -> anyhow::Result<()
     config.tcp_bind = arguments.listen.unwrap_or(config.tcp_bind);
     config.other_nodes = arguments.other_nodes;
     config.shards = arguments.shards.unwrap_or(config.shards);
+    config.autoscaling =
+        (arguments.autoscaling).map(|(autoscaling, head)| autoscaling.compose(head, &arguments.session_dir));
     block_on(ray_rs_gcs::run(config))
 }
 

@@ -18,6 +18,7 @@ use ray_rs_transport::Token;
 use ray_rs_transport::session::LATEST_LINK;
 use serde::{Deserialize, Serialize};
 
+use crate::autoscaling::{AutoscalingArguments, LocalNodes};
 use crate::boot;
 use crate::daemon::Daemon;
 use crate::daemons::{GcsArguments, SchedulerArguments};
@@ -80,6 +81,8 @@ pub struct HeadConfig {
     pub outlives_goodbye: bool,
     /// The node's id in hex; a random one when it is empty.
     pub node_id: String,
+    /// Of a head: which nodes its cluster starts and ends by itself.
+    pub autoscaling: Option<AutoscalingArguments>,
 }
 
 /// A cluster to join.
@@ -88,6 +91,16 @@ pub struct Join {
     pub gcs_address: SocketAddr,
     /// The file with the cluster's token.
     pub token_path: PathBuf,
+}
+
+impl From<&HeadConfig> for LocalNodes {
+    fn from(config: &HeadConfig) -> Self {
+        Self {
+            python: config.python.clone(),
+            core_path: config.core_path.clone(),
+            python_version: config.python_version.clone(),
+        }
+    }
 }
 
 impl Default for HeadConfig {
@@ -113,6 +126,7 @@ impl Default for HeadConfig {
             python_version: String::new(),
             outlives_goodbye: false,
             node_id: String::new(),
+            autoscaling: None,
         }
     }
 }
@@ -178,6 +192,7 @@ pub fn launch_head(config: &HeadConfig) -> Result<Session, LaunchError> {
                     .map(|join| join.gcs_address.to_string())
                     .unwrap_or_default(),
                 session_dir: made.dir.clone(),
+                starts_nodes: config.autoscaling.is_some(),
             };
             let session = Session {
                 info,
@@ -324,6 +339,10 @@ fn start_head(config: &HeadConfig, made: &SessionDir, mut raylet: RayletConfig) 
         listen: config.gcs_listen,
         other_nodes: config.listen.is_some(),
         shards: number_in(SHARDS_VARIABLE),
+        autoscaling: config
+            .autoscaling
+            .clone()
+            .map(|autoscaling| (autoscaling, config.into())),
     })?;
     let raylet_arguments = serde_json::to_string(&raylet)?;
     let (channel, theirs) = UnixStream::pair()?;

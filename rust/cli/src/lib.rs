@@ -8,6 +8,7 @@
 //! | [`boot`] | makes the two daemons of a head node out of one process |
 //! | [`daemons`] | what those processes run |
 //! | [`list_nodes`] | asks a cluster from outside |
+//! | [`autoscaling`] | the autoscaler's configuration, and nodes that it starts on this machine |
 //! | [`resources`] | what a node has when nobody says otherwise |
 //!
 //! The launcher binds both Unix sockets itself and hands them over listening, so a client may connect at once and
@@ -15,6 +16,7 @@
 //! with both): that needs no code between fork and exec, so a large driver is not copied to start a small daemon.
 
 mod ask;
+pub mod autoscaling;
 pub mod boot;
 mod daemon;
 pub mod daemons;
@@ -23,7 +25,7 @@ pub mod resources;
 pub mod session;
 pub mod stop;
 
-pub use ask::list_nodes;
+pub use ask::{drain_node, list_nodes};
 pub use boot::run_head;
 pub use daemon::Daemon;
 pub use daemons::{run_raylet, run_scheduler};

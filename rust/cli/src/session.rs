@@ -36,6 +36,9 @@ pub struct SessionInfo {
     /// Where the gcs listens for other nodes; empty until it does.
     #[serde(default)]
     pub gcs_address: String,
+    /// The gcs has nodes to end before it ends.
+    #[serde(default)]
+    pub starts_nodes: bool,
 }
 
 impl SessionInfo {

@@ -13,6 +13,8 @@ use crate::session::SessionInfo;
 
 /// Time for both daemons to end by themselves; the gcs waits for the raylet and removes the directory.
 const GRACE: Duration = Duration::from_secs(3);
+/// The same for a gcs that ends nodes first.
+const GRACE_WITH_NODES: Duration = Duration::from_secs(25);
 /// Time to end after SIGKILL.
 const LAST_WAIT: Duration = Duration::from_secs(1);
 
@@ -31,7 +33,8 @@ pub fn stop_session(info: &SessionInfo) {
     let pids = pids.chain(info.scheduler_pids.iter().copied());
     let daemons: Vec<OwnedFd> = pids.filter_map(watch).collect();
     signal(&daemons, Signal::TERM);
-    if !wait_for_all(&daemons, GRACE) {
+    let grace = if info.starts_nodes { GRACE_WITH_NODES } else { GRACE };
+    if !wait_for_all(&daemons, grace) {
         tracing::warn!(session = info.session, "a session did not end in time and is killed");
         signal(&daemons, Signal::KILL);
         wait_for_all(&daemons, LAST_WAIT);

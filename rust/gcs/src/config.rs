@@ -4,6 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use crate::autoscaler::Autoscaling;
+
 /// Where the tables are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum StorageChoice {
@@ -30,6 +32,8 @@ pub struct GcsConfig {
     pub shards: usize,
     /// Other nodes may join: connections are looked after, so that a machine that vanishes is missed.
     pub other_nodes: bool,
+    /// Nodes that it starts by itself; none: it starts none.
+    pub autoscaling: Option<Autoscaling>,
 }
 
 impl GcsConfig {
@@ -44,6 +48,7 @@ impl GcsConfig {
             storage: StorageChoice::default(),
             shards: 1,
             other_nodes: false,
+            autoscaling: None,
         }
     }
 }

@@ -1,9 +1,11 @@
 //! Between the words of `ray_rs_actors::lifecycle` and those of the wire.
 
 use ray_rs_actors::lifecycle::{Death, Phase, Restored, Status};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ray_rs_proto::v1;
+use ray_rs_scheduler::autoscale::{Report, Stage};
 use ray_rs_scheduler::bottom_up::heartbeat::Heartbeat;
 use ray_rs_types::{ActorId, Quantity, ResourceSet, WorkerAddress};
 
@@ -50,6 +52,7 @@ pub fn persisted(actor: ActorId, status: Status<'_>) -> v1::ActorUpdate {
         incarnation: status.incarnation,
         death: status.death.map(death_to_wire),
         node_ip: String::new(),
+        moves: status.moves,
     }
 }
 
@@ -64,6 +67,7 @@ pub fn restored(update: &v1::ActorUpdate, has_arguments: bool) -> Option<Restore
         phase: phase_from(update.state)?,
         worker,
         incarnation: update.incarnation,
+        moves: update.moves,
         death,
         has_arguments,
     })
@@ -171,7 +175,58 @@ pub fn heartbeat(wire: &v1::NodeHeartbeat) -> Heartbeat {
         available: amounts.map(|(name, units)| (name.clone(), Quantity(*units))).collect(),
         backlog: wire.waiting.iter().map(shape).collect(),
         hold: wire.hold_ns.map(Duration::from_nanos),
-        draining: None,
+        draining: wire.drain.as_ref().map(|_| true),
+    }
+}
+
+/// `now`: by the autoscaler's clock.
+pub fn autoscaler_report(report: &Report, now: Duration) -> v1::AutoscalerReport {
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let age = |since: Duration| ms(now.saturating_sub(since));
+    let shapes = |shapes: &BTreeMap<ResourceSet, u32>, why: &dyn Fn(&ResourceSet) -> String| {
+        let shape = |(shape, count): (&ResourceSet, &u32)| v1::ShapeCount {
+            resources: Some(shape.into()),
+            count: *count,
+            why: why(shape),
+            ..v1::ShapeCount::default()
+        };
+        shapes.iter().map(shape).collect()
+    };
+    let no_type = |shape: &ResourceSet| format!("no type of node has {shape}");
+    let limit = |_: &ResourceSet| "as many nodes as may be are there, or starts have failed lately".to_owned();
+    v1::AutoscalerReport {
+        instances: (report.instances.iter())
+            .map(|instance| v1::AutoscalerInstance {
+                instance: instance.instance.clone(),
+                node_type: instance.node_type.clone(),
+                stage: match instance.stage {
+                    Stage::Ordered => 0,
+                    Stage::Starting => 1,
+                    Stage::Joined => 2,
+                    Stage::Draining => 3,
+                    Stage::Ending => 4,
+                },
+                node_id: instance.node.map(|node| node.0.to_vec()).unwrap_or_default(),
+                age_ms: age(instance.since),
+            })
+            .collect(),
+        failures: (report.failures.iter())
+            .map(|failure| v1::AutoscalerFailure {
+                node_type: failure.node_type.clone(),
+                instance: failure.instance.clone(),
+                why: failure.why.clone(),
+                age_ms: age(failure.at),
+            })
+            .collect(),
+        infeasible: shapes(&report.infeasible, &no_type),
+        delayed: shapes(&report.delayed, &limit),
+        pauses: (report.paused.iter())
+            .filter(|(_, until)| *until > now)
+            .map(|(node_type, until)| v1::AutoscalerPause {
+                node_type: node_type.clone(),
+                remaining_ms: ms(until.saturating_sub(now)),
+            })
+            .collect(),
     }
 }
 
@@ -234,6 +289,7 @@ mod tests {
                     phase,
                     worker,
                     incarnation: 4,
+                    moves: 2,
                     death: Some(death),
                 };
                 let back = restored(&persisted(actor, status), true).expect("ours");
@@ -243,6 +299,7 @@ mod tests {
                         phase,
                         worker,
                         incarnation: 4,
+                        moves: 2,
                         death: Some(death.clone()),
                         has_arguments: true,
                     }

@@ -10,6 +10,7 @@
 //! | [`run`] | the process from start to end: listeners, the end of the session |
 //! | [`service`] | the gRPC service, which only asks and changes the state |
 //! | [`state`] | all tables, in memory; what is told to whom, and after which flush |
+//! | [`autoscaler`] | nodes that come and go as work needs them |
 //! | [`commit`] | the thread that makes batches durable, as many with one flush as wait |
 //! | [`storage`] | the log of the tables: sled, in one shard or several, or memory, under one conformance suite |
 //! | [`replica`] | a process of its own: a replica of the global scheduler |
@@ -17,6 +18,7 @@
 //! What is deliberately not here: object locations and reference counts (their owners know), leases (local schedulers
 //! grant them), and a clock inside the tables.
 
+pub mod autoscaler;
 mod commit;
 mod config;
 mod convert;

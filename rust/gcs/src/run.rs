@@ -12,6 +12,8 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use crate::autoscaler::Running;
+use crate::autoscaler::provider::ClusterPlace;
 use crate::commit::Flushed;
 use crate::config::{GcsConfig, StorageChoice};
 use crate::service::GcsService;
@@ -46,8 +48,9 @@ pub async fn run(config: GcsConfig) -> anyhow::Result<()> {
     let tcp = TcpListener::bind(config.tcp_bind)
         .await
         .with_context(|| format!("cannot listen on {}", config.tcp_bind))?;
+    let tcp_address = tcp.local_addr()?;
     let address_file = config.session_dir.join(session::GCS_ADDRESS_FILE);
-    session::write_atomically(&address_file, &tcp.local_addr()?.to_string())
+    session::write_atomically(&address_file, &tcp_address.to_string())
         .with_context(|| format!("cannot write {}", address_file.display()))?;
     let (mut state, flushed) = State::open(open_storage(&config)?)?;
     let unix = Listener::unix_from_fd(config.listener).context("cannot take over the listening socket")?;
@@ -69,6 +72,13 @@ pub async fn run(config: GcsConfig) -> anyhow::Result<()> {
         std::future::pending(),
     ));
     let mut release = tokio::spawn(release_flushed(Arc::clone(&state), flushed));
+    let autoscaler = config.autoscaling.map(|autoscaling| {
+        let cluster = ClusterPlace {
+            address: tcp_address,
+            token_path: config.token_path.clone(),
+        };
+        Running::start(Arc::clone(&state), autoscaling, cluster)
+    });
     let ending = tokio::select! {
         ending = end_of_session(driver.as_ref(), &mut terminate) => ending,
         outcome = &mut server => {
@@ -78,6 +88,9 @@ pub async fn run(config: GcsConfig) -> anyhow::Result<()> {
         _ = &mut release => anyhow::bail!("the store's thread broke down"),
     };
     tracing::debug!(?ending, "the session ends");
+    if let Some(autoscaler) = autoscaler {
+        autoscaler.end().await;
+    }
     // It goes on serving meanwhile, so that raylets can end their work in order.
     end_raylets(&service, ending).await;
     server.abort();

@@ -17,6 +17,8 @@ use crate::state::{Durable, RECONNECT_GRACE, State};
 
 /// `ray.kill` of an actor that is not known waits so long for its registration.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
+/// A node that is to leave answers at once, if it answers.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 /// A placement group that is not known is waited for so long.
 const GROUP_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -119,6 +121,29 @@ fn now_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Asks a node to leave in its time, and waits for its answer.
+pub(crate) async fn drain(state: &Mutex<State>, request: v1::DrainNodeRequest) -> v1::DrainNodeReply {
+    let refused = |rejection: String| v1::DrainNodeReply {
+        accepted: false,
+        rejection,
+    };
+    let asked = {
+        let mut state = state.lock().expect("a broken state ends the process");
+        state.drain_node(request)
+    };
+    match asked {
+        Ok(answer) => match tokio::time::timeout(DRAIN_PATIENCE, answer).await {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(_)) => refused("the node has ended meanwhile".to_owned()),
+            Err(_) => refused(format!(
+                "the node has not answered within {} s",
+                DRAIN_PATIENCE.as_secs()
+            )),
+        },
+        Err(why) => refused(why),
+    }
+}
+
 /// Answers `reply` once the change is durable.
 async fn after<T>(durable: Durable, reply: T) -> Result<Response<T>, Status> {
     match durable.await {
@@ -202,6 +227,18 @@ impl Gcs for GcsService {
             service.state().follower_gone(number);
         });
         Ok(Response::new(ReceiverStream::new(heard)))
+    }
+
+    async fn drain_node(&self, request: Request<v1::DrainNodeRequest>) -> Result<Response<v1::DrainNodeReply>, Status> {
+        Ok(Response::new(drain(&self.state, request.into_inner()).await))
+    }
+
+    async fn request_resources(
+        &self,
+        request: Request<v1::RequestResourcesRequest>,
+    ) -> Result<Response<Empty>, Status> {
+        let durable = self.state().request_resources(&request.into_inner())?;
+        after(durable, Empty {}).await
     }
 
     async fn pick_node(&self, request: Request<v1::PickNodeRequest>) -> Result<Response<v1::PickNodeReply>, Status> {

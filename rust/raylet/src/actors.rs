@@ -104,6 +104,8 @@ impl Raylet {
             Command::JobNotice(notice) => self.job_notice(notice),
             Command::NodeChanged(info) => self.node_changed(info),
             Command::Schedulers(schedulers) => self.replicas.set(schedulers.addresses),
+            Command::ReturnActor(order) => self.return_actor(&order),
+            Command::DrainNode(order) => self.drain_ordered(order),
             Command::JobFinished(finished) => {
                 if let Ok(id) = JobId::from_bytes(&finished.job_id) {
                     self.finished_jobs.insert(id);
@@ -184,6 +186,9 @@ impl Raylet {
             self.starts_waiting.push(start);
             return self.fetch_job(job_id);
         };
+        if self.drain.is_some() {
+            return self.decline(actor, incarnation);
+        }
         if let Some(before) = self.actors.hosted.get(&actor) {
             if before.incarnation >= incarnation {
                 return;
@@ -279,8 +284,49 @@ impl Raylet {
             incarnation,
             message,
             environment_failed,
+            given_back: false,
         };
         self.gcs.report(Report::ActorStartFailed(failed));
+    }
+
+    /// Another node is to take it.
+    fn decline(&self, actor: ActorId, incarnation: u32) {
+        let failed = v1::ActorStartFailed {
+            actor_id: actor.0.to_vec(),
+            incarnation,
+            given_back: true,
+            ..v1::ActorStartFailed::default()
+        };
+        self.gcs.report(Report::ActorStartFailed(failed));
+    }
+
+    /// Another node has room for it.
+    fn return_actor(&mut self, order: &v1::ReturnActor) {
+        let Ok(actor) = ActorId::from_bytes(&order.actor_id) else {
+            return;
+        };
+        let hosted = self.actors.hosted.get(&actor);
+        if hosted.is_some_and(|hosted| hosted.incarnation == order.incarnation) && self.scheduler.is_queued(actor) {
+            self.actors.hosted.remove(&actor);
+            self.decide(Event::ActorCancelled { actor });
+            self.decline(actor, order.incarnation);
+        }
+    }
+
+    /// Those that wait for a place here go to other nodes.
+    pub fn decline_waiting_actors(&mut self) {
+        let waiting = self.actors.hosted.iter().filter(|(_, hosted)| hosted.worker.is_none());
+        let waiting: Vec<(ActorId, u32)> = waiting.map(|(actor, hosted)| (*actor, hosted.incarnation)).collect();
+        for (actor, incarnation) in waiting {
+            self.actors.hosted.remove(&actor);
+            self.decide(Event::ActorCancelled { actor });
+            self.decline(actor, incarnation);
+        }
+        for start in std::mem::take(&mut self.starts_waiting) {
+            if let Ok(actor) = ActorId::from_bytes(&start.actor_id) {
+                self.decline(actor, start.incarnation);
+            }
+        }
     }
 
     fn stop_actor(&mut self, stop: &v1::StopActor) {

@@ -41,6 +41,8 @@ struct Waiting {
     /// One that this node can never serve is not in the scheduler's queue before others were asked: the scheduler would
     /// tell people at once that it is hopeless. Nor is one that may belong on another node.
     held: Option<LeaseRequest>,
+    /// As it is in the scheduler's queue, unless it is held.
+    queued: Option<LeaseRequest>,
     /// Nodes that did not take it.
     refused: Vec<v1::NodeRefusal>,
     arguments: Vec<v1::NodeBytes>,
@@ -205,10 +207,16 @@ impl Raylet {
         }
         // Where there are no others yet, all that could come of it happens here.
         let may_leave = self.cluster.has_others() && !request.spilled;
-        let is_held = may_leave && (manner != Manner::Queued || !self.scheduler.could_serve(&resources));
+        let is_held =
+            may_leave && (manner != Manner::Queued || !self.scheduler.could_serve(&resources) || self.drain.is_some());
+        let (held, queued) = match is_held {
+            true => (Some(lease.clone()), None),
+            false => (None, Some(lease.clone())),
+        };
         let waiting = Waiting {
             strategy,
-            held: is_held.then(|| lease.clone()),
+            held,
+            queued,
             refused: request.refused,
             arguments: request.arguments,
             told: false,
@@ -222,6 +230,9 @@ impl Raylet {
 
     /// Whether a request that another node has sent here goes back.
     fn is_refused(&mut self, resources: &ResourceSet, expects_room: bool) -> bool {
+        if self.drain.is_some() {
+            return true;
+        }
         let hold = self.scheduler.holds().average(self.now());
         let (total, available) = (
             self.scheduler.total_with_groups(),
@@ -270,6 +281,11 @@ impl Raylet {
                 self.scheduler.total_with_groups(),
                 self.scheduler.available_with_groups(),
             );
+            // A node that drains has nothing to offer, to its own clients neither.
+            let (total, available) = match self.drain {
+                Some(_) => (ResourceSet::new(), ResourceSet::new()),
+                None => (total, available),
+            };
             let load = Load {
                 total: &total,
                 available: &available,
@@ -403,6 +419,35 @@ impl Raylet {
         }
     }
 
+    /// This node is about to leave: clients of other nodes are sent back, and what its own wait for is looked for elsewhere
+    /// before it is served here.
+    pub fn send_waiting_elsewhere(&mut self) {
+        let mut keys: Vec<Key> = self.cluster.forwarder.keys().collect();
+        keys.sort_unstable();
+        for key in keys {
+            let (conn, request_id) = key;
+            let is_of_another = self
+                .clients
+                .get(&conn)
+                .is_some_and(|client| client.role == Role::Remote);
+            if is_of_another {
+                self.withdraw_from_queue(key);
+                self.reject(conn, request_id, NO_CAUSE, "its node is about to leave".to_owned());
+            } else if self.cluster.has_others()
+                && let Some(waiting) = self.cluster.waiting.get_mut(&key)
+                && let Some(queued) = waiting.queued.take()
+            {
+                waiting.held = Some(queued);
+                self.decide(Event::LeaseRequestCancelled {
+                    client: ClientKey(conn.0),
+                    request: RequestKey(request_id),
+                });
+            }
+        }
+        let now = self.now();
+        self.cluster.forwarder.look_again(now);
+    }
+
     fn withdraw_from_queue(&mut self, key: Key) {
         let (conn, request_id) = key;
         self.cluster.no_longer_waits(conn, request_id);
@@ -414,13 +459,11 @@ impl Raylet {
     }
 
     fn queue_here(&mut self, key: Key) {
-        let held = self
-            .cluster
-            .waiting
-            .get_mut(&key)
-            .and_then(|waiting| waiting.held.take());
-        if let Some(mut request) = held {
+        if let Some(waiting) = self.cluster.waiting.get_mut(&key)
+            && let Some(mut request) = waiting.held.take()
+        {
             request.placing = None;
+            waiting.queued = Some(request.clone());
             let client = ClientKey(key.0.0);
             self.decide(Event::LeaseRequested { client, request });
         }
@@ -487,6 +530,11 @@ impl Raylet {
         if self.config.gcs_address.is_some() {
             let request = v1::LeaveClusterRequest {
                 node_id: self.node_id.0.to_vec(),
+                reason: self
+                    .drain
+                    .as_ref()
+                    .map(crate::draining::Draining::reason)
+                    .unwrap_or_default(),
             };
             let asked = self.gcs.ask::<_, v1::Empty>("LeaveCluster", request);
             let _ = tokio::time::timeout(LEAVE_LIMIT, asked).await;

@@ -183,18 +183,30 @@ impl Raylet {
             ),
             None => (self.scheduler.total().clone(), self.scheduler.available().clone()),
         };
+        let mut backlog = self.cluster.forwarder.backlog().clone();
+        if self.config.listen.is_some() {
+            for (shape, count) in self.scheduler.actors_waiting() {
+                *backlog.entry(shape).or_default() += count;
+            }
+        }
         let report = NodeReport {
             total,
             available,
-            backlog: self.cluster.forwarder.backlog().clone(),
+            backlog,
             hold: self.scheduler.holds().reported(self.now()),
+            draining: self.drain.is_some(),
             ..NodeReport::default()
         };
+        let is_idle = self.idleness.is_idle;
+        let tells_idle = std::mem::replace(&mut self.idleness.told, is_idle) != is_idle || first;
+        let drain = self.drain.as_ref().map(|drain| drain.info.clone());
         let beat = self.heartbeats.next(&report);
+        let drain = drain.filter(|_| beat.draining.is_some());
         let amounts = beat.available.into_iter().map(|(name, amount)| (name, amount.0));
         let count = |(shape, count): (ResourceSet, u32)| v1::ShapeCount {
             resources: Some((&shape).into()),
             count,
+            ..v1::ShapeCount::default()
         };
         self.gcs.report(Report::Heartbeat(v1::NodeHeartbeat {
             number: beat.number,
@@ -209,6 +221,8 @@ impl Raylet {
             used_outside_bundles: Some((&self.scheduler.used_outside_bundles()).into()),
             first,
             held,
+            drain,
+            idle: tells_idle.then_some(is_idle),
         }));
     }
 

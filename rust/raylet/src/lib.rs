@@ -18,6 +18,7 @@
 //! | [`actors`] | actors placed here, and who follows which actor |
 //! | [`gcs_link`] | the stream to the control store, and clients' calls to it |
 //! | [`cluster`], [`visitors`] | the other nodes, and the port for them |
+//! | [`draining`] | whether the node is idle, and how it leaves in order |
 //! | [`replicas`] | which global scheduler is asked |
 //! | [`transfer`], [`copies`], [`holders`] | values that travel between nodes, which copies are here, and who else has copies |
 //! | [`object_service`], [`room`], [`rounds`] | extents of the arena, pages made ready ahead of demand; who waits for room; how some is made |
@@ -39,6 +40,7 @@ pub mod config;
 mod copies;
 mod describe;
 mod describe_nodes;
+mod draining;
 mod env_spec;
 mod environments;
 mod gcs_link;

@@ -26,6 +26,7 @@ use crate::cluster::Cluster;
 use crate::config::RayletConfig;
 use crate::describe::Inquiries;
 use crate::describe_nodes::NodeInquiries;
+use crate::draining::{Draining, Idleness};
 use crate::gcs_link::GcsLink;
 use crate::groups::Groups;
 use crate::input::{ConnKey, Input, Inputs, Token, ZygoteKey};
@@ -98,7 +99,12 @@ pub(crate) struct Raylet {
     pub finished_jobs: FxHashSet<JobId>,
     /// Since when a node of a cluster has had no control store.
     pub alone_since: Option<Instant>,
+    /// It is about to leave its cluster.
+    pub drain: Option<Draining>,
+    pub idleness: Idleness,
     told_backlog: Backlog,
+    /// Actors that wait here, as the control store knows.
+    told_actors: Backlog,
     pub(crate) heartbeats: Encoder,
     /// The scheduler's count of changes that the control store knows.
     told_changes: u64,
@@ -157,7 +163,9 @@ pub async fn run(config: RayletConfig, listener: OwnedFd) -> anyhow::Result<()> 
         }
         raylet.take_timers();
         raylet.watch_memory();
+        raylet.look_whether_idle();
         raylet.heartbeat_if_changed();
+        raylet.leave_if_drained();
     }
     tracing::debug!(why = raylet.ended.unwrap_or_default(), "the session ends");
     accepting.abort();
@@ -291,7 +299,10 @@ impl Raylet {
             starts_waiting: Vec::new(),
             finished_jobs: FxHashSet::default(),
             alone_since: None,
+            drain: None,
+            idleness: Idleness::default(),
             told_backlog: Backlog::new(),
+            told_actors: Backlog::new(),
             heartbeats: Encoder::new(0),
             heartbeat_set: false,
             last_heartbeat: Instant::now(),
@@ -430,6 +441,9 @@ impl Raylet {
                 Timer::LookRound => self.look_round_is_due(),
                 Timer::ComeAgain(conn, request_id) => self.may_come_again(conn, request_id),
                 Timer::Heartbeat => self.heartbeat(),
+                Timer::DrainOverdue => self.drain_overdue(),
+                // It has woken the loop, which looks.
+                Timer::LookWhetherIdle => {}
                 Timer::AloneTooLong => self.alone_too_long(),
             }
         }
@@ -448,6 +462,8 @@ impl Raylet {
     fn heartbeat_if_changed(&mut self) {
         let changed =
             self.told_changes != self.scheduler.changes() || self.told_backlog != *self.cluster.forwarder.backlog();
+        let changed = changed || self.config.listen.is_some() && self.told_actors != self.scheduler.actors_waiting();
+        let changed = changed || self.idleness.is_idle != self.idleness.told;
         if !self.heartbeat_set && changed {
             self.heartbeat_set = true;
             self.timers.set(self.last_heartbeat + HEARTBEAT_PAUSE, Timer::Heartbeat);
@@ -459,6 +475,7 @@ impl Raylet {
         self.last_heartbeat = Instant::now();
         self.told_changes = self.scheduler.changes();
         self.told_backlog.clone_from(self.cluster.forwarder.backlog());
+        self.told_actors = self.scheduler.actors_waiting();
         self.report_use(false);
     }
 
@@ -479,6 +496,7 @@ impl Raylet {
         v1::NodeInfo {
             backlog: self.cluster.forwarder.len() as u32,
             leases: Some(self.cluster.counts()),
+            drain: self.drain.as_ref().map(|drain| drain.info.clone()),
             ..info
         }
     }

@@ -66,6 +66,15 @@ impl ObjectService {
         v1::ListObjectsReply { request_id, objects }
     }
 
+    /// Whether values lie here that are in no other node.
+    pub fn has_values(&self) -> bool {
+        if self.table.on_disk().next().is_some() {
+            return true;
+        }
+        let in_memory = self.arena().objects();
+        in_memory.iter().any(|object| !self.copies.is_copy(object.key.offset))
+    }
+
     /// The text of an error: how much is used, and the largest objects that cannot be moved.
     pub fn explain(&self, full: &StoreFull, clients: &Clients) -> String {
         let pids = Pids::new(clients);

@@ -40,6 +40,10 @@ pub(crate) enum Timer {
     ComeAgain(ConnKey, u64),
     /// What changed since the last heartbeat is told.
     Heartbeat,
+    /// A node that drains leaves whatever still runs.
+    DrainOverdue,
+    /// The last value of a node at rest may be gone.
+    LookWhetherIdle,
     /// A cluster whose control store stays away so long is over.
     AloneTooLong,
 }

@@ -159,6 +159,9 @@ pub enum Event {
     GroupRemoved {
         group: PlacementGroupId,
     },
+    /// The node is about to leave its cluster: leases are asked back, and no worker is kept ready. What is asked for all the
+    /// same is served: whoever sends requests here has no other node for them.
+    NodeDrains,
     /// Time has passed: the deadline of `next_deadline` has come.
     Tick,
 }

@@ -21,6 +21,7 @@
 //! which other serves it. Deliberately absent: what an environment consists of.
 
 mod admission;
+pub mod autoscale;
 pub mod bottom_up;
 mod bundles;
 mod effect;

@@ -200,8 +200,8 @@ impl Scheduler {
             let WorkerState::Idle { since } = self.workers[&worker].state else {
                 unreachable!("SCH-2: the idle list holds idle workers")
             };
-            // What is idle when memory is short goes at once.
-            let grace = if self.admission.stop {
+            // What is idle when memory is short, or the node about to leave, goes at once.
+            let grace = if self.admission.stop || self.drains {
                 Duration::ZERO
             } else {
                 self.options.idle_grace
@@ -220,7 +220,7 @@ impl Scheduler {
     }
 
     fn wanted_idle(&self, key: PoolKey) -> usize {
-        if !self.pools[&key].is_kept || self.admission.stop {
+        if !self.pools[&key].is_kept || self.admission.stop || self.drains {
             return 0;
         }
         let computing = self

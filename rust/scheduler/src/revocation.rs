@@ -47,18 +47,8 @@ impl Scheduler {
                 let Some(lease) = self.pick_lease_to_revoke(now, &key, &coming, &awake) else {
                     break;
                 };
-                let held = self.leases.get_mut(&lease).expect("just picked");
-                held.revoked = true;
-                coming.add(&held.holding.returns());
-                effects.push(Effect::RevokeLease {
-                    client: held.client,
-                    lease,
-                });
-                let queue = held.queue.clone();
-                self.queues
-                    .get_mut(&queue)
-                    .expect("a queue lives as long as its leases")
-                    .revoked += 1;
+                coming.add(&self.leases[&lease].holding.returns());
+                self.revoke(lease, effects);
             }
             coming.subtract(&key.shape);
         }
@@ -66,20 +56,35 @@ impl Scheduler {
 
     /// Whoever wants anything else has a better right to a worker than a client that only might have a task.
     pub(crate) fn ask_unused_back(&mut self, wanted: &QueueKey, effects: &mut Vec<Effect>) {
-        for (key, lease) in &mut self.leases {
-            if lease.usage != Use::None || lease.revoked || lease.queue == *wanted {
-                continue;
-            }
-            lease.revoked = true;
-            effects.push(Effect::RevokeLease {
-                client: lease.client,
-                lease: *key,
-            });
-            self.queues
-                .get_mut(&lease.queue)
-                .expect("a queue lives as long as its leases")
-                .revoked += 1;
+        let unused = self
+            .leases
+            .iter()
+            .filter(|(_, lease)| lease.usage == Use::None && !lease.revoked && lease.queue != *wanted);
+        let unused: Vec<LeaseKey> = unused.map(|(key, _)| *key).collect();
+        for key in unused {
+            self.revoke(key, effects);
         }
+    }
+
+    /// The node is about to leave: clients finish what runs and push no more.
+    pub(crate) fn ask_all_back(&mut self, effects: &mut Vec<Effect>) {
+        let held = self.leases.iter().filter(|(_, lease)| !lease.revoked);
+        let mut held: Vec<LeaseKey> = held.map(|(key, _)| *key).collect();
+        held.sort_unstable();
+        for key in held {
+            self.revoke(key, effects);
+        }
+    }
+
+    fn revoke(&mut self, key: LeaseKey, effects: &mut Vec<Effect>) {
+        let lease = self.leases.get_mut(&key).expect("the caller has looked it up");
+        lease.revoked = true;
+        effects.push(Effect::RevokeLease {
+            client: lease.client,
+            lease: key,
+        });
+        let queue = self.queues.get_mut(&lease.queue);
+        queue.expect("a queue lives as long as its leases").revoked += 1;
     }
 
     /// The longest held lease of the queue that has most, if that queue has more than its share.

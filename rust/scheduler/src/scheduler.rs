@@ -9,6 +9,7 @@ use ray_rs_types::{ActorId, NodeId, ResourceSet};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::admission::Admission;
+use crate::bottom_up::heartbeat::Backlog;
 use crate::bottom_up::load::Holds;
 use crate::effect::{Effect, Refusal, StopReason};
 use crate::event::{ActorDemand, ClientKey, EnvKey, Event, JobKey, LeaseKey, LeaseRequest, PoolKey, WorkerKey};
@@ -175,6 +176,7 @@ pub struct Scheduler {
     pub(crate) node: (NodeId, BTreeMap<String, String>),
     pub(crate) last_lease: u64,
     pub(crate) holds: Holds,
+    pub(crate) drains: bool,
     /// Of the event that is being taken in.
     now: Duration,
     pub(crate) deadline: Option<Duration>,
@@ -200,6 +202,7 @@ impl Scheduler {
             node: (NodeId::NIL, BTreeMap::new()),
             last_lease: 0,
             holds: Holds::default(),
+            drains: false,
             now: Duration::ZERO,
             deadline: None,
         }
@@ -234,6 +237,44 @@ impl Scheduler {
     /// Whether any worker has something to do.
     pub fn is_busy(&self) -> bool {
         !self.leases.is_empty() || !self.actors.is_empty()
+    }
+
+    /// Whether nothing runs, and nobody waits.
+    pub fn is_at_rest(&self) -> bool {
+        !self.is_busy() && self.turns.is_empty() && self.awaiting_workers().next().is_none()
+    }
+
+    /// Actors that wait for resources, by what they ask for.
+    pub fn actors_waiting(&self) -> Backlog {
+        let mut waiting = Backlog::new();
+        for (key, queue) in self
+            .queues
+            .iter()
+            .filter(|(key, _)| matches!(key.source, Source::Actors(_)))
+        {
+            if !queue.items.is_empty() {
+                *waiting.entry((*key.shape).clone()).or_default() += queue.items.len() as u32;
+            }
+        }
+        waiting
+    }
+
+    /// Whether the actor waits for resources.
+    pub fn is_queued(&self, actor: ActorId) -> bool {
+        let Some(hosted) = self.actors.get(&actor) else {
+            return false;
+        };
+        let of_job = self
+            .queues
+            .iter()
+            .filter(|(key, _)| key.source == Source::Actors(hosted.demand.job));
+        let mut items = of_job.flat_map(|(_, queue)| &queue.items);
+        items.any(|item| item.wanted == Wanted::Actor(actor))
+    }
+
+    /// Whether some idle worker was asked to leave, and stays since it owns something.
+    pub fn has_needed_workers(&self) -> bool {
+        self.workers.values().any(|worker| worker.needed)
     }
 
     /// What the workers that are in use are used for.
@@ -337,6 +378,7 @@ impl Scheduler {
             Event::BundlesCommitted { group } => self.bundles_committed(group),
             Event::BundlesReturned { group, bundles } => self.bundles_returned(group, &bundles, effects),
             Event::GroupRemoved { group } => self.group_removed(group, effects),
+            Event::NodeDrains => self.drains = true,
             Event::Tick => {}
         }
         self.settle(now, effects);
@@ -348,7 +390,11 @@ impl Scheduler {
         self.hand_out_idle(now, effects);
         self.serve(now, effects);
         self.size_pools(now, effects);
-        self.ask_leases_back(now, effects);
+        if self.drains {
+            self.ask_all_back(effects);
+        } else {
+            self.ask_leases_back(now, effects);
+        }
         self.tell_stuck(now, effects);
     }
 

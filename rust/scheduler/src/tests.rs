@@ -368,6 +368,45 @@ fn a_worker_that_owns_something_stays_and_is_asked_again_when_it_does_not() {
 }
 
 #[test]
+fn a_node_that_drains_asks_all_back_keeps_no_spare_and_serves_what_comes_all_the_same() {
+    let mut world = World::new(cpus(2.0));
+    let request = world.request(0, cpus(1.0));
+    let lease = world.lease(request).expect("there is room");
+    world.on(Event::NodeDrains);
+    assert_eq!(world.revoked, BTreeSet::from([lease]));
+    assert_eq!(world.live.len(), 1, "the idle one left at once");
+    assert!(!world.scheduler.is_at_rest());
+    let other = world.request(1, cpus(1.0));
+    let other = world.lease(other).expect("it has no other node");
+    assert!(world.revoked.contains(&other), "after the first task");
+    world.give_back(lease);
+    world.give_back(other);
+    assert!(world.scheduler.is_at_rest());
+    assert_eq!(world.live.len(), 0);
+}
+
+#[test]
+fn actors_that_wait_are_told_by_shape() {
+    let mut world = World::new(cpus(1.0));
+    let demand = |number| ActorDemand {
+        actor: actor_id(number),
+        job: job(1),
+        env: EnvKey::JOB,
+        placement: cpus(1.0),
+        running: cpus(1.0),
+        class_name: "A".to_owned(),
+    };
+    for number in 1..4 {
+        world.on(Event::ActorRequested(demand(number)));
+    }
+    assert_eq!(world.scheduler.actors_waiting(), BTreeMap::from([(cpus(1.0), 2)]));
+    assert!(!world.scheduler.is_queued(actor_id(1)) && world.scheduler.is_queued(actor_id(2)));
+    world.on(Event::ActorCancelled { actor: actor_id(2) });
+    assert_eq!(world.scheduler.actors_waiting(), BTreeMap::from([(cpus(1.0), 1)]));
+    assert!(!world.scheduler.is_queued(actor_id(2)));
+}
+
+#[test]
 fn a_worker_never_leases_itself() {
     let mut world = World::new(cpus(1.0));
     world.auto_start = false;

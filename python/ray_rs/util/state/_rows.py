@@ -15,7 +15,7 @@ from ray_rs import _core, _memory
 from ray_rs.util.state import common
 from ray_rs.util.state.exception import ServerUnavailable
 
-__all__ = ["KINDS", "Source", "session_directory"]
+__all__ = ["KINDS", "Source", "drain_text", "session_directory"]
 
 _T = TypeVar("_T")
 
@@ -300,13 +300,35 @@ def _nodes(source: Source) -> list[Any]:
             node_ip=node["address"],
             is_head_node=node["is_head"],
             state="ALIVE" if node["alive"] else "DEAD",
-            state_message=None,
+            state_message=_node_message(node),
             node_name=node["name"] or node["address"],
             resources_total=node["total"],
             labels={"ray.io/node-id": node["node_id"], **node["labels"]},
         )
         for node in source.observer.nodes()
     ]
+
+
+def _node_message(node: dict[str, Any]) -> str | None:
+    return drain_text(node["drain"]) if node["alive"] and node["drain"] else node["death_reason"] or None
+
+
+def drain_text(drain: dict[str, Any]) -> str:
+    """Why a node is about to leave, in words.
+
+    Args:
+        drain: As `Observer.nodes` gives it.
+
+    Returns:
+        A phrase.
+    """
+    text = "draining: " + {1: "it is idle", 2: "preemption"}.get(drain["reason"], "unspecified reason")
+    if drain["message"]:
+        text += f" ({drain['message']})"
+    if drain["deadline_ms"]:
+        deadline = datetime.datetime.fromtimestamp(drain["deadline_ms"] / 1000)
+        text += f", until {deadline.isoformat(sep=' ', timespec='seconds')} at the latest"
+    return text
 
 
 def _exit_type(worker: dict[str, Any]) -> str:

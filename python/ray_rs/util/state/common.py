@@ -124,7 +124,7 @@ class TaskState(StateSchema):
 
 @dataclasses.dataclass
 class NodeState(StateSchema):
-    """A node. States: ALIVE, DEAD."""
+    """A node. States: ALIVE, DEAD. The message says that a living one is drained, or why a dead one is gone."""
 
     node_id: str
     node_ip: str

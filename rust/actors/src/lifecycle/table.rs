@@ -1,7 +1,7 @@
 //! The table of actors and its transitions.
 
 use ray_rs_types::{ActorId, JobId, NodeId, WorkerAddress, WorkerId};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::index::Index;
 use super::words::{ActorFacts, Death, Effect, Event, Phase, Restored, Status};
@@ -20,12 +20,16 @@ pub struct Lifecycle {
     /// Owner and job to their actors that end with them: exactly those in which [`Actor::is_bound`] holds.
     by_owner: Index<WorkerAddress>,
     by_job: Index<JobId>,
+    /// Nodes that are about to leave.
+    draining: FxHashSet<NodeId>,
 }
 
 #[derive(Debug)]
 struct Actor {
     facts: ActorFacts,
     incarnation: u32,
+    /// Of its restarts those that a node's leaving was the cause of.
+    moves: u32,
     state: State,
 }
 
@@ -101,6 +105,7 @@ impl Lifecycle {
             } => {
                 self.start_failed(actor, incarnation, message, environment_failed, effects);
             }
+            Event::StartDeclined { actor, incarnation } => self.start_declined(actor, incarnation, effects),
             Event::Started { actor, incarnation } => self.started(actor, incarnation, effects),
             Event::ConstructorFailed {
                 actor,
@@ -113,6 +118,7 @@ impl Lifecycle {
                 }
             }
             Event::WorkerDied { worker, message } => self.worker_died(worker, message, effects),
+            Event::NodeDrains { node } => self.node_drains(node, effects),
             Event::NodeDied { node } => self.node_died(node, effects),
             Event::KillRequested { actor, no_restart } => self.kill_requested(actor, no_restart, effects),
             Event::OutOfScope { actor } => self.out_of_scope(actor, effects),
@@ -158,6 +164,7 @@ impl Lifecycle {
         let entry = Actor {
             facts,
             incarnation: was.incarnation,
+            moves: was.moves,
             state,
         };
         self.insert(actor, entry);
@@ -192,6 +199,7 @@ impl Lifecycle {
             phase,
             worker: entry.state.host(),
             incarnation: entry.incarnation,
+            moves: entry.moves,
             death,
         })
     }
@@ -229,6 +237,14 @@ impl Lifecycle {
         starting
     }
 
+    /// Whether `node` was told to start this incarnation, and has not named a worker yet.
+    pub fn is_starting_on(&self, actor: ActorId, node: NodeId, incarnation: u32) -> bool {
+        self.actors.get(&actor).is_some_and(|entry| {
+            let is_there = matches!(entry.state, State::Starting { node: chosen, .. } if chosen == node);
+            is_there && entry.incarnation == incarnation
+        })
+    }
+
     /// Recounts every index.
     ///
     /// # Panics
@@ -249,7 +265,9 @@ impl Lifecycle {
                 by_job.add(actor.job_id(), *actor);
             }
             let limit = u32::try_from(entry.facts.max_restarts).unwrap_or(u32::MAX);
-            assert!(entry.incarnation <= limit, "ACT-1: no more restarts than allowed");
+            assert!(entry.moves <= entry.incarnation, "ACT-1: a move is a restart");
+            let counted = entry.incarnation - entry.moves;
+            assert!(counted <= limit, "ACT-1: no more restarts than allowed");
         }
         assert_eq!(hosts, self.hosts, "ACT-2: every host is known");
         assert!(
@@ -270,6 +288,7 @@ impl Lifecycle {
         let entry = Actor {
             facts,
             incarnation: 0,
+            moves: 0,
             state,
         };
         self.insert(actor, entry);
@@ -403,6 +422,16 @@ impl Lifecycle {
         }
     }
 
+    fn start_declined(&mut self, actor: ActorId, incarnation: u32, effects: &mut Vec<Effect>) {
+        if let Some(entry) = self.actors.get_mut(&actor)
+            && entry.incarnation == incarnation
+            && let State::Starting { attempts, .. } = entry.state
+        {
+            entry.state = State::WaitingForNode { attempts };
+            effects.push(Effect::ChooseNode { actor });
+        }
+    }
+
     fn started(&mut self, actor: ActorId, incarnation: u32, effects: &mut Vec<Effect>) {
         let Some(entry) = self
             .actors
@@ -465,6 +494,31 @@ impl Lifecycle {
         }
     }
 
+    fn node_drains(&mut self, node: NodeId, effects: &mut Vec<Effect>) {
+        if !self.draining.insert(node) {
+            return;
+        }
+        let is_there = |worker: &WorkerAddress| worker.node_id == node;
+        let mut there: Vec<ActorId> = (self.actors.iter())
+            .filter(|(_, entry)| match &entry.state {
+                State::Constructing { worker } | State::Alive { worker } => {
+                    is_there(worker) && entry.facts.max_restarts != 0
+                }
+                State::WaitingForArguments
+                | State::WaitingForNode { .. }
+                | State::Starting { .. }
+                | State::Leaving { .. }
+                | State::Dead { .. } => false,
+            })
+            .map(|(actor, _)| *actor)
+            .collect();
+        there.sort();
+        for actor in there {
+            // It is restarted when its process has ended.
+            self.stop(actor, true, "its node is drained", effects);
+        }
+    }
+
     fn node_died(&mut self, node: NodeId, effects: &mut Vec<Effect>) {
         let mut owners: Vec<_> = self
             .by_owner
@@ -495,11 +549,12 @@ impl Lifecycle {
                 _ => {}
             }
         }
+        self.draining.remove(&node);
     }
 
     fn kill_requested(&mut self, actor: ActorId, no_restart: bool, effects: &mut Vec<Effect>) {
         let Some(entry) = self.actors.get(&actor) else { return };
-        let may_restart = !no_restart && entry.may_restart();
+        let may_restart = !no_restart && self.may_restart(entry);
         match &entry.state {
             State::Dead { .. } => {}
             // It never ran: there is nothing to start over.
@@ -573,7 +628,7 @@ impl Lifecycle {
         if let State::Leaving { death, .. } = &entry.state {
             let death = death.clone();
             self.bury(actor, death, effects);
-        } else if entry.may_restart() {
+        } else if self.may_restart(entry) {
             self.restart(actor, effects);
         } else {
             self.bury(actor, Death::WorkerDied(message), effects);
@@ -585,6 +640,7 @@ impl Lifecycle {
         let entry = self.actors.get_mut(&actor).expect("callers have looked it up");
         if let Some(worker) = entry.state.host() {
             self.hosts.remove(&worker.worker_id);
+            entry.moves += u32::from(self.draining.contains(&worker.node_id));
         }
         entry.incarnation += 1;
         entry.state = State::WaitingForNode { attempts: 0 };
@@ -629,6 +685,13 @@ impl Lifecycle {
         });
     }
 
+    /// One whose node is about to leave is moved, even if it has used up all its restarts.
+    fn may_restart(&self, entry: &Actor) -> bool {
+        let host = entry.state.host();
+        let moves = host.is_some_and(|host| self.draining.contains(&host.node_id));
+        entry.has_restarts() || moves && entry.facts.max_restarts != 0
+    }
+
     fn bury(&mut self, actor: ActorId, death: Death, effects: &mut Vec<Effect>) {
         if let Some(worker) = self.actors[&actor].state.host() {
             self.hosts.remove(&worker.worker_id);
@@ -655,7 +718,8 @@ impl Actor {
         }
     }
 
-    fn may_restart(&self) -> bool {
-        u32::try_from(self.facts.max_restarts).map_or(true, |limit| self.incarnation < limit)
+    /// Whether a restart that is counted is left to it.
+    fn has_restarts(&self) -> bool {
+        u32::try_from(self.facts.max_restarts).map_or(true, |limit| self.incarnation - self.moves < limit)
     }
 }

@@ -470,6 +470,59 @@ fn a_dead_node_moves_what_may_move() {
 }
 
 #[test]
+fn a_node_that_drains_gives_its_actors_to_others_and_no_restart_is_counted() {
+    let died = |number| Event::WorkerDied {
+        worker: worker(number).worker_id,
+        message: String::new(),
+    };
+    let mut bound = Story::alive(0);
+    assert_eq!(
+        bound.event(Event::NodeDrains { node: NODE }),
+        [],
+        "it may not be restarted"
+    );
+    let mut story = Story::alive(1);
+    let ends = stop(Some(worker(9)), true, "its node is drained");
+    assert_eq!(story.event(Event::NodeDrains { node: NODE }), [ends]);
+    assert_eq!(story.event(Event::NodeDrains { node: NODE }), [], "said already");
+    assert_eq!(story.event(died(9)), [persist(), publish(), choose()]);
+    story.event(Event::NodeDied { node: NODE });
+    // The one restart that it has is left to it.
+    story.start(1);
+    story.run(1, 10);
+    assert_eq!(story.event(died(10)), [persist(), publish(), choose()]);
+    story.start(2);
+    story.run(2, 11);
+    let status = story.0.status(actor(1)).expect("it is known");
+    assert_eq!((status.incarnation, status.moves), (2, 1));
+    // And then it is moved once more all the same.
+    story.event(Event::NodeDrains { node: NODE });
+    assert_eq!(story.event(died(11)), [persist(), publish(), choose()]);
+    story.event(Event::NodeDied { node: NODE });
+    story.start(3);
+    story.run(3, 12);
+    assert_eq!(story.event(died(12)), [persist(), publish(), release()]);
+}
+
+#[test]
+fn a_node_gives_an_actor_back_that_it_has_not_started() {
+    let mut story = Story::starting(0);
+    assert!(story.0.is_starting_on(actor(1), NODE, 0));
+    let given_back = |incarnation| Event::StartDeclined {
+        actor: actor(1),
+        incarnation,
+    };
+    assert_eq!(story.event(given_back(1)), [], "another life");
+    for _ in 0..5 {
+        // No try has failed.
+        assert_eq!(story.event(given_back(0)), [choose()]);
+        story.start(0);
+    }
+    story.run(0, 9);
+    assert_eq!(story.event(given_back(0)), []);
+}
+
+#[test]
 fn a_restored_actor_goes_on_where_it_was() {
     let mut lifecycle = Lifecycle::default();
     let mut effects = Vec::new();
@@ -477,6 +530,7 @@ fn a_restored_actor_goes_on_where_it_was() {
         phase,
         worker,
         incarnation: 2,
+        moves: 0,
         death: None,
         has_arguments: true,
     };
@@ -537,6 +591,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         }),
         3 => process().prop_map(|worker| Event::WorkerDied { worker: worker.worker_id, message: String::new() }),
         1 => Just(Event::NodeDied { node: NODE }),
+        1 => Just(Event::NodeDrains { node: NODE }),
+        1 => (id(), 0..3u32).prop_map(|(actor, incarnation)| Event::StartDeclined { actor, incarnation }),
         2 => (id(), any::<bool>()).prop_map(|(actor, no_restart)| Event::KillRequested { actor, no_restart }),
         1 => id().prop_map(|actor| Event::OutOfScope { actor }),
         1 => id().prop_map(|actor| Event::ExitedItself { actor, message: String::new() }),

@@ -45,6 +45,11 @@ pub enum Event {
         message: String,
         environment_failed: bool,
     },
+    /// The node gives it back, because it is about to leave, or another has room: no try has failed.
+    StartDeclined {
+        actor: ActorId,
+        incarnation: u32,
+    },
     /// The constructor returned.
     Started {
         actor: ActorId,
@@ -61,6 +66,11 @@ pub enum Event {
     WorkerDied {
         worker: WorkerId,
         message: String,
+    },
+    /// It is about to leave: actors that can be started anew elsewhere end there, in order. That is no failure of theirs,
+    /// and not counted against `max_restarts`.
+    NodeDrains {
+        node: NodeId,
     },
     NodeDied {
         node: NodeId,
@@ -160,6 +170,8 @@ pub struct Status<'a> {
     pub worker: Option<WorkerAddress>,
     /// Restarts so far.
     pub incarnation: u32,
+    /// Those of them that are not counted.
+    pub moves: u32,
     /// Before the actor is dead: the end that it is coming to. Then another may take its name.
     pub death: Option<&'a Death>,
 }
@@ -170,6 +182,7 @@ pub struct Restored {
     pub phase: Phase,
     pub worker: Option<WorkerAddress>,
     pub incarnation: u32,
+    pub moves: u32,
     pub death: Option<Death>,
     /// Its constructor's arguments had come.
     pub has_arguments: bool,

@@ -7,6 +7,7 @@
 //! * `GCS-4`: what is told leaves in the order in which it was decided.
 
 mod actors;
+mod autoscaling;
 mod followers;
 mod jobs;
 mod kv;
@@ -22,7 +23,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use ray_rs_actors::lifecycle::{Effect, Event, Lifecycle, Phase};
-use ray_rs_proto::v1::{DeadWorker, NodeCommand, StopActor, node_command::Body};
+use ray_rs_proto::v1::{self, DeadWorker, NodeCommand, StopActor, node_command::Body};
 use ray_rs_scheduler::placement_group::Event as GroupEvent;
 use ray_rs_types::NodeId;
 use tokio::sync::{oneshot, watch};
@@ -62,6 +63,8 @@ pub struct State {
     dead_workers: VecDeque<DeadWorker>,
     /// Name of the session; set before anything is served.
     pub session: String,
+    /// How things stand with the nodes that the cluster starts by itself.
+    pub autoscaler_report: Option<v1::AutoscalerReport>,
     started: Instant,
     /// Somebody may wait for a node.
     changes: watch::Sender<()>,
@@ -166,6 +169,7 @@ impl State {
                 incarnation,
             } => {
                 if let Some(order) = self.actors.start_order(*actor, *incarnation) {
+                    self.nodes.starting.insert(*actor, (*node, *incarnation));
                     self.tell(number, Target::Node(*node), Body::StartActor(order));
                 }
             }

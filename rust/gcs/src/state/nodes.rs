@@ -1,11 +1,12 @@
 //! Nodes: who they are, what they have free, and the channel to each.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use ray_rs_actors::lifecycle::{Effect, Event};
 use ray_rs_proto::v1::{self, NodeCommand, node_command::Body, node_report};
 use ray_rs_scheduler::bottom_up::heartbeat::Heard;
-use ray_rs_scheduler::bottom_up::{GlobalScheduler, NodeReport};
+use ray_rs_scheduler::bottom_up::{GlobalScheduler, NodeReport, ShapeDemand};
 use ray_rs_scheduler::placement_group::Event as GroupEvent;
 use ray_rs_scheduler::policy::{self, Choice, NodeView};
 use ray_rs_types::placing::Placing;
@@ -13,6 +14,7 @@ use ray_rs_types::{ActorId, NodeId, ResourceSet, WorkerAddress, WorkerId};
 use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::oneshot;
 use tonic::Status;
 
 use super::actors::actor_id;
@@ -54,6 +56,8 @@ pub(super) struct Nodes {
     pub(super) spread_turn: usize,
     /// Actors whose users know what they wait for.
     told_of_waiting: FxHashSet<ActorId>,
+    /// Actors that a node was told to start and has said nothing of; some that have ended meanwhile may be among them.
+    pub(super) starting: FxHashMap<ActorId, (NodeId, u32)>,
     pub(super) global: GlobalScheduler,
     /// Replicas of the global scheduler.
     pub(super) followers: Followers,
@@ -67,6 +71,10 @@ struct Node {
     /// `None` while the node is not connected.
     commands: Option<Sender<Result<NodeCommand, Status>>>,
     connection: u64,
+    /// When it said that it is idle; `None`: it is in use, or has not said.
+    idle_since: Option<Instant>,
+    /// Who waits for its answer to an order to drain.
+    drain_askers: Vec<oneshot::Sender<v1::DrainNodeReply>>,
 }
 
 impl Nodes {
@@ -139,12 +147,12 @@ impl Nodes {
         self.nodes.values().any(|node| !node.info.raylet_address.is_empty())
     }
 
-    /// The nodes that can be told to do something.
+    /// The nodes that can be told to do something new.
     pub(super) fn offers(&self) -> Vec<NodeView> {
         let connected = self
             .nodes
             .iter()
-            .filter(|(_, node)| node.info.alive && node.commands.is_some());
+            .filter(|(_, node)| node.info.alive && node.commands.is_some() && node.info.drain.is_none());
         let mut offers: Vec<NodeView> = connected
             .map(|(id, node)| NodeView {
                 node: *id,
@@ -342,6 +350,8 @@ impl State {
                 info,
                 commands: Some(sender),
                 connection,
+                idle_since: None,
+                drain_askers: Vec::new(),
             },
         );
         nodes.report(self.started.elapsed(), node);
@@ -423,16 +433,25 @@ impl State {
                     beat.labels = Some(entry.info.labels.clone().into_iter().collect());
                 }
                 // What is lost is what was meant for an earlier connection: the first on this one says everything.
-                if self.nodes.global.hear(now, node, beat) == Heard::Changed
+                let heard = self.nodes.global.hear(now, node, beat);
+                if heard == Heard::Changed
                     && let Some(report) = self.nodes.global.report(node)
                 {
                     entry.info.available = Some((&report.available).into());
                     entry.info.backlog = report.waiting();
                     self.nodes.followers.node_changed(node, report);
                 }
+                if let Some(is_idle) = heartbeat.idle {
+                    entry.idle_since = is_idle.then(Instant::now);
+                }
                 if heartbeat.first {
                     let info = entry.info.clone();
                     self.node_holds(node, &info, &heartbeat.held);
+                }
+                if let Some(drain) = heartbeat.drain {
+                    self.node_drains(node, drain);
+                } else if heard == Heard::Changed {
+                    self.fetch_actors_for(node);
                 }
                 self.changes.send_replace(());
                 let in_use = heartbeat.used_outside_bundles.as_ref();
@@ -443,6 +462,7 @@ impl State {
             }
             Some(Report::ActorAssigned(assigned)) => {
                 let actor = actor_id(&assigned.actor_id)?;
+                self.nodes.starting.remove(&actor);
                 let worker = assigned
                     .worker
                     .ok_or_else(|| Status::invalid_argument("there is no worker"))?;
@@ -453,8 +473,14 @@ impl State {
                     worker,
                 });
             }
+            Some(Report::ActorStartFailed(failed)) if failed.given_back => {
+                let (actor, incarnation) = (actor_id(&failed.actor_id)?, failed.incarnation);
+                self.nodes.starting.remove(&actor);
+                self.actor_fact(Event::StartDeclined { actor, incarnation });
+            }
             Some(Report::ActorStartFailed(failed)) => {
                 let actor = actor_id(&failed.actor_id)?;
+                self.nodes.starting.remove(&actor);
                 let (incarnation, message) = (failed.incarnation, failed.message);
                 self.actor_fact(Event::StartFailed {
                     actor,
@@ -477,6 +503,16 @@ impl State {
             Some(Report::FollowGroup(request)) => self.group_followed(node, &request.group_id)?,
             Some(Report::BundlesPrepared(answer)) => self.bundles_answered(node, &answer, true)?,
             Some(Report::BundlesCommitted(answer)) => self.bundles_answered(node, &answer, false)?,
+            Some(Report::DrainAnswered(answer)) => {
+                let asked = self.nodes.nodes.get_mut(&node);
+                for asker in asked
+                    .map(|entry| std::mem::take(&mut entry.drain_askers))
+                    .unwrap_or_default()
+                {
+                    // Who has given up waiting sees it in the list of nodes.
+                    let _ = asker.send(answer.clone());
+                }
+            }
             Some(Report::Registered(_)) => return Err(Status::invalid_argument("the node has registered already")),
             // A report that only a newer raylet knows.
             None => {}
@@ -509,6 +545,7 @@ impl State {
             return;
         }
         entry.info.alive = false;
+        entry.drain_askers.clear();
         entry.info.death_reason = reason.to_owned();
         let info = entry.info.clone();
         // It learns of it on the connection that it may still have, or when it comes back.
@@ -528,7 +565,11 @@ impl State {
     pub fn node_left(&mut self, request: &v1::LeaveClusterRequest, now_ms: u64) -> Result<(), Status> {
         let node = NodeId::from_bytes(&request.node_id).map_err(|error| Status::invalid_argument(error.to_string()))?;
         if let Some(connection) = self.nodes.nodes.get(&node).map(|entry| entry.connection) {
-            self.node_died(node, connection, "it was stopped", now_ms);
+            let reason = match request.reason.as_str() {
+                "" => "it was stopped",
+                reason => reason,
+            };
+            self.node_died(node, connection, reason, now_ms);
         }
         Ok(())
     }
@@ -555,17 +596,126 @@ impl State {
         }
     }
 
-    pub fn list_nodes(&self) -> v1::ListNodesReply {
-        let mut nodes: Vec<v1::NodeInfo> = self.nodes.nodes.values().map(|node| node.info.clone()).collect();
-        nodes.sort_by_key(|info| info.node_index);
-        let waiting = self.nodes.global.demand().into_iter().map(|demand| v1::ShapeCount {
-            resources: Some((&demand.shape).into()),
-            count: demand.waiting,
+    /// Actors that wait on other nodes for what this one has free are asked back, to be sent here.
+    fn fetch_actors_for(&mut self, node: NodeId) {
+        if self.nodes.starting.is_empty() || self.nodes.nodes.len() < 2 {
+            return;
+        }
+        let is_open = |entry: &Node| entry.info.alive && entry.info.drain.is_none() && entry.commands.is_some();
+        if !self.nodes.nodes.get(&node).is_some_and(is_open) {
+            return;
+        }
+        let mut free = self.nodes.global.free(node);
+        let mut wanted: Vec<(ActorId, NodeId, u32)> = Vec::new();
+        let lifecycle = &self.lifecycle;
+        self.nodes.starting.retain(|actor, (place, incarnation)| {
+            let still_starts = lifecycle.is_starting_on(*actor, *place, *incarnation);
+            if still_starts && *place != node {
+                wanted.push((*actor, *place, *incarnation));
+            }
+            still_starts
         });
+        wanted.sort();
+        for (actor, place, incarnation) in wanted {
+            let Some(spec) = self.actors.spec(actor).filter(|spec| spec.strategy.is_none()) else {
+                continue;
+            };
+            let resources = spec
+                .placement_resources
+                .as_ref()
+                .map(ResourceSet::from)
+                .unwrap_or_default();
+            if group_demand(spec).is_some() || !free.covers(&resources) {
+                continue;
+            }
+            free.subtract(&resources);
+            let order = v1::ReturnActor {
+                actor_id: actor.0.to_vec(),
+                incarnation,
+            };
+            self.tell(0, Target::Node(place), Body::ReturnActor(order));
+        }
+    }
+
+    /// Asks a node to take nothing new, and to leave in its time; its answer comes later.
+    pub fn drain_node(
+        &mut self,
+        request: v1::DrainNodeRequest,
+    ) -> Result<oneshot::Receiver<v1::DrainNodeReply>, String> {
+        let node = NodeId::from_bytes(&request.node_id).map_err(|error| error.to_string())?;
+        let entry = self.nodes.nodes.get_mut(&node);
+        let entry = entry.ok_or_else(|| format!("there is no node {node} in this cluster"))?;
+        if !entry.info.alive {
+            return Err(format!("the node is dead: {}", entry.info.death_reason));
+        }
+        if entry.info.is_head {
+            return Err(
+                "it is the head, whose end is the cluster's: end that with `ray_rs stop` on its machine".to_owned(),
+            );
+        }
+        let (sender, receiver) = oneshot::channel();
+        entry.drain_askers.push(sender);
+        self.tell(0, Target::Node(node), Body::DrainNode(request));
+        Ok(receiver)
+    }
+
+    /// It has agreed to leave, or says so again on a new connection.
+    fn node_drains(&mut self, node: NodeId, drain: v1::DrainInfo) {
+        let Some(entry) = self.nodes.nodes.get_mut(&node) else {
+            return;
+        };
+        entry.info.drain = Some(drain);
+        let info = entry.info.clone();
+        self.tell(0, Target::AllNodes, Body::NodeChanged(info));
+        self.actor_fact(Event::NodeDrains { node });
+        self.group_events([GroupEvent::NodeDrains { node }]);
+    }
+
+    pub fn list_nodes(&self) -> v1::ListNodesReply {
+        let info = |node: &Node| v1::NodeInfo {
+            idle_ms: (node.idle_since.filter(|_| node.info.alive)).map(|since| since.elapsed().as_millis() as u64),
+            ..node.info.clone()
+        };
+        let mut nodes: Vec<v1::NodeInfo> = self.nodes.nodes.values().map(info).collect();
+        nodes.sort_by_key(|info| info.node_index);
+        let waiting = self.nodes.global.demand().into_iter();
         v1::ListNodesReply {
             nodes,
-            waiting: waiting.collect(),
+            waiting: waiting.map(shape_count).collect(),
+            waiting_actors: self.actors_without_node().into_iter().map(shape_count).collect(),
+            requested: self.requested_shapes(),
+            autoscaler: self.autoscaler_report.clone(),
         }
+    }
+
+    /// What the actors ask for that no node was chosen for, by shape.
+    pub(super) fn actors_without_node(&self) -> Vec<ShapeDemand> {
+        let mut by_shape: BTreeMap<ResourceSet, u32> = BTreeMap::new();
+        for actor in self.lifecycle.waiting_for_node() {
+            let spec = self.actors.spec(actor);
+            let wanted = spec.and_then(|spec| spec.placement_resources.as_ref());
+            *by_shape
+                .entry(wanted.map(ResourceSet::from).unwrap_or_default())
+                .or_default() += 1;
+        }
+        let of_shape = |(shape, waiting): (ResourceSet, u32)| ShapeDemand {
+            is_feasible: self.nodes.global.could_serve(&shape),
+            shape,
+            waiting,
+        };
+        by_shape.into_iter().map(of_shape).collect()
+    }
+}
+
+fn shape_count(demand: ShapeDemand) -> v1::ShapeCount {
+    v1::ShapeCount {
+        resources: Some((&demand.shape).into()),
+        count: demand.waiting,
+        why: match demand.is_feasible {
+            true => "the nodes that have it are in use".to_owned(),
+            false => policy::infeasible(&demand.shape),
+        },
+        infeasible: !demand.is_feasible,
     }
 }
 

@@ -9,7 +9,7 @@ use prost::Message;
 use ray_rs_actors::lifecycle;
 use ray_rs_proto::convert::label_rules;
 use ray_rs_proto::v1::{self, node_command::Body};
-use ray_rs_scheduler::placement_group::{Effect, Event, GroupFacts, GroupState, GroupStatus, GroupTable};
+use ray_rs_scheduler::placement_group::{Effect, Event, GroupFacts, GroupState, GroupStatus, GroupTable, PendingGroup};
 use ray_rs_scheduler::policy::bundle::BundleSpec;
 use ray_rs_types::bundles::BundleDemand;
 use ray_rs_types::placing::GroupStrategy;
@@ -86,6 +86,10 @@ impl PlacementGroups {
                 GroupPlace::Nodes(nodes)
             }
         }
+    }
+
+    pub(super) fn pending(&self) -> impl Iterator<Item = PendingGroup<'_>> {
+        self.table.pending()
     }
 
     fn record(&self, group: PlacementGroupId) -> Option<v1::PlacementGroupInfo> {

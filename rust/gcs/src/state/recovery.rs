@@ -72,6 +72,7 @@ impl State {
                 metrics: Metrics::default(),
                 dead_workers: VecDeque::new(),
                 session: String::new(),
+                autoscaler_report: None,
                 started: std::time::Instant::now(),
                 changes: tokio::sync::watch::Sender::new(()),
             },

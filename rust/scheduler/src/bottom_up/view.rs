@@ -371,6 +371,12 @@ impl GlobalScheduler {
         node.report().total.iter().map(free).collect()
     }
 
+    /// Whether some node that stays could serve it.
+    pub fn could_serve(&self, shape: &ResourceSet) -> bool {
+        let mut open = self.nodes.iter().flatten().filter(|node| !node.report().draining);
+        open.any(|node| node.report().total.covers(shape))
+    }
+
     /// What waits on all nodes, by what it asks for, and whether any node could ever serve it.
     pub fn demand(&self) -> Vec<ShapeDemand> {
         let mut sum = Backlog::new();
@@ -379,13 +385,9 @@ impl GlobalScheduler {
                 *sum.entry(shape.clone()).or_default() += count;
             }
         }
-        let could = |shape: &ResourceSet| {
-            let mut open = self.nodes.iter().flatten().filter(|node| !node.report().draining);
-            open.any(|node| node.report().total.covers(shape))
-        };
         let of_shape = |(shape, waiting): (ResourceSet, u32)| ShapeDemand {
             // What is in a bundle has its place.
-            is_feasible: BundleDemand::group_of(&shape).is_some() || could(&shape),
+            is_feasible: BundleDemand::group_of(&shape).is_some() || self.could_serve(&shape),
             shape,
             waiting,
         };

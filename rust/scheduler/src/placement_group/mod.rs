@@ -24,4 +24,4 @@ mod tests;
 mod words;
 
 pub use table::GroupTable;
-pub use words::{Effect, Event, GroupFacts, GroupState, GroupStatus};
+pub use words::{Effect, Event, GroupFacts, GroupState, GroupStatus, PendingGroup};

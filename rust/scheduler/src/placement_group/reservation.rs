@@ -26,6 +26,8 @@ struct Node {
     in_use: ResourceSet,
     /// PG-3.
     reserved: ResourceSet,
+    /// It is about to leave, and takes nothing new.
+    drains: bool,
 }
 
 impl Node {
@@ -39,14 +41,20 @@ impl Node {
 impl Nodes {
     pub fn came(&mut self, node: NodeId, total: ResourceSet, labels: BTreeMap<String, String>) {
         let before = self.nodes.remove(&node);
-        let (in_use, reserved) = before.map(|node| (node.in_use, node.reserved)).unwrap_or_default();
+        let before = before.map(|node| (node.in_use, node.reserved, node.drains));
+        let (in_use, reserved, drains) = before.unwrap_or_default();
         let view = NodeView {
             node,
             available: ResourceSet::new(),
             total,
             labels,
         };
-        let mut known = Node { view, in_use, reserved };
+        let mut known = Node {
+            view,
+            in_use,
+            reserved,
+            drains,
+        };
         known.count_available();
         self.nodes.insert(node, known);
     }
@@ -60,6 +68,12 @@ impl Nodes {
         known.in_use = in_use;
         known.count_available();
         frees
+    }
+
+    pub fn drains(&mut self, node: NodeId) {
+        if let Some(known) = self.nodes.get_mut(&node) {
+            known.drains = true;
+        }
     }
 
     pub fn died(&mut self, node: NodeId) {
@@ -95,8 +109,10 @@ impl Nodes {
         self.nodes.iter().map(|(node, known)| (*node, &known.reserved))
     }
 
+    /// Of those that take something new.
     pub fn views(&self) -> impl Iterator<Item = &NodeView> {
-        self.nodes.values().map(|node| &node.view)
+        let open = self.nodes.values().filter(|node| !node.drains);
+        open.map(|node| &node.view)
     }
 
     /// Of a large cluster the next nodes in turn that take one of the bundles. `None`: it is small, or nearly full, and all
@@ -109,6 +125,7 @@ impl Nodes {
         let start = self.turn.unwrap_or(NodeId([0; NodeId::SIZE]));
         let in_turn = self.nodes.range(start..).chain(self.nodes.range(..start));
         let roomy = in_turn
+            .filter(|(_, node)| !node.drains)
             .map(|(_, node)| &node.view)
             .filter(|view| takes_one(view, bundles));
         let some: Vec<&NodeView> = roomy.take(needed).collect();
@@ -120,7 +137,7 @@ impl Nodes {
     pub fn takes_one_of(&self, node: NodeId, bundles: &[BundleSpec]) -> bool {
         self.nodes
             .get(&node)
-            .is_some_and(|known| takes_one(&known.view, bundles))
+            .is_some_and(|known| !known.drains && takes_one(&known.view, bundles))
     }
 }
 

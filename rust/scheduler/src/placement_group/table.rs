@@ -6,7 +6,7 @@ use ray_rs_types::{ActorId, JobId, NodeId, PlacementGroupId, ResourceSet};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::reservation::Nodes;
-use super::words::{Effect, Event, GroupFacts, GroupState, GroupStatus};
+use super::words::{Effect, Event, GroupFacts, GroupState, GroupStatus, PendingGroup};
 use crate::policy::bundle;
 
 /// Removed groups that can still be asked about.
@@ -115,6 +115,7 @@ impl GroupTable {
                     self.place_pending(effects);
                 }
             }
+            Event::NodeDrains { node } => self.nodes.drains(node),
             Event::NodeDied { node } => {
                 self.node_died(node, effects);
                 self.place_pending(effects);
@@ -172,6 +173,19 @@ impl GroupTable {
     /// Whether some groups wait for resources.
     pub fn has_pending(&self) -> bool {
         !self.pending.is_empty()
+    }
+
+    /// What waits to be placed, in the order in which it came.
+    pub fn pending(&self) -> impl Iterator<Item = PendingGroup<'_>> {
+        self.pending.iter().map(|group| {
+            let entry = &self.groups[group];
+            let missing = entry.facts.bundles.iter().zip(&entry.placed);
+            let missing = missing.filter(|(_, node)| node.is_none());
+            PendingGroup {
+                strategy: entry.facts.strategy,
+                bundles: missing.map(|(bundle, _)| &bundle.resources).collect(),
+            }
+        })
     }
 
     /// Whether the group could be placed if nothing else were there.

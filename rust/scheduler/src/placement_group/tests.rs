@@ -160,6 +160,26 @@ impl World {
 }
 
 #[test]
+fn a_node_that_drains_keeps_its_bundles_and_gets_no_more() {
+    let mut world = World::of(&[(1, 4.0)]);
+    world.want(1, GroupStrategy::Pack, &[1.0]);
+    world.settle();
+    world.tell(Event::NodeDrains { node: node(1) });
+    world.want(2, GroupStrategy::Pack, &[1.0]);
+    world.settle();
+    assert_eq!(world.state(1), Some(GroupState::Created));
+    assert_eq!(world.state(2), Some(GroupState::Pending));
+    let pending: Vec<Vec<ResourceSet>> = (world.table.pending())
+        .map(|group| group.bundles.into_iter().cloned().collect())
+        .collect();
+    assert_eq!(pending, [vec![cpus(1.0)]]);
+    world.come(2, 4.0);
+    world.settle();
+    assert_eq!(world.state(2), Some(GroupState::Created));
+    assert_eq!(world.held_bundles(), 2);
+}
+
+#[test]
 fn one_node_prepares_and_commits_in_one_step() {
     let mut world = World::of(&[(1, 4.0)]);
     world.want(1, GroupStrategy::Pack, &[1.0, 1.0]);

@@ -51,6 +51,10 @@ pub enum Event {
         node: NodeId,
         in_use: ResourceSet,
     },
+    /// It is about to leave: what it has it keeps as long as it is there.
+    NodeDrains {
+        node: NodeId,
+    },
     NodeDied {
         node: NodeId,
     },
@@ -119,4 +123,11 @@ pub struct GroupStatus {
     pub state: GroupState,
     /// Of each bundle, once confirmed.
     pub nodes: Vec<Option<NodeId>>,
+}
+
+/// A group that waits: the bundles that have no node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingGroup<'a> {
+    pub strategy: GroupStrategy,
+    pub bundles: Vec<&'a ResourceSet>,
 }

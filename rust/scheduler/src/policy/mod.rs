@@ -93,7 +93,7 @@ pub fn choose(
 }
 
 /// Why none of the nodes could ever serve it.
-pub(crate) fn infeasible(demand: &ResourceSet) -> String {
+pub fn infeasible(demand: &ResourceSet) -> String {
     format!("no node of this cluster has {demand}")
 }
 
