@@ -17,7 +17,7 @@ _PENDING_GROUP = (0, 1, 4)
 _STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 _IN_BYTES = ("memory", "object_store_memory")
 _FAILURES = 5
-_ELSEWHERE = "(tasks of other nodes)"
+_ELSEWHERE = "(of whom is not known)"
 _NO_NODE = "(actors without a node)"
 
 
@@ -102,7 +102,7 @@ def _shape(resources: dict[str, float]) -> str:
 def _demands(described: dict[str, Any], cluster: dict[str, Any]) -> list[str]:
     """What tasks and actors of all nodes wait for, by what they ask for; under each why, for every name.
 
-    Processes of other nodes are not asked: of what waits there the control store knows how many of each shape.
+    Of what waits on a node that does not answer the control store knows how many of each shape.
 
     An owner asks for some workers of those that its tasks need: the tasks that wait are counted where they are owned.
     """
@@ -116,7 +116,7 @@ def _demands(described: dict[str, Any], cluster: dict[str, Any]) -> list[str]:
     for (worker, kind, name), count in owned.items():
         by_class.setdefault((worker, kind), {})[name] = count
     demands: dict[tuple[str, bool], dict[str, tuple[int, str]]] = {}
-    # Requests of this node, which the control store counts as well.
+    # Requests of nodes that have answered, which the control store counts as well.
     here: Counter[str] = Counter()
     for row in described["waiting"]:
         names = {row["name"]: 1} if row["actor_id"] else by_class.pop((row["worker_id"], row["class"]), {})
