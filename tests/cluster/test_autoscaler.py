@@ -104,13 +104,15 @@ def test_as_many_nodes_as_actors_need_and_no_more_than_may_be(autoscaling):
             return ray.get_runtime_context().get_node_id()
 
     actors = [Actor.remote() for _ in range(3)]
-    nodes = ray.get([actor.node.remote() for actor in actors[:2]], timeout=60)
+    refs = [actor.node.remote() for actor in actors]
+    # Any two of them.
+    placed, (third,) = ray.wait(refs, num_returns=2, timeout=60)
+    nodes = ray.get(placed)
     assert len(set(nodes)) == 2
-    third = actors[2].node.remote()
     assert ray.wait([third], timeout=1.5)[0] == []
     assert len(workers()) == 2
     assert cluster_state()["autoscaler"]["delayed"]
-    del actors[0]
+    del actors[refs.index(placed[0])]
     assert ray.get(third, timeout=60) in nodes
 
 
