@@ -236,6 +236,7 @@ pub fn wire_heartbeat(beat: Heartbeat) -> v1::NodeHeartbeat {
     let count = |(shape, count): (ResourceSet, u32)| v1::ShapeCount {
         resources: Some((&shape).into()),
         count,
+        ..v1::ShapeCount::default()
     };
     v1::NodeHeartbeat {
         number: beat.number,

@@ -305,6 +305,13 @@ impl Raylet {
         let Ok(actor) = ActorId::from_bytes(&order.actor_id) else {
             return;
         };
+        let is_meant =
+            |start: &v1::StartActor| start.actor_id == order.actor_id && start.incarnation == order.incarnation;
+        // It may wait for its job to be known.
+        if let Some(index) = self.starts_waiting.iter().position(is_meant) {
+            self.starts_waiting.swap_remove(index);
+            return self.decline(actor, order.incarnation);
+        }
         let hosted = self.actors.hosted.get(&actor);
         if hosted.is_some_and(|hosted| hosted.incarnation == order.incarnation) && self.scheduler.is_queued(actor) {
             self.actors.hosted.remove(&actor);

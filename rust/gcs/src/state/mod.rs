@@ -12,6 +12,7 @@ mod followers;
 mod jobs;
 mod kv;
 mod metrics;
+mod moves;
 mod nodes;
 mod outbox;
 mod picking;

@@ -44,7 +44,7 @@ pub struct NodeRegistration {
 
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
-    nodes: FxHashMap<NodeId, Node>,
+    pub(super) nodes: FxHashMap<NodeId, Node>,
     /// Given out so far; the first node's is 1.
     last_index: u32,
     connections: u64,
@@ -66,15 +66,15 @@ pub(super) struct Nodes {
 }
 
 #[derive(Debug)]
-struct Node {
-    info: v1::NodeInfo,
+pub(super) struct Node {
+    pub(super) info: v1::NodeInfo,
     /// `None` while the node is not connected.
     commands: Option<Sender<Result<NodeCommand, Status>>>,
     connection: u64,
     /// When it said that it is idle; `None`: it is in use, or has not said.
     idle_since: Option<Instant>,
     /// Who waits for its answer to an order to drain.
-    drain_askers: Vec<oneshot::Sender<v1::DrainNodeReply>>,
+    pub(super) drain_askers: Vec<oneshot::Sender<v1::DrainNodeReply>>,
 }
 
 impl Nodes {
@@ -145,6 +145,12 @@ impl Nodes {
     /// Whether other nodes may join: then what no node can take waits for one that can.
     fn may_grow(&self) -> bool {
         self.nodes.values().any(|node| !node.info.raylet_address.is_empty())
+    }
+
+    /// Whether something that asks for this waits on the node, by what it has said last.
+    pub(super) fn waits_there(&self, node: NodeId, wanted: &ResourceSet) -> bool {
+        let report = self.global.report(node);
+        report.is_some_and(|report| report.backlog.contains_key(wanted))
     }
 
     /// The nodes that can be told to do something new.
@@ -451,7 +457,7 @@ impl State {
                 if let Some(drain) = heartbeat.drain {
                     self.node_drains(node, drain);
                 } else if heard == Heard::Changed {
-                    self.fetch_actors_for(node);
+                    self.move_waiting_actors();
                 }
                 self.changes.send_replace(());
                 let in_use = heartbeat.used_outside_bundles.as_ref();
@@ -594,81 +600,6 @@ impl State {
         if whom == Target::AllNodes || !addresses.is_empty() {
             self.tell(0, whom, Body::Schedulers(v1::Schedulers { addresses }));
         }
-    }
-
-    /// Actors that wait on other nodes for what this one has free are asked back, to be sent here.
-    fn fetch_actors_for(&mut self, node: NodeId) {
-        if self.nodes.starting.is_empty() || self.nodes.nodes.len() < 2 {
-            return;
-        }
-        let is_open = |entry: &Node| entry.info.alive && entry.info.drain.is_none() && entry.commands.is_some();
-        if !self.nodes.nodes.get(&node).is_some_and(is_open) {
-            return;
-        }
-        let mut free = self.nodes.global.free(node);
-        let mut wanted: Vec<(ActorId, NodeId, u32)> = Vec::new();
-        let lifecycle = &self.lifecycle;
-        self.nodes.starting.retain(|actor, (place, incarnation)| {
-            let still_starts = lifecycle.is_starting_on(*actor, *place, *incarnation);
-            if still_starts && *place != node {
-                wanted.push((*actor, *place, *incarnation));
-            }
-            still_starts
-        });
-        wanted.sort();
-        for (actor, place, incarnation) in wanted {
-            let Some(spec) = self.actors.spec(actor).filter(|spec| spec.strategy.is_none()) else {
-                continue;
-            };
-            let resources = spec
-                .placement_resources
-                .as_ref()
-                .map(ResourceSet::from)
-                .unwrap_or_default();
-            if group_demand(spec).is_some() || !free.covers(&resources) {
-                continue;
-            }
-            free.subtract(&resources);
-            let order = v1::ReturnActor {
-                actor_id: actor.0.to_vec(),
-                incarnation,
-            };
-            self.tell(0, Target::Node(place), Body::ReturnActor(order));
-        }
-    }
-
-    /// Asks a node to take nothing new, and to leave in its time; its answer comes later.
-    pub fn drain_node(
-        &mut self,
-        request: v1::DrainNodeRequest,
-    ) -> Result<oneshot::Receiver<v1::DrainNodeReply>, String> {
-        let node = NodeId::from_bytes(&request.node_id).map_err(|error| error.to_string())?;
-        let entry = self.nodes.nodes.get_mut(&node);
-        let entry = entry.ok_or_else(|| format!("there is no node {node} in this cluster"))?;
-        if !entry.info.alive {
-            return Err(format!("the node is dead: {}", entry.info.death_reason));
-        }
-        if entry.info.is_head {
-            return Err(
-                "it is the head, whose end is the cluster's: end that with `ray_rs stop` on its machine".to_owned(),
-            );
-        }
-        let (sender, receiver) = oneshot::channel();
-        entry.drain_askers.push(sender);
-        self.tell(0, Target::Node(node), Body::DrainNode(request));
-        Ok(receiver)
-    }
-
-    /// It has agreed to leave, or says so again on a new connection.
-    fn node_drains(&mut self, node: NodeId, drain: v1::DrainInfo) {
-        let Some(entry) = self.nodes.nodes.get_mut(&node) else {
-            return;
-        };
-        entry.info.drain = Some(drain);
-        let info = entry.info.clone();
-        self.tell(0, Target::AllNodes, Body::NodeChanged(info));
-        self.actor_fact(Event::NodeDrains { node });
-        self.group_events([GroupEvent::NodeDrains { node }]);
     }
 
     pub fn list_nodes(&self) -> v1::ListNodesReply {
