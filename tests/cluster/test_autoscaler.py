@@ -1,6 +1,5 @@
 """Clusters that grow as work waits and shrink when nodes are idle, with real nodes on this machine."""
 
-import contextlib
 import glob
 import json
 import os
@@ -178,9 +177,14 @@ def test_a_node_that_dies_is_replaced_as_work_needs_it(autoscaling):
         def node(self):
             return ray.get_runtime_context().get_node_id()
 
+        def session(self):
+            from ray_rs import _core
+
+            return _core.process_info()["session_dir"]
+
     actor = Actor.remote()
     first = ray.get(actor.node.remote(), timeout=60)
-    os.kill(raylet_of(first), signal.SIGKILL)
+    os.kill(raylet_of(ray.get(actor.session.remote())), signal.SIGKILL)
     wait_until(lambda: first not in {node["NodeID"] for node in workers()}, "the node to be missed")
     assert ray.get(actor.node.remote(), timeout=60) != first
     failures = cluster_state()["autoscaler"]["failures"]
@@ -188,15 +192,10 @@ def test_a_node_that_dies_is_replaced_as_work_needs_it(autoscaling):
     assert "left the cluster unasked" in command("status")
 
 
-def raylet_of(node_id):
-    """The process of a node's raylet, by its name in its session."""
-    (name,) = [node["name"] for node in cluster_state()["nodes"] if node["node_id"] == node_id]
-    for path in glob.glob("/proc/[0-9]*/cmdline"):
-        with contextlib.suppress(OSError), open(path, "rb") as file:
-            words = file.read().split(b"\0")
-            if b"raylet" in words and f'"node_name":"{name}"'.encode() in words[-2] + words[-1]:
-                return int(path.split("/")[2])
-    raise AssertionError(f"no raylet of {name}")
+def raylet_of(session_dir):
+    """The process of the raylet of a node that has joined."""
+    with open(f"{session_dir}/session.json") as file:
+        return json.load(file)["raylet_pid"]
 
 
 def test_the_end_of_the_control_store_is_that_of_all_nodes(autoscaling):

@@ -104,7 +104,7 @@ impl Raylet {
             Command::JobNotice(notice) => self.job_notice(notice),
             Command::NodeChanged(info) => self.node_changed(info),
             Command::Schedulers(schedulers) => self.replicas.set(schedulers.addresses),
-            Command::ReturnActor(order) => self.return_actor(&order),
+            Command::ReturnActors(order) => self.return_actors(&order),
             Command::DrainNode(order) => self.drain_ordered(order),
             Command::JobFinished(finished) => {
                 if let Ok(id) = JobId::from_bytes(&finished.job_id) {
@@ -300,24 +300,38 @@ impl Raylet {
         self.gcs.report(Report::ActorStartFailed(failed));
     }
 
-    /// Another node has room for it.
-    fn return_actor(&mut self, order: &v1::ReturnActor) {
-        let Ok(actor) = ActorId::from_bytes(&order.actor_id) else {
-            return;
+    /// Other nodes have room for some of those that wait here.
+    fn return_actors(&mut self, order: &v1::ReturnActors) {
+        let mut left = order.count;
+        for awaited in &order.actors {
+            if left == 0 {
+                return;
+            }
+            left -= u32::from(self.return_actor(awaited));
+        }
+    }
+
+    /// Whether it waited.
+    fn return_actor(&mut self, awaited: &v1::AwaitedActor) -> bool {
+        let Ok(actor) = ActorId::from_bytes(&awaited.actor_id) else {
+            return false;
         };
         let is_meant =
-            |start: &v1::StartActor| start.actor_id == order.actor_id && start.incarnation == order.incarnation;
+            |start: &v1::StartActor| start.actor_id == awaited.actor_id && start.incarnation == awaited.incarnation;
+        let hosted = self.actors.hosted.get(&actor);
         // It may wait for its job to be known.
         if let Some(index) = self.starts_waiting.iter().position(is_meant) {
             self.starts_waiting.swap_remove(index);
-            return self.decline(actor, order.incarnation);
-        }
-        let hosted = self.actors.hosted.get(&actor);
-        if hosted.is_some_and(|hosted| hosted.incarnation == order.incarnation) && self.scheduler.is_queued(actor) {
+        } else if hosted.is_some_and(|hosted| hosted.incarnation == awaited.incarnation)
+            && self.scheduler.is_queued(actor)
+        {
             self.actors.hosted.remove(&actor);
             self.decide(Event::ActorCancelled { actor });
-            self.decline(actor, order.incarnation);
+        } else {
+            return false;
         }
+        self.decline(actor, awaited.incarnation);
+        true
     }
 
     /// Those that wait for a place here go to other nodes.

@@ -66,13 +66,26 @@ impl Scheduler {
         }
     }
 
-    /// The node is about to leave: clients finish what runs and push no more.
-    pub(crate) fn ask_all_back(&mut self, effects: &mut Vec<Effect>) {
-        let held = self.leases.iter().filter(|(_, lease)| !lease.revoked);
-        let mut held: Vec<LeaseKey> = held.map(|(key, _)| *key).collect();
-        held.sort_unstable();
-        for key in held {
+    /// The node is about to leave: clients finish what runs and push no more. A lease is left alone until its first task
+    /// has surely begun: one that is asked back as it is granted is given back unused, its task asks again, and that could
+    /// go on for ever.
+    pub(crate) fn ask_all_back(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        let mut due: Vec<LeaseKey> = Vec::new();
+        let mut next: Option<Duration> = None;
+        for (key, lease) in self.leases.iter().filter(|(_, lease)| !lease.revoked) {
+            let at = lease.granted_at + self.options.first_task_within;
+            if at <= now || lease.usage == Use::None {
+                due.push(*key);
+            } else {
+                next = Some(next.map_or(at, |next| next.min(at)));
+            }
+        }
+        due.sort_unstable();
+        for key in due {
             self.revoke(key, effects);
+        }
+        if let Some(at) = next {
+            self.look_again(at);
         }
     }
 

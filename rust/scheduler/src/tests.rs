@@ -372,12 +372,15 @@ fn a_node_that_drains_asks_all_back_keeps_no_spare_and_serves_what_comes_all_the
     let mut world = World::new(cpus(2.0));
     let request = world.request(0, cpus(1.0));
     let lease = world.lease(request).expect("there is room");
+    world.advance(Duration::from_secs(1));
     world.on(Event::NodeDrains);
     assert_eq!(world.revoked, BTreeSet::from([lease]));
     assert_eq!(world.live.len(), 1, "the idle one left at once");
     assert!(!world.scheduler.is_at_rest());
     let other = world.request(1, cpus(1.0));
     let other = world.lease(other).expect("it has no other node");
+    assert!(!world.revoked.contains(&other), "its task has to get there first");
+    world.advance(Duration::from_secs(1));
     assert!(world.revoked.contains(&other), "after the first task");
     world.give_back(lease);
     world.give_back(other);

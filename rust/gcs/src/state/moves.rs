@@ -1,5 +1,7 @@
 //! What leaves a node in order: actors that wait where there is no room, and everything, when the node is drained.
 
+use std::collections::BTreeMap;
+
 use ray_rs_actors::lifecycle::Event;
 use ray_rs_proto::v1::{self, node_command::Body};
 use ray_rs_scheduler::placement_group::Event as GroupEvent;
@@ -12,7 +14,7 @@ use super::{State, Target};
 impl State {
     /// Actors that wait on a node while another has what they want free are asked back, to be sent there. Called when
     /// a node says something new: that it has room, or that somebody waits.
-    pub(super) fn move_waiting_actors(&mut self) {
+    pub(crate) fn move_waiting_actors(&mut self) {
         if self.nodes.starting.is_empty() || self.nodes.nodes.len() < 2 {
             return;
         }
@@ -30,18 +32,37 @@ impl State {
         if waiting.is_empty() {
             return;
         }
-        // The same order each time, so that one place is not promised to several.
         waiting.sort();
-        let mut offers = self.nodes.offers();
+        let mut by_place: BTreeMap<(NodeId, ResourceSet), Vec<v1::AwaitedActor>> = BTreeMap::new();
         for (actor, place, incarnation, wanted) in waiting {
-            let better = offers.iter_mut().find(|offer| offer.node != place && offer.fits(&wanted));
-            let Some(better) = better else { continue };
-            better.available.subtract(&wanted);
-            let order = v1::ReturnActor {
+            by_place.entry((place, wanted)).or_default().push(v1::AwaitedActor {
                 actor_id: actor.0.to_vec(),
                 incarnation,
-            };
-            self.tell(0, Target::Node(place), Body::ReturnActor(order));
+            });
+        }
+        let mut offers = self.nodes.offers();
+        for ((place, wanted), actors) in by_place {
+            let mut count = 0;
+            for offer in &mut offers {
+                if offer.node == place || !self.nodes.has_room_to_offer(offer.node) {
+                    continue;
+                }
+                let before = count;
+                while count < actors.len() && offer.fits(&wanted) {
+                    offer.available.subtract(&wanted);
+                    count += 1;
+                }
+                if count > before {
+                    self.nodes.offered_to(offer.node, place);
+                }
+            }
+            if count > 0 {
+                let order = v1::ReturnActors {
+                    actors,
+                    count: count as u32,
+                };
+                self.tell(0, Target::Node(place), Body::ReturnActors(order));
+            }
         }
     }
 

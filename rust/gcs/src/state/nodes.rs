@@ -73,6 +73,8 @@ pub(super) struct Node {
     connection: u64,
     /// When it said that it is idle; `None`: it is in use, or has not said.
     idle_since: Option<Instant>,
+    /// What it had said last, and who was offered its room then, and what that had said.
+    offered: Option<(u64, NodeId, u64)>,
     /// Who waits for its answer to an order to drain.
     pub(super) drain_askers: Vec<oneshot::Sender<v1::DrainNodeReply>>,
 }
@@ -151,6 +153,22 @@ impl Nodes {
     pub(super) fn waits_there(&self, node: NodeId, wanted: &ResourceSet) -> bool {
         let report = self.global.report(node);
         report.is_some_and(|report| report.backlog.contains_key(wanted))
+    }
+
+    /// Whether the node's room was not offered yet to what waits on another, as the two are now. What was asked back for it
+    /// is on its way, and nothing is asked for twice.
+    pub(super) fn has_room_to_offer(&self, node: NodeId) -> bool {
+        let offered = self.nodes.get(&node).and_then(|entry| entry.offered);
+        offered.is_none_or(|(view, place, its_view)| {
+            view != self.global.view(node) || its_view != self.global.view(place)
+        })
+    }
+
+    pub(super) fn offered_to(&mut self, node: NodeId, place: NodeId) {
+        let offered = (self.global.view(node), place, self.global.view(place));
+        if let Some(entry) = self.nodes.get_mut(&node) {
+            entry.offered = Some(offered);
+        }
     }
 
     /// The nodes that can be told to do something new.
@@ -357,6 +375,7 @@ impl State {
                 commands: Some(sender),
                 connection,
                 idle_since: None,
+                offered: None,
                 drain_askers: Vec::new(),
             },
         );

@@ -2,6 +2,8 @@
 
 use ray_rs_proto::v1::node_news::Body as News;
 
+use tonic::Request;
+
 use super::*;
 use crate::storage::ShardedStorage;
 
@@ -15,6 +17,102 @@ fn info(incarnation: u64, cpus: f64) -> v1::NodeInfo {
         raylet_address: "10.0.0.1:5".to_owned(),
         ..v1::NodeInfo::default()
     }
+}
+
+const OTHER: NodeId = NodeId([5; 28]);
+
+/// The next command of the wanted kind; others are passed over.
+async fn next_of<T>(
+    registration: &mut crate::state::NodeRegistration,
+    mut wanted: impl FnMut(node_command::Body) -> Option<T>,
+) -> T {
+    loop {
+        let command = registration.commands.recv().await.expect("open").expect("a command");
+        if let Some(found) = command.body.and_then(&mut wanted) {
+            return found;
+        }
+    }
+}
+
+fn start_of(body: node_command::Body) -> Option<v1::StartActor> {
+    match body {
+        node_command::Body::StartActor(start) => Some(start),
+        _ => None,
+    }
+}
+
+#[test]
+fn an_actor_that_waits_moves_to_a_node_that_comes_and_is_asked_for_once() {
+    run(async {
+        let served = Served::start(MemoryStorage::default());
+        let with_state = |what: &mut dyn FnMut(&mut State)| what(&mut served.state.lock().expect("whole"));
+        let register = |info| served.state.lock().expect("whole").register_node(info).expect("taken");
+        let one_cpu = v1::ResourceSet::from(&ResourceSet::new().with("CPU", 1.0));
+        let mut full = register(info(7, 1.0));
+        let mut client = served.client().await;
+        for number in 1..=3 {
+            let spec = v1::ActorSpec {
+                placement_resources: Some(one_cpu.clone()),
+                ..spec(number, "")
+            };
+            client
+                .register_actor(Request::new(registering(spec)))
+                .await
+                .expect("registered");
+            next_of(&mut full, start_of).await;
+        }
+        let mut free = register(v1::NodeInfo {
+            node_id: OTHER.0.to_vec(),
+            raylet_address: "10.0.0.2:5".to_owned(),
+            ..info(8, 1.0)
+        });
+        let mut number = 0;
+        let mut beat = |node: NodeId, cpus: f64, waiting: u32| {
+            number += 1;
+            let report = v1::NodeReport {
+                body: Some(node_report::Body::Heartbeat(v1::NodeHeartbeat {
+                    number,
+                    total: Some(one_cpu.clone()),
+                    available: Some(v1::ResourceSet::from(&ResourceSet::new().with("CPU", cpus))),
+                    waiting: vec![v1::ShapeCount {
+                        resources: Some(one_cpu.clone()),
+                        count: waiting,
+                        ..v1::ShapeCount::default()
+                    }],
+                    ..v1::NodeHeartbeat::default()
+                })),
+            };
+            with_state(&mut |state| state.node_report(node, report.clone(), 0).expect("taken"));
+        };
+        // Which of the three has the place there is not known here: the node says.
+        beat(NODE, 0.0, 2);
+        let asked_back = |body| match body {
+            node_command::Body::ReturnActors(order) => Some(order),
+            _ => None,
+        };
+        let order = next_of(&mut full, asked_back).await;
+        assert_eq!((order.actors.len(), order.count), (3, 1));
+        // Neither has anything new to say about the room that was offered.
+        with_state(&mut |state| state.move_waiting_actors());
+        let given_back = node_report::Body::ActorStartFailed(v1::ActorStartFailed {
+            actor_id: actor(2).0.to_vec(),
+            given_back: true,
+            ..v1::ActorStartFailed::default()
+        });
+        let report = v1::NodeReport { body: Some(given_back) };
+        with_state(&mut |state| state.node_report(NODE, report.clone(), 0).expect("taken"));
+        let start = next_of(&mut free, start_of).await;
+        assert_eq!(start.actor_id, actor(2).0);
+        beat(NODE, 0.0, 1);
+        beat(OTHER, 0.0, 0);
+        while let Ok(command) = full.commands.try_recv() {
+            assert_eq!(command.expect("a command").body.and_then(asked_back), None);
+        }
+        // The other's actor ends: there is room for the last.
+        beat(OTHER, 1.0, 0);
+        assert_eq!(next_of(&mut full, asked_back).await.count, 1);
+        served.stop();
+    });
 }
 
 /// Why the control store does not take it; `None`: it does.
