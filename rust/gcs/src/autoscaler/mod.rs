@@ -25,6 +25,8 @@ use provider::{ClusterPlace, INSTANCE_LABEL, NodeProvider, Order, TYPE_LABEL};
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
 /// When the session ends, nodes have so long to be ended.
 const LAST_LIMIT: Duration = Duration::from_secs(20);
+/// A start that is under way then is waited for so long, before what has come of it is ended.
+const LAST_START_LIMIT: Duration = Duration::from_secs(8);
 /// `DrainInfo.reason`.
 const IDLE_TERMINATION: u32 = 1;
 
@@ -93,6 +95,7 @@ async fn run(
     let (answers, mut answered) = mpsc::unbounded_channel();
     let began = Instant::now();
     let mut next = began;
+    let mut starts = Starts::new();
     loop {
         let event = tokio::select! {
             _ = stopped.changed() => break,
@@ -117,10 +120,10 @@ async fn run(
         lock(&state).autoscaler_report = Some(crate::convert::autoscaler_report(&report, now));
         for effect in effects {
             tracing::info!(?effect, "the autoscaler");
-            carry_out(effect, &state, &autoscaling, &cluster, answers.clone());
+            carry_out(effect, &state, &autoscaling, &cluster, answers.clone(), &mut starts);
         }
     }
-    end_all(&autoscaling, scaler.instances()).await;
+    end_all(&autoscaling, scaler.instances(), starts).await;
 }
 
 /// Of no other control store of this cluster.
@@ -130,24 +133,31 @@ fn fresh_life() -> String {
     format!("{:x}", seconds & 0xff_ffff)
 }
 
+/// The starts that are under way, by their nodes.
+type Starts = BTreeMap<String, tokio::task::JoinHandle<()>>;
+
 fn carry_out(
     effect: Effect,
     state: &Arc<Mutex<State>>,
     autoscaling: &Autoscaling,
     cluster: &ClusterPlace,
     answers: mpsc::UnboundedSender<Event>,
+    starts: &mut Starts,
 ) {
     let provider = Arc::clone(&autoscaling.provider);
     match effect {
         Effect::Start { instance, node_type } => {
             let order = autoscaling.order(instance.clone(), node_type, cluster.clone());
-            tokio::spawn(async move {
+            let name = instance.clone();
+            let start = tokio::spawn(async move {
                 let event = match provider.start(order).await {
                     Ok(()) => Event::Started { instance },
                     Err(why) => Event::StartFailed { instance, why },
                 };
                 let _ = answers.send(event);
             });
+            starts.retain(|_, start| !start.is_finished());
+            starts.insert(name, start);
         }
         Effect::Drain { instance, node } => {
             let state = Arc::clone(state);
@@ -175,11 +185,17 @@ fn carry_out(
     }
 }
 
-async fn end_all(autoscaling: &Autoscaling, instances: Vec<String>) {
+async fn end_all(autoscaling: &Autoscaling, instances: Vec<String>, mut starts: Starts) {
     let mut ending = tokio::task::JoinSet::new();
     for instance in instances {
         let provider = Arc::clone(&autoscaling.provider);
+        let start = starts.remove(&instance);
         ending.spawn(async move {
+            if let Some(mut start) = start
+                && tokio::time::timeout(LAST_START_LIMIT, &mut start).await.is_err()
+            {
+                start.abort();
+            }
             if let Err(why) = provider.end(instance.clone()).await {
                 tracing::error!(instance, why, "a node could not be ended; look after it yourself");
             }

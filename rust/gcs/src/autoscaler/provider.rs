@@ -39,7 +39,8 @@ pub struct ClusterPlace {
 ///
 /// Whatever is ordered is ended one day, also what did not come: ending what is not there (any more) is no error.
 pub trait NodeProvider: fmt::Debug + Send + Sync {
-    /// Sees to it that the node comes. It need not be there when this resolves.
+    /// Sees to it that the node comes. It need not be there when this resolves, which it has to do one day: the node is not
+    /// ended before.
     fn start(&self, order: Order) -> Outcome<'_>;
 
     /// Sees to it that nothing of it is left. It has left the cluster, or never was part of it, or the cluster ends.

@@ -159,9 +159,8 @@ impl Nodes {
     /// is on its way, and nothing is asked for twice.
     pub(super) fn has_room_to_offer(&self, node: NodeId) -> bool {
         let offered = self.nodes.get(&node).and_then(|entry| entry.offered);
-        offered.is_none_or(|(view, place, its_view)| {
-            view != self.global.view(node) || its_view != self.global.view(place)
-        })
+        offered
+            .is_none_or(|(view, place, its_view)| view != self.global.view(node) || its_view != self.global.view(place))
     }
 
     pub(super) fn offered_to(&mut self, node: NodeId, place: NodeId) {

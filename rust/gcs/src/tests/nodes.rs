@@ -1,7 +1,6 @@
 //! Who may be a node of the cluster, and what replicas of the global scheduler hear of nodes.
 
 use ray_rs_proto::v1::node_news::Body as News;
-
 use tonic::Request;
 
 use super::*;
@@ -23,11 +22,11 @@ const OTHER: NodeId = NodeId([5; 28]);
 
 /// The next command of the wanted kind; others are passed over.
 async fn next_of<T>(
-    registration: &mut crate::state::NodeRegistration,
+    commands: &mut mpsc::Receiver<Result<v1::NodeCommand, tonic::Status>>,
     mut wanted: impl FnMut(node_command::Body) -> Option<T>,
 ) -> T {
     loop {
-        let command = registration.commands.recv().await.expect("open").expect("a command");
+        let command = commands.recv().await.expect("open").expect("a command");
         if let Some(found) = command.body.and_then(&mut wanted) {
             return found;
         }
@@ -46,7 +45,15 @@ fn an_actor_that_waits_moves_to_a_node_that_comes_and_is_asked_for_once() {
     run(async {
         let served = Served::start(MemoryStorage::default());
         let with_state = |what: &mut dyn FnMut(&mut State)| what(&mut served.state.lock().expect("whole"));
-        let register = |info| served.state.lock().expect("whole").register_node(info).expect("taken");
+        let register = |info| {
+            served
+                .state
+                .lock()
+                .expect("whole")
+                .register_node(info)
+                .expect("taken")
+                .commands
+        };
         let one_cpu = v1::ResourceSet::from(&ResourceSet::new().with("CPU", 1.0));
         let mut full = register(info(7, 1.0));
         let mut client = served.client().await;
@@ -105,7 +112,7 @@ fn an_actor_that_waits_moves_to_a_node_that_comes_and_is_asked_for_once() {
         assert_eq!(start.actor_id, actor(2).0);
         beat(NODE, 0.0, 1);
         beat(OTHER, 0.0, 0);
-        while let Ok(command) = full.commands.try_recv() {
+        while let Ok(command) = full.try_recv() {
             assert_eq!(command.expect("a command").body.and_then(asked_back), None);
         }
         // The other's actor ends: there is room for the last.

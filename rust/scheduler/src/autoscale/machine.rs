@@ -1,7 +1,8 @@
 //! The life of each node that was ordered.
 //!
 //! `ordered -> starting -> joined -> draining -> ending`. A start that fails and a node that does not come go straight to
-//! `ending`, as does one that dies: whatever is left of it is cleared away. A look sees whether nodes with their names have
+//! `ending`, as does one that dies: whatever is left of it is cleared away, but not before the provider has said what became
+//! of the start: else that could still go on when nothing remembers it any more. A look sees whether nodes with their names have
 //! joined; a node that nobody remembers having ordered, since the control store has restarted, is taken on.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -49,7 +50,7 @@ pub enum Effect {
     Start { instance: String, node_type: String },
     /// Ask the node to leave for being idle. Answered by [`Event::DrainAnswered`].
     Drain { instance: String, node: NodeId },
-    /// Nothing of it is to be left. Answered by [`Event::Ended`] or [`Event::EndFailed`].
+    /// Nothing of it is to be left; its start is over. Answered by [`Event::Ended`] or [`Event::EndFailed`].
     End { instance: String },
 }
 
@@ -118,6 +119,8 @@ struct Instance {
     node_type: String,
     state: State,
     since: Duration,
+    /// The provider has not said yet what became of its start.
+    is_start_open: bool,
 }
 
 #[derive(Debug, Default)]
@@ -160,14 +163,11 @@ impl Autoscaler {
     pub fn on_event(&mut self, now: Duration, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::Looked(view) => self.looked(now, view, effects),
-            Event::Started { instance } => {
-                if let Some(known) = self.instances.get_mut(&instance)
-                    && matches!(known.state, State::Ordered)
-                {
-                    known.state = State::Starting;
-                }
+            Event::Started { instance } => self.start_is_over(&instance, effects),
+            Event::StartFailed { instance, why } => {
+                self.start_is_over(&instance, effects);
+                self.start_failed(now, &instance, why, effects);
             }
-            Event::StartFailed { instance, why } => self.start_failed(now, &instance, why, effects),
             Event::DrainAnswered { instance, refused } => {
                 if let Some(known) = self.instances.get_mut(&instance)
                     && let State::Draining { node } = known.state
@@ -264,6 +264,7 @@ impl Autoscaler {
                         false => State::Joined { node: node.node },
                     },
                     since: now,
+                    is_start_open: false,
                 };
                 self.instances.insert(ordered.instance.clone(), taken_on);
             }
@@ -360,6 +361,7 @@ impl Autoscaler {
                     node_type: node_type.clone(),
                     state: State::Ordered,
                     since: now,
+                    is_start_open: true,
                 };
                 self.instances.insert(instance.clone(), ordered);
                 effects.push(Effect::Start {
@@ -417,6 +419,20 @@ impl Autoscaler {
         }
     }
 
+    fn start_is_over(&mut self, instance: &str, effects: &mut Vec<Effect>) {
+        let Some(known) = self.instances.get_mut(instance) else {
+            return;
+        };
+        let was_open = std::mem::replace(&mut known.is_start_open, false);
+        match known.state {
+            State::Ordered => known.state = State::Starting,
+            State::Ending { .. } if was_open => effects.push(Effect::End {
+                instance: instance.to_owned(),
+            }),
+            State::Starting | State::Joined { .. } | State::Draining { .. } | State::Ending { .. } => {}
+        }
+    }
+
     fn start_failed(&mut self, now: Duration, instance: &str, why: String, effects: &mut Vec<Effect>) {
         let Some(known) = self.instances.get(instance) else {
             return;
@@ -436,9 +452,11 @@ impl Autoscaler {
             attempts: 0,
             again_at: None,
         };
-        effects.push(Effect::End {
-            instance: instance.to_owned(),
-        });
+        if !known.is_start_open {
+            effects.push(Effect::End {
+                instance: instance.to_owned(),
+            });
+        }
     }
 
     fn end_failed(&mut self, now: Duration, instance: &str, why: String) {

@@ -11,7 +11,8 @@
 //! | [`machine`] | the life of each node that was ordered, failures and pauses, and when a node that is idle goes |
 //!
 //! * `AUT-1`: of no type, and of all together, are more ordered than the configuration allows.
-//! * `AUT-2`: whatever was ordered is told to end one day: when it is not needed, did not come, or died.
+//! * `AUT-2`: whatever was ordered is told to end one day: when it is not needed, did not come, or died; and never while its
+//!   start may still go on.
 //! * `AUT-3`: a node that came is ended only once it has left the cluster; it is asked to leave only when it is idle, and
 //!   neither a minimum nor what waits nor what was requested needs it.
 //! * `AUT-4`: nothing is started for what fits into nodes that are there or are coming.

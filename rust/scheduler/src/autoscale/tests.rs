@@ -400,6 +400,10 @@ fn a_node_that_dies_is_cleared_away_and_replaced_as_work_needs_it() {
     story.look();
     story.leaves(1);
     story.look();
+    assert_eq!(story.effects, [], "AUT-2: whatever starts it still goes on");
+    story.event(Event::Started {
+        instance: instance.clone(),
+    });
     assert_eq!(std::mem::take(&mut story.effects), [Effect::End { instance }]);
     assert!(story.scaler.report().failures[0].why.contains("unasked"));
     story.view.demand = BTreeMap::from([(cpus(2.0), 1)]);
@@ -621,6 +625,7 @@ impl Any {
                 }
             }
             Effect::End { instance } if works => {
+                assert!(self.world.things.contains_key(&instance), "AUT-2: its start is over");
                 self.world.joined.remove(&instance);
                 self.world.things.remove(&instance);
                 Event::Ended { instance }
