@@ -179,6 +179,7 @@ impl Dispatcher {
         self.take_from_lease(index, task);
         let lease = &mut self.leases[index as usize];
         lease.last_progress = now;
+        lease.has_served = true;
         if matches!(lease.state, LeaseState::Stalled | LeaseState::Blocked) && !lease.in_flight.is_empty() {
             self.set_state(index, LeaseState::Streaming);
         }
@@ -249,7 +250,9 @@ impl Dispatcher {
             effects.push(Effect::ReturnLease { lease });
         } else {
             self.set_state(index, LeaseState::Revoked);
-            self.withdraw_behind(index, 0, effects);
+            // DSP-7. Its worker has nothing else to do, so the task begins soon if it has not.
+            let keep = usize::from(!self.leases[index as usize].has_served);
+            self.withdraw_behind(index, keep, effects);
         }
         self.ask(now, class, effects);
     }

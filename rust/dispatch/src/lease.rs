@@ -35,6 +35,8 @@ pub(crate) struct Lease {
     pub(crate) in_flight: VecDeque<TaskKey>,
     /// When a task last finished, or when it got its first task, whichever is later. While idle: since when.
     pub(crate) last_progress: Duration,
+    /// A task of it has finished.
+    pub(crate) has_served: bool,
 }
 
 impl Lease {
@@ -46,6 +48,7 @@ impl Lease {
             load: 0,
             in_flight: VecDeque::new(),
             last_progress: now,
+            has_served: false,
         }
     }
 

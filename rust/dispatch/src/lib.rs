@@ -20,6 +20,8 @@
 //! * `DSP-4` A lease that is stalled, blocked or revoked gets no task.
 //! * `DSP-5` A class has at most `max_leases_hint` requests outstanding, and starts none that its queue does not need.
 //! * `DSP-6` A revoked lease runs something; once it does not, it is returned.
+//! * `DSP-7` A lease that got a task serves one, also if it is revoked at once: where each is, tasks would be asked for leases
+//!   and taken back from them for ever.
 //!
 //! The state pages are `docs/states/task.md` and `docs/states/lease.md`.
 

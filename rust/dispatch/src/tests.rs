@@ -99,3 +99,29 @@ fn a_lease_that_is_asked_for_ahead_takes_the_first_task_and_goes_back_when_none_
     assert_eq!(effects, [Effect::CancelRequest { request }]);
     assert_eq!(dispatcher.next_deadline(), None);
 }
+
+#[test]
+fn a_lease_that_is_wanted_back_at_once_serves_one_task_all_the_same() {
+    let mut dispatcher = Dispatcher::new(4);
+    let mut effects = Vec::new();
+    dispatcher.on_event(at(0), ready(1), &mut effects);
+    let Some(Effect::RequestLease { request, .. }) = effects.pop() else {
+        panic!("a lease is asked for");
+    };
+    let lease = LeaseKey(1);
+    dispatcher.on_event(at(1), Event::LeaseGranted { request, lease }, &mut effects);
+    effects.clear();
+    dispatcher.on_event(at(1), Event::LeaseRevoked { lease }, &mut effects);
+    dispatcher.check_invariants();
+    assert_eq!(effects, [], "DSP-7: nothing is withdrawn");
+    dispatcher.on_event(at(2), ready(2), &mut effects);
+    assert!(matches!(effects[..], [Effect::RequestLease { .. }]), "DSP-4");
+    effects.clear();
+    let finished = Event::TaskFinished {
+        lease,
+        task: TaskKey(1),
+        run: Duration::from_micros(10),
+    };
+    dispatcher.on_event(at(3), finished, &mut effects);
+    assert!(effects.contains(&Effect::ReturnLease { lease }), "DSP-6");
+}

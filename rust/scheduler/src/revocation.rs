@@ -66,14 +66,13 @@ impl Scheduler {
         }
     }
 
-    /// The node is about to leave: clients finish what runs and push no more. A lease is left alone until its first task
-    /// has surely begun: one that is asked back as it is granted is given back unused, its task asks again, and that could
-    /// go on for ever.
+    /// The node is about to leave: clients finish what runs and push no more. What is granted all the same is left alone for
+    /// a while, so that a process is not started for each task.
     pub(crate) fn ask_all_back(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         let mut due: Vec<LeaseKey> = Vec::new();
         let mut next: Option<Duration> = None;
         for (key, lease) in self.leases.iter().filter(|(_, lease)| !lease.revoked) {
-            let at = lease.granted_at + self.options.first_task_within;
+            let at = lease.granted_at + self.options.drain_lease;
             if at <= now || lease.usage == Use::None {
                 due.push(*key);
             } else {

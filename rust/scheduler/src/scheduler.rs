@@ -23,8 +23,8 @@ use crate::queue::{Item, Queue, QueueKey, Source, Wanted};
 pub struct Options {
     /// A lease held for so long may be asked back for a request that waits.
     pub revoke_after: Duration,
-    /// On a node that is about to leave a lease is asked back after so long: its first task has reached the worker by then.
-    pub first_task_within: Duration,
+    /// On a node that is about to leave a lease is asked back after so long.
+    pub drain_lease: Duration,
     /// An idle worker above what the pool keeps is ended after so long.
     pub idle_grace: Duration,
     /// Workers of a job that nobody asks for start so long after its first has come: until then the processors belong to
@@ -53,7 +53,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             revoke_after: Duration::from_millis(5),
-            first_task_within: Duration::from_millis(200),
+            drain_lease: Duration::from_millis(200),
             idle_grace: Duration::from_secs(1),
             spares_after: Duration::from_millis(100),
             stuck_after: Duration::from_secs(10),

@@ -379,7 +379,7 @@ fn a_node_that_drains_asks_all_back_keeps_no_spare_and_serves_what_comes_all_the
     assert!(!world.scheduler.is_at_rest());
     let other = world.request(1, cpus(1.0));
     let other = world.lease(other).expect("it has no other node");
-    assert!(!world.revoked.contains(&other), "its task has to get there first");
+    assert!(!world.revoked.contains(&other), "short tasks share it");
     world.advance(Duration::from_secs(1));
     assert!(world.revoked.contains(&other), "after the first task");
     world.give_back(lease);

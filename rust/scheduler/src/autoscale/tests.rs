@@ -261,7 +261,7 @@ fn a_node_comes_as_work_waits_and_goes_when_it_is_idle() {
         instance: instance.clone(),
         node: NodeId([1; 28]),
     };
-    assert_eq!(std::mem::take(&mut story.effects), [drain.clone()]);
+    assert_eq!(std::mem::take(&mut story.effects), std::slice::from_ref(&drain));
     // It was needed after all, and then not.
     story.event(Event::DrainAnswered {
         instance: instance.clone(),
@@ -367,7 +367,7 @@ fn who_does_not_join_is_ended_and_tried_anew() {
     let end = Effect::End {
         instance: instance.clone(),
     };
-    assert_eq!(std::mem::take(&mut story.effects), [end.clone()]);
+    assert_eq!(std::mem::take(&mut story.effects), std::slice::from_ref(&end));
     assert!(
         story.scaler.report().failures[0]
             .why
