@@ -206,14 +206,14 @@ def test_a_task_of_a_task_there_is_served_elsewhere_or_there_if_need_be(ray_clus
         open(started, "w").close()
         wait_until(lambda: os.path.exists(gate), "the gate")
         # Several times: each lease that the node still gives is asked back soon, but not before its task has begun.
-        return [ray.get([where.remote(), where.options(resources={"rare": 1}).remote()], timeout=60) for _ in range(10)]
+        return [ray.get([where.remote(), where.options(resources={"rare": 1}).remote()], timeout=60) for _ in range(3)]
 
     started, gate = str(tmp_path / "started"), str(tmp_path / "gate")
     ref = outer.options(scheduling_strategy=on(leaves)).remote(started, gate)
     wait_until(lambda: os.path.exists(started), "the task to run")
     drain(cluster, leaves)
     (tmp_path / "gate").touch()
-    assert ray.get(ref, timeout=90) == [[stays.node_id, leaves.node_id]] * 10
+    assert ray.get(ref, timeout=90) == [[stays.node_id, leaves.node_id]] * 3
     wait_until(lambda: is_gone(leaves), "the node to leave")
 
 
