@@ -234,3 +234,23 @@ def test_a_killed_zygote_is_replaced():
             return "born after"
 
     assert ray.get([New.remote().f.remote() for _ in range(4)], timeout=30) == ["born after"] * 4
+
+
+@ray_rs_only("of ray_rs's own files")
+def test_a_worker_that_is_killed_leaves_no_socket():
+    sockets = os.path.join(ray.init(ignore_reinit_error=True)["session_dir"], "sockets")
+
+    @ray.remote(max_retries=0)
+    def die():
+        # What this process listens on is of the same number as its id.
+        name = "w-" + ray.get_runtime_context().get_worker_id()[:16]
+        assert name in os.listdir(sockets)
+        with open(os.path.join(sockets, "..", "killed"), "w") as file:
+            file.write(name)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(exceptions.WorkerCrashedError):
+        ray.get(die.remote())
+    name = contents(os.path.join(sockets, "..", "killed"))
+    assert name
+    wait_until(lambda: name not in os.listdir(sockets), "its socket to go")

@@ -110,7 +110,7 @@ pub fn connect(
         role,
         on_event,
     };
-    let core = gil::wait_for(py, |_| CoreWorker::connect(config))?;
+    let core = gil::wait_for(py, |interrupt| CoreWorker::connect(config, interrupt))?;
     install_fork_guard(py)?;
     IS_DRIVER.store(is_driver, Ordering::Relaxed);
     FORKED.store(false, Ordering::Relaxed);

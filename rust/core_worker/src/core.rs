@@ -17,10 +17,11 @@ use ray_rs_types::address::arena_owner;
 use ray_rs_types::config::GLANCE;
 use ray_rs_types::{ActorId, FunctionId, JobId, NodeId, ObjectId, ResourceSet, WorkerAddress, WorkerId};
 use rustc_hash::FxHashSet;
-use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use crate::frames::{self, Filled, FrameReader};
+use crate::frames::{self, FrameReader};
 use crate::host::HostThread;
+use crate::joining::{ANSWER_LIMIT, await_registration};
 use crate::model::*;
 use crate::state::{Answer, State};
 use crate::submit::Spec;
@@ -80,8 +81,9 @@ impl CoreWorker {
     /// Joins the session: registers with the raylet, maps the arena, starts the progress thread.
     ///
     /// # Errors
-    /// [`CoreError::ConnectionFailed`] with what could not be reached, or why the raylet refused.
-    pub fn connect(config: ConnectConfig) -> Result<Arc<Self>, CoreError> {
+    /// [`CoreError::ConnectionFailed`] with what could not be reached, or why the raylet refused, or that it did not answer
+    /// a driver in time. [`CoreError::Interrupted`] when `interrupt` said so, of which a driver's wait asks now and then.
+    pub fn connect(config: ConnectConfig, interrupt: &mut dyn FnMut() -> bool) -> Result<Arc<Self>, CoreError> {
         let sockets = config.session_dir.join("sockets");
         let failed = |what: &str, error: std::io::Error| {
             CoreError::ConnectionFailed(format!("{what} in {}: {error}", config.session_dir.display()))
@@ -127,24 +129,12 @@ impl CoreWorker {
         );
         frames::write_all(raylet.as_fd(), &bytes).map_err(|e| failed("cannot register with the raylet", e))?;
         let mut reader = FrameReader::default();
-        let registered = loop {
-            let frame = reader.next::<v1::FromRaylet>();
-            match frame.map_err(|e| CoreError::ConnectionFailed(format!("the raylet speaks nonsense: {e}")))? {
-                Some(v1::FromRaylet {
-                    body: Some(v1::from_raylet::Body::Registered(registered)),
-                }) => break registered,
-                Some(_) => continue,
-                None => {}
-            }
-            if reader.fill(&raylet, RecvFlags::empty()) == Filled::Closed {
-                return Err(CoreError::ConnectionFailed(
-                    "the raylet closed the connection; see its log".to_owned(),
-                ));
-            }
-        };
-        if !registered.error.is_empty() {
-            return Err(CoreError::ConnectionFailed(registered.error));
-        }
+        let limit = is_driver.then_some(ANSWER_LIMIT);
+        let registered =
+            await_registration(&raylet, &mut reader, limit, &config.on_event, interrupt).inspect_err(|_| {
+                // Nobody will look for it.
+                let _ = std::fs::remove_file(&socket_path);
+            })?;
         let mut fds = reader.take_fds().into_iter();
         let (Some(arena_fd), Some(spin_fd)) = (fds.next(), fds.next()) else {
             return Err(CoreError::ConnectionFailed(

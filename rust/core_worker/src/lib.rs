@@ -30,6 +30,7 @@ mod executing;
 mod frames;
 mod groups;
 mod host;
+mod joining;
 mod lease_news;
 mod look;
 mod losses;

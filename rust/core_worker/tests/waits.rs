@@ -75,14 +75,15 @@ fn worker() -> (Raylet, Arc<CoreWorker>) {
     let listener = UnixListener::bind(sockets.join("raylet")).expect("bound");
     let path = directory.path().to_owned();
     let connecting = std::thread::spawn(move || {
-        CoreWorker::connect(ConnectConfig {
+        let config = ConnectConfig {
             session_dir: path,
             role: Role::Worker {
                 fork_token: 1,
                 set_up_follows: false,
             },
             on_event: Box::new(|_| {}),
-        })
+        };
+        CoreWorker::connect(config, &mut || false)
     });
     let (worker, _) = listener.accept().expect("a worker");
     let (_, _): (v1::ToRaylet, _) = receive(&worker);

@@ -14,6 +14,8 @@ use crate::storage::{Storage, StorageError, Write};
 
 /// How long a batch that nobody waits for is held back.
 const COMPANY: Duration = Duration::from_millis(10);
+/// A flush that takes longer is worth a line in the log: everybody who changes something waits for it.
+const SLOW_FLUSH: Duration = Duration::from_secs(2);
 
 /// A numbered batch.
 struct Batch {
@@ -120,7 +122,17 @@ fn commit_all(storage: &dyn Storage, batches: &mpsc::Receiver<Batch>, flushed: &
             is_awaited |= batch.is_awaited;
             outcome = outcome.and(storage.apply(&batch.writes));
         }
+        let began = Instant::now();
         outcome = outcome.and_then(|()| storage.flush());
+        let taken = began.elapsed();
+        if taken > SLOW_FLUSH {
+            tracing::warn!(
+                ?taken,
+                first,
+                upto,
+                "the control store's disk is slow; all changes wait for it"
+            );
+        }
         if let Err(error) = &outcome {
             tracing::error!(%error, first, upto, "could not store control state; free some disk space");
         }

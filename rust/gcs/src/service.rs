@@ -144,12 +144,25 @@ pub(crate) async fn drain(state: &Mutex<State>, request: v1::DrainNodeRequest) -
     }
 }
 
-/// Answers `reply` once the change is durable.
+/// A disk may take so long to keep a change; then whoever waits for that hears of it.
+const DISK_LIMIT: Duration = Duration::from_secs(60);
+
+/// Answers `reply` once the change is durable. Past [`DISK_LIMIT`] it is not known whether it will be, and the answer says so.
 async fn after<T>(durable: Durable, reply: T) -> Result<Response<T>, Status> {
-    match durable.await {
-        Ok(Ok(())) => Ok(Response::new(reply)),
-        Ok(Err(error)) => Err(Status::internal(error.to_string())),
-        Err(_) => Err(Status::unavailable("the control store is ending")),
+    match tokio::time::timeout(DISK_LIMIT, durable).await {
+        Ok(Ok(Ok(()))) => Ok(Response::new(reply)),
+        Ok(Ok(Err(error))) => Err(Status::internal(error.to_string())),
+        Ok(Err(_)) => Err(Status::unavailable("the control store is ending")),
+        Err(_) => {
+            let seconds = DISK_LIMIT.as_secs();
+            tracing::error!(
+                seconds,
+                "the disk does not take what is to be stored; whoever waits is told"
+            );
+            Err(Status::deadline_exceeded(format!(
+                "the control store's disk has not taken a change for {seconds} s; it may still do. Is it very busy, or broken?"
+            )))
+        }
     }
 }
 

@@ -431,6 +431,7 @@ impl Raylet {
                 Timer::SocketOutlives(token) => self.socket_outlives(token),
                 Timer::StatusOverdue(token) => self.status_overdue(token),
                 Timer::RegistrationOverdue(conn) => self.registration_overdue(conn),
+                Timer::RegistrationFailed(conn) => self.registration_failed(conn),
                 Timer::ReasonOverdue(worker) => self.reason_overdue(worker),
                 Timer::EnvironmentUnused(pool, uses) => self.environment_unused(pool, uses),
                 Timer::LookAtOrphans => self.end_orphans(),

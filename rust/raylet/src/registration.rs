@@ -20,6 +20,8 @@ use crate::workers::kill_process;
 
 /// A driver is answered by then, with or without a worker.
 const FIRST_WORKER_LIMIT: Duration = Duration::from_secs(10);
+/// A driver that has no job by then is refused.
+const JOB_LIMIT: Duration = Duration::from_secs(30);
 /// So many failed starts, and a driver is told instead of waiting on.
 const FAILURES_TO_TELL: u32 = 3;
 /// Bits of a process number that count the processes of a node.
@@ -83,8 +85,10 @@ impl Raylet {
             let reply = gcs.ask("RegisterJob", request).await;
             let _ = inputs.send(Input::JobRegistered { conn, reply }).await;
         });
+        let now = Instant::now();
         self.timers
-            .set(Instant::now() + FIRST_WORKER_LIMIT, Timer::RegistrationOverdue(conn));
+            .set(now + FIRST_WORKER_LIMIT, Timer::RegistrationOverdue(conn));
+        self.timers.set(now + JOB_LIMIT, Timer::RegistrationFailed(conn));
     }
 
     /// The job that was opened ahead for this driver, or a new one.
@@ -208,11 +212,45 @@ impl Raylet {
         }
     }
 
+    /// The driver goes on without a worker. What it must have, it hears of.
     pub fn registration_overdue(&mut self, conn: ConnKey) {
         if let Some(client) = self.clients.get_mut(&conn) {
             client.waited_enough = true;
             self.settle_registrations();
         }
+        if let Some(what) = self.registration_lacks(conn) {
+            let text = format!(
+                "init() has waited {} s for the control store: {}.",
+                FIRST_WORKER_LIMIT.as_secs(),
+                what.in_words()
+            );
+            self.clients[&conn]
+                .outbox
+                .send(Body::Notice(v1::Notice { level: 1, text }));
+        }
+    }
+
+    /// The end of a driver's wait for the control store. If its job is registered all the same some day, that is finished
+    /// at once ([`Self::job_registered`]).
+    pub fn registration_failed(&mut self, conn: ConnKey) {
+        if let Some(what) = self.registration_lacks(conn) {
+            let logs = self.config.session_dir.join("logs");
+            let error = format!(
+                "the control store (gcs) has not answered for {} s: {}. Is its disk very busy or full, or its process \
+                 stopped? Its log is in {}. Call init() again when that is over",
+                JOB_LIMIT.as_secs(),
+                what.in_words(),
+                logs.display()
+            );
+            self.refuse(conn, &error);
+        }
+    }
+
+    /// What a driver that is not registered has not got from the control store.
+    fn registration_lacks(&self, conn: ConnKey) -> Option<Lacking> {
+        let client = self.clients.get(&conn).filter(|client| !client.registered)?;
+        let job = client.job.and_then(|key| self.jobs.get(&key))?;
+        Lacking::of(self.node_index.is_some(), job.id.is_some())
     }
 
     /// Answers everybody who needs to wait no longer.
@@ -344,5 +382,43 @@ impl Raylet {
         let counter = self.next_process & ((1 << PROCESS_BITS) - 1);
         self.next_process += 1;
         self.node_index.expect("nobody is registered before") << PROCESS_BITS | counter
+    }
+}
+
+/// What only the control store can give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lacking {
+    Node,
+    Job,
+}
+
+impl Lacking {
+    /// `has_node`: this node was accepted; `has_job`: the driver's job has its id.
+    fn of(has_node: bool, has_job: bool) -> Option<Self> {
+        match (has_node, has_job) {
+            (false, _) => Some(Self::Node),
+            (true, false) => Some(Self::Job),
+            (true, true) => None,
+        }
+    }
+
+    fn in_words(self) -> &'static str {
+        match self {
+            Self::Node => "it has not accepted this node yet",
+            Self::Job => "it has not registered the program's job, which it does once the job is on its disk",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registration_lacks_the_node_before_the_job() {
+        assert_eq!(Lacking::of(false, false), Some(Lacking::Node));
+        assert_eq!(Lacking::of(false, true), Some(Lacking::Node));
+        assert_eq!(Lacking::of(true, false), Some(Lacking::Job));
+        assert_eq!(Lacking::of(true, true), None);
     }
 }

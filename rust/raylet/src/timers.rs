@@ -20,6 +20,8 @@ pub(crate) enum Timer {
     StatusOverdue(Token),
     /// A driver has waited long enough for its first worker.
     RegistrationOverdue(ConnKey),
+    /// A driver has waited long enough for the control store.
+    RegistrationFailed(ConnKey),
     /// Who asked why a process died has waited long enough.
     ReasonOverdue(WorkerId),
     /// An environment had no worker left, when it had been used so often.

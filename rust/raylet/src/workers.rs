@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use ray_rs_proto::v1;
 use ray_rs_proto::v1::from_raylet::Body;
 use ray_rs_scheduler::{ClientKey, EnvKey, Event, PoolKey, WorkerKey};
+use ray_rs_types::address::socket_name;
 use ray_rs_types::{ActorId, WorkerId};
 use rustc_hash::{FxHashMap, FxHashSet};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitStatus, pidfd_open, pidfd_send_signal, test_kill_process};
@@ -298,6 +299,11 @@ impl Raylet {
         self.describes_no_more(conn);
         if client.registered {
             self.release_client(conn, &client);
+        }
+        if matches!(client.role, Role::Driver | Role::Worker(_)) {
+            // Who was killed has not removed it.
+            let sockets = self.config.session_dir.join("sockets");
+            let _ = std::fs::remove_file(sockets.join(socket_name(&client.worker_id)));
         }
         match client.role {
             Role::Unknown => {}
