@@ -1,4 +1,4 @@
-"""A program that joins waits for the raylet, and that for the control store: who does not answer is named, and the wait ends."""
+"""A program that joins waits for the raylet, and that for the control store: who does not answer is named."""
 
 import json
 import os

@@ -238,7 +238,7 @@ def test_a_killed_zygote_is_replaced():
 
 @ray_rs_only("of ray_rs's own files")
 def test_a_worker_that_is_killed_leaves_no_socket():
-    sockets = os.path.join(ray.init(ignore_reinit_error=True)["session_dir"], "sockets")
+    sockets = os.path.join(ray.init(ignore_reinit_error=True).address_info["session_dir"], "sockets")
 
     @ray.remote(max_retries=0)
     def die():
