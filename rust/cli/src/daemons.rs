@@ -33,8 +33,6 @@ pub struct GcsArguments {
     /// Where to listen for other nodes; any free port of the loopback when it is not said.
     #[serde(default)]
     pub listen: Option<SocketAddr>,
-    #[serde(default)]
-    pub other_nodes: bool,
     /// In how many shards its tables lie.
     #[serde(default)]
     pub shards: Option<usize>,
@@ -47,7 +45,6 @@ pub(crate) fn gcs(arguments: GcsArguments, socket: OwnedFd) -> anyhow::Result<()
     let _lock = session::join(&arguments.session_dir)?;
     let mut config = GcsConfig::new(arguments.session_dir.clone(), socket, arguments.driver_pid);
     config.tcp_bind = arguments.listen.unwrap_or(config.tcp_bind);
-    config.other_nodes = arguments.other_nodes;
     config.shards = arguments.shards.unwrap_or(config.shards);
     config.autoscaling =
         (arguments.autoscaling).map(|(autoscaling, head)| autoscaling.compose(head, &arguments.session_dir));

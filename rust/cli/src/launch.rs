@@ -337,7 +337,6 @@ fn start_head(config: &HeadConfig, made: &SessionDir, mut raylet: RayletConfig) 
         session_dir: made.dir.clone(),
         driver_pid: config.driver_pid,
         listen: config.gcs_listen,
-        other_nodes: config.listen.is_some(),
         shards: number_in(SHARDS_VARIABLE),
         autoscaling: config
             .autoscaling

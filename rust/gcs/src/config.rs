@@ -30,8 +30,6 @@ pub struct GcsConfig {
     pub storage: StorageChoice,
     /// In how many shards the tables lie: as many as in the session's earlier processes.
     pub shards: usize,
-    /// Other nodes may join: connections are looked after, so that a machine that vanishes is missed.
-    pub other_nodes: bool,
     /// Nodes that it starts by itself; none: it starts none.
     pub autoscaling: Option<Autoscaling>,
 }
@@ -47,7 +45,6 @@ impl GcsConfig {
             driver_pid,
             storage: StorageChoice::default(),
             shards: 1,
-            other_nodes: false,
             autoscaling: None,
         }
     }

@@ -68,7 +68,6 @@ pub async fn run(config: GcsConfig) -> anyhow::Result<()> {
         vec![unix, Listener::Tcp(tcp)],
         token,
         grpc,
-        config.other_nodes,
         std::future::pending(),
     ));
     let mut release = tokio::spawn(release_flushed(Arc::clone(&state), flushed));

@@ -56,7 +56,7 @@ impl Served {
         tokio::spawn(release_flushed(Arc::clone(&state), flushed));
         let token = Token::random().expect("random");
         let service = GcsServer::new(GcsService::new(Arc::clone(&state)));
-        let serving = serve(vec![listener], token.clone(), service, false, std::future::pending());
+        let serving = serve(vec![listener], token.clone(), service, std::future::pending());
         let server = tokio::spawn(async move { serving.await.expect("served") });
         Self {
             dir,

@@ -63,7 +63,7 @@ async fn start() -> Served {
     let token = Token::random().expect("random");
     let service = Declining::default();
     let calls = Arc::clone(&service.calls);
-    tokio::spawn(serve(listeners, token.clone(), service, false, std::future::pending()));
+    tokio::spawn(serve(listeners, token.clone(), service, std::future::pending()));
     Served {
         _dir: dir,
         socket,

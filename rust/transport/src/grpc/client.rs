@@ -18,7 +18,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 use super::stream::Connection;
-use super::{KEEPALIVE_LIMIT, KEEPALIVE_PAUSE, MAX_MESSAGE_BYTES};
+use super::{KEEPALIVE_LIMIT, KEEPALIVE_PAUSE, MAX_MESSAGE_BYTES, is_this_machine};
 use crate::handshake::{self, HandshakeError};
 use crate::token::Token;
 use crate::visit::CONNECT_LIMIT;
@@ -47,7 +47,7 @@ pub enum ConnectError {
 pub async fn channel(address: Address, token: Token) -> Result<Channel, ConnectError> {
     // The authority is what HTTP/2 requires; the connector below decides where to connect.
     let mut endpoint = Endpoint::from_static("http://session.ray-rs.invalid").tcp_nodelay(true);
-    if matches!(address, Address::Tcp(_)) {
+    if matches!(&address, Address::Tcp(address) if !is_this_machine(address)) {
         // A machine that vanishes says nothing: it is asked whether it is there.
         endpoint = endpoint
             .http2_keep_alive_interval(KEEPALIVE_PAUSE)

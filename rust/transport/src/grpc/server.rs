@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
 use tonic::transport::Server;
 
 use super::stream::{Authenticated, Connection, PeerInfo};
-use super::{KEEPALIVE_LIMIT, KEEPALIVE_PAUSE};
+use super::{KEEPALIVE_LIMIT, KEEPALIVE_PAUSE, is_this_machine};
 use crate::handshake;
 use crate::token::Token;
 
@@ -55,22 +55,23 @@ impl Listener {
 #[error("the gRPC server failed: {0}")]
 pub struct ServeError(#[from] tonic::transport::Error);
 
-/// Serves `service` on all `listeners` (`looked_after`: and ends connections whose other end has vanished) until `shutdown` resolves; then open calls get to finish, and streams must end
-/// by themselves.
+/// Serves `service` on all `listeners` until `shutdown` resolves; then open calls get to finish, and streams must end by
+/// themselves. A connection from another machine is asked now and then whether its other end is there, and ends if not.
 ///
 /// A connection from another user of this machine, or one that fails the handshake, is closed without a word.
 pub async fn serve<S>(
     listeners: Vec<Listener>,
     token: Token,
     service: S,
-    looked_after: bool,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError>
 where
     S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
-    let (ready, incoming) = mpsc::channel::<Result<Authenticated, Infallible>>(MAX_HANDSHAKES);
+    let (to_near, near) = mpsc::channel(MAX_HANDSHAKES);
+    let (to_far, far) = mpsc::channel(MAX_HANDSHAKES);
+    let ready = Accepted { to_near, to_far };
     let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     let acceptors: Vec<_> = listeners
         .into_iter()
@@ -84,18 +85,48 @@ where
         })
         .collect();
     drop(ready);
-    let builder = if looked_after {
-        Server::builder()
-            .http2_keepalive_interval(Some(KEEPALIVE_PAUSE))
-            .http2_keepalive_timeout(Some(KEEPALIVE_LIMIT))
-    } else {
-        Server::builder()
+    // What belongs to a server of tonic belongs to all its connections, so there are two.
+    let (shut, is_shut) = watch::channel(false);
+    let shut_down = |mut is_shut: watch::Receiver<bool>| async move {
+        let _ = is_shut.wait_for(|shut| *shut).await;
     };
-    let served = builder
-        .serve_with_incoming_shutdown(service, ReceiverStream::new(incoming), shutdown)
-        .await;
+    let near = Server::builder().serve_with_incoming_shutdown(
+        service.clone(),
+        ReceiverStream::new(near),
+        shut_down(is_shut.clone()),
+    );
+    let far = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_PAUSE))
+        .http2_keepalive_timeout(Some(KEEPALIVE_LIMIT))
+        .serve_with_incoming_shutdown(service, ReceiverStream::new(far), shut_down(is_shut));
+    let tell = async {
+        shutdown.await;
+        shut.send_replace(true);
+        Ok(())
+    };
+    let served = tokio::try_join!(near, far, tell);
     drop(acceptors);
-    Ok(served?)
+    served?;
+    Ok(())
+}
+
+type Queue = mpsc::Sender<Result<Authenticated, Infallible>>;
+
+/// Where connections go that have passed the handshake.
+#[derive(Debug, Clone)]
+struct Accepted {
+    /// Those of this machine: the kernel says when their other end is gone, and who only is slow is not.
+    to_near: Queue,
+    to_far: Queue,
+}
+
+impl Accepted {
+    fn queue_of(&self, peer: &PeerInfo) -> &Queue {
+        match peer {
+            PeerInfo::Remote { address } if !is_this_machine(address) => &self.to_far,
+            PeerInfo::Local { .. } | PeerInfo::Remote { .. } => &self.to_near,
+        }
+    }
 }
 
 /// Ends its task with the server, so that the sockets close when it does.
@@ -107,12 +138,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-async fn accept_loop(
-    listener: Listener,
-    token: Token,
-    handshakes: Arc<Semaphore>,
-    ready: mpsc::Sender<Result<Authenticated, Infallible>>,
-) {
+async fn accept_loop(listener: Listener, token: Token, handshakes: Arc<Semaphore>, ready: Accepted) {
     loop {
         let permit = Arc::clone(&handshakes)
             .acquire_owned()
@@ -132,9 +158,9 @@ async fn accept_loop(
             tokio::select! {
                 authenticated = authenticate(connection, &token) => if let Some(authenticated) = authenticated {
                     // A send error means that the server has ended; the connection ends with it.
-                    let _ = ready.send(Ok(authenticated)).await;
+                    let _ = ready.queue_of(&authenticated.peer).send(Ok(authenticated)).await;
                 },
-                () = ready.closed() => {}
+                () = ready.to_near.closed() => {}
             }
         });
     }
