@@ -127,6 +127,22 @@ def test_force_ends_the_process():
     assert ray.get(echo.remote(1)) == 1
 
 
+def test_those_behind_a_task_that_force_ends_keep_their_turn():
+    @ray.remote(num_cpus=2)
+    def wait_or_not(waits):
+        if waits:
+            time.sleep(LONG)
+
+    # Known to be short, several of them travel to one worker together; it dies with those that it has not begun.
+    ray.get([wait_or_not.remote(False) for _ in range(20)])
+    refs = [wait_or_not.remote(i % 2 == 0) for i in range(40)]
+    for i, ref in enumerate(refs):
+        if i % 2 == 0:
+            ray.cancel(ref, force=True)
+        else:
+            ray.get(ref, timeout=30)
+
+
 def test_a_task_that_has_not_begun_never_runs():
     flag = Flag.remote()
 

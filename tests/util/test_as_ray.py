@@ -159,9 +159,12 @@ def test_private_modules_that_libraries_use_are_there_without_an_import(program)
         print(ray._private.services.get_node_ip_address() == ray.util.get_node_ip_address())
         from ray._private.services import get_node_ip_address
         print(hasattr(ray._private, "nothing"), ray._private.ray_constants is not None)
+        from ray._private.worker import BaseContext, RayContext
+        with ray.init(num_cpus=1) as context:
+            print(isinstance(context, BaseContext), isinstance(context, RayContext))
         """
     )
-    assert lines == ["True None", "True", "False True"]
+    assert lines == ["True None", "True", "False True", "True True"]
 
 
 def test_attributes_that_are_missing_say_so():

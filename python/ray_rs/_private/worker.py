@@ -7,11 +7,13 @@ from typing import Any
 
 from ray_rs import SCRIPT_MODE, WORKER_MODE, _core
 from ray_rs._core import cancel, get, is_initialized, kill, put, wait
-from ray_rs.api import get_actor, init, remote, shutdown
+from ray_rs.api import RayContext, get_actor, init, remote, shutdown
 
 __all__ = [
     "SCRIPT_MODE",
     "WORKER_MODE",
+    "BaseContext",
+    "RayContext",
     "Worker",
     "cancel",
     "get",
@@ -25,6 +27,9 @@ __all__ = [
     "shutdown",
     "wait",
 ]
+
+# What `init` returns, in annotations. In Ray there is a second one, of Ray Client.
+BaseContext = RayContext
 
 
 class Worker:

@@ -48,13 +48,20 @@ impl State {
     /// In flight on a lane that died: unclaimed tasks run elsewhere for free, claimed ones wait for the raylet's word.
     pub fn lost(&mut self, key: TaskKey) {
         let Some((lane, seq)) = self.owner.spec_mut(key).and_then(|spec| spec.sent.take()) else {
-            return self.task_ready(key);
+            return self.never_begun(key);
         };
         let claimed = self.peers.get(lane).is_none_or(|peer| peer.is_claimed(seq));
         let worker = self.peers.get(lane).map(|peer| self.peers.address(peer.who).worker_id);
         self.take_in_flight(lane, seq);
         match worker {
             Some(worker) if claimed => self.await_report(worker, key),
+            _ => self.never_begun(key),
+        }
+    }
+
+    fn never_begun(&mut self, key: TaskKey) {
+        match self.owner.spec(key).map(|spec| spec.work) {
+            Some(Work::Normal(function)) => self.enqueue(key, function, true),
             _ => self.task_ready(key),
         }
     }
@@ -112,7 +119,7 @@ impl State {
             if self.owner.may_retry(key) {
                 self.note_failed(key, attempt, WORKER_DIED, &report.detail);
                 self.tell_of_retry(key, &name, None);
-                self.enqueue(key, function);
+                self.enqueue(key, function, false);
             } else {
                 self.finish_with(key, &StoredValue::failed(crash));
             }

@@ -102,7 +102,7 @@ impl State {
             if let Some(Work::Normal(function)) = work
                 && self.owner.task_state(key) == Some(TaskState::Submitted)
             {
-                self.enqueue(key, function);
+                self.enqueue(key, function, false);
             }
         }
     }

@@ -221,14 +221,15 @@ impl State {
     pub fn task_ready(&mut self, key: TaskKey) {
         let Some(spec) = self.owner.spec(key) else { return };
         match spec.work {
-            Work::Normal(function) => self.enqueue(key, function),
+            Work::Normal(function) => self.enqueue(key, function, false),
             Work::Call { actor, .. } => self.call_ready(actor, key),
             Work::Creation(actor) => self.constructor_arguments_came(actor, key),
             Work::Group => self.group_task_ready(key),
         }
     }
 
-    pub fn enqueue(&mut self, key: TaskKey, function: FunctionIndex) {
+    /// `again`: its worker died before it took the task up.
+    pub fn enqueue(&mut self, key: TaskKey, function: FunctionIndex, again: bool) {
         if self.is_given_up(key) {
             return self.end_cancelled(key);
         }
@@ -238,6 +239,7 @@ impl State {
             task: DispatchKey(key.0),
             class,
             function: FunctionKey(function.0),
+            again,
         };
         let now = self.now();
         self.dispatch.on_event(now, event, &mut self.dispatch_effects);
@@ -638,7 +640,7 @@ impl State {
                 }
                 if reply.status == 2 && cancelled.is_none() && self.owner.may_retry(key) {
                     self.discard_failed_try(key, &spec.name, reply.returns);
-                    self.enqueue(key, function);
+                    self.enqueue(key, function, false);
                     return self.run_effects();
                 }
             }

@@ -62,7 +62,12 @@ impl Dispatcher {
     /// Takes in one fact and appends the orders that follow from it.
     pub fn on_event(&mut self, now: Duration, event: Event, effects: &mut Vec<Effect>) {
         match event {
-            Event::TaskReady { task, class, function } => self.task_ready(now, task, class, function, effects),
+            Event::TaskReady {
+                task,
+                class,
+                function,
+                again,
+            } => self.task_ready(now, task, class, function, again, effects),
             Event::Expected { class } => self.expect(now, class, effects),
             Event::TaskFinished { lease, task, run } => self.task_finished(now, lease, task, run, effects),
             Event::TaskGone { task } => self.task_gone(now, task, effects),
@@ -126,6 +131,7 @@ impl Dispatcher {
         task: TaskKey,
         ClassKey(class): ClassKey,
         FunctionKey(function): FunctionKey,
+        again: bool,
         effects: &mut Vec<Effect>,
     ) {
         if self.tasks.len() <= task.0 as usize {
@@ -151,9 +157,13 @@ impl Dispatcher {
                 return;
             }
         }
-        self.classes[class as usize]
-            .queue
-            .push_back(task, &mut self.tasks[task.0 as usize]);
+        let queue = &mut self.classes[class as usize].queue;
+        let slot = &mut self.tasks[task.0 as usize];
+        if again {
+            queue.push_front(task, slot);
+        } else {
+            queue.push_back(task, slot);
+        }
         self.ask(now, class, effects);
     }
 
@@ -262,7 +272,7 @@ impl Dispatcher {
             return;
         };
         let class = self.leases[index as usize].class;
-        while let Some(task) = self.leases[index as usize].in_flight.pop_front() {
+        while let Some(task) = self.leases[index as usize].in_flight.pop_back() {
             self.tasks[task.0 as usize].place = TaskPlace::Unknown;
             effects.push(Effect::LostClaimed { task });
         }

@@ -43,6 +43,8 @@ pub enum Event {
         task: TaskKey,
         class: ClassKey,
         function: FunctionKey,
+        /// It was in flight on a lease that died, unclaimed: those that were submitted after it do not overtake it.
+        again: bool,
     },
     /// Tasks of the class are likely to come soon: a worker is asked for at once, unless there is one.
     Expected { class: ClassKey },
@@ -100,6 +102,7 @@ pub enum Effect {
     /// No worker will ever run the task, which the dispatcher has forgotten.
     Refused { task: TaskKey },
     /// The task was in flight on a lease that died, and the dispatcher has forgotten it. The owner looks at the claim
-    /// word: unclaimed tasks come back with [`Event::TaskReady`] for free, claimed ones cost a retry.
+    /// word: unclaimed tasks come back with [`Event::TaskReady`] for free (`again`), claimed ones cost a retry. The last
+    /// task comes first, as each that comes back goes before the others.
     LostClaimed { task: TaskKey },
 }

@@ -17,6 +17,7 @@ fn ready(task: u32) -> Event {
         task: TaskKey(task),
         class: CLASS,
         function: FUNCTION,
+        again: false,
     }
 }
 
@@ -124,4 +125,74 @@ fn a_lease_that_is_wanted_back_at_once_serves_one_task_all_the_same() {
     };
     dispatcher.on_event(at(3), finished, &mut effects);
     assert!(effects.contains(&Effect::ReturnLease { lease }), "DSP-6");
+}
+
+#[test]
+fn tasks_that_a_dead_worker_had_not_begun_come_before_those_submitted_later() {
+    let mut dispatcher = Dispatcher::new(1);
+    let mut effects = Vec::new();
+    dispatcher.on_event(at(0), ready(0), &mut effects);
+    let Some(Effect::RequestLease { request, .. }) = effects.pop() else {
+        panic!("a lease is asked for");
+    };
+    let lease = LeaseKey(1);
+    dispatcher.on_event(at(0), Event::LeaseGranted { request, lease }, &mut effects);
+    // The function is known as a short one, so that several tasks are in flight; the last ones wait in the queue.
+    let finished = Event::TaskFinished {
+        lease,
+        task: TaskKey(0),
+        run: Duration::from_micros(400),
+    };
+    dispatcher.on_event(at(1), finished, &mut effects);
+    effects.clear();
+    let tasks = 1..=20;
+    for task in tasks.clone() {
+        dispatcher.on_event(at(1), ready(task), &mut effects);
+    }
+    assert!(dispatcher.in_flight(lease) > 2, "several are in flight");
+    assert!(dispatcher.queued() > 2, "and several wait");
+
+    // All but the first were unclaimed.
+    dispatcher.on_event(at(2), Event::LeaseDied { lease }, &mut effects);
+    let lost: Vec<u32> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::LostClaimed { task } => Some(task.0),
+            _ => None,
+        })
+        .collect();
+    for &task in lost.iter().filter(|task| **task != 1) {
+        let back = Event::TaskReady {
+            task: TaskKey(task),
+            class: CLASS,
+            function: FUNCTION,
+            again: true,
+        };
+        dispatcher.on_event(at(2), back, &mut effects);
+        dispatcher.check_invariants();
+    }
+
+    let Some(request) = effects.iter().find_map(|effect| match effect {
+        Effect::RequestLease { request, .. } => Some(*request),
+        _ => None,
+    }) else {
+        panic!("a lease is asked for: {effects:?}");
+    };
+    let lease = LeaseKey(2);
+    effects.clear();
+    dispatcher.on_event(at(3), Event::LeaseGranted { request, lease }, &mut effects);
+    let mut order = Vec::new();
+    while let Some(task) = effects.iter().find_map(|effect| match effect {
+        Effect::Push { task, .. } if !order.contains(&task.0) => Some(*task),
+        _ => None,
+    }) {
+        order.push(task.0);
+        let finished = Event::TaskFinished {
+            lease,
+            task,
+            run: Duration::from_micros(400),
+        };
+        dispatcher.on_event(at(4), finished, &mut effects);
+    }
+    assert_eq!(order, tasks.skip(1).collect::<Vec<_>>(), "as they were submitted");
 }

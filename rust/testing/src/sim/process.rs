@@ -335,7 +335,9 @@ impl Process {
         }
         match self.lease_on(from) {
             Some(lease) => self.tell_dispatch(cx, Event::EntriesReturned { lease, tasks }),
-            None => tasks.into_iter().for_each(|task| self.task_ready(cx, TaskKey(task.0))),
+            None => tasks
+                .into_iter()
+                .for_each(|task| self.task_ready(cx, TaskKey(task.0), false)),
         }
     }
 
@@ -397,11 +399,11 @@ impl Process {
     /// Was in flight on a lane that died.
     fn lost(&mut self, cx: &mut Context<'_>, key: TaskKey) {
         let Some((worker, seq)) = self.owner.spec_mut(key).and_then(|spec| spec.sent.take()) else {
-            return self.task_ready(cx, key);
+            return self.task_ready(cx, key, true);
         };
         self.take_in_flight(worker, seq);
         if !cx.claims.is_claimed((self.id, worker, seq)) || cx.mutation == Mutation::ClaimedTasksRunAgainForFree {
-            return self.task_ready(cx, key);
+            return self.task_ready(cx, key, true);
         }
         let waiting = self.awaited_reports.entry(worker).or_default();
         waiting.push(key);
@@ -414,7 +416,7 @@ impl Process {
         self.process_died(cx, worker);
         for key in self.awaited_reports.remove(&worker).unwrap_or_default() {
             if self.owner.may_retry(key) {
-                self.task_ready(cx, key);
+                self.task_ready(cx, key, false);
             } else {
                 self.owner
                     .task_finished(key, [(error(), true)], false, &mut self.owner_effects);
@@ -428,12 +430,13 @@ impl Process {
         self.dispatch.on_event(cx.now, event, &mut self.dispatch_effects);
     }
 
-    fn task_ready(&mut self, cx: &mut Context<'_>, key: TaskKey) {
+    fn task_ready(&mut self, cx: &mut Context<'_>, key: TaskKey, again: bool) {
         let Some(spec) = self.owner.spec(key) else { return };
         let event = Event::TaskReady {
             task: Key(key.0),
             class: ClassKey(cx.program.functions[spec.function].half_cpus),
             function: FunctionKey(spec.function as u32),
+            again,
         };
         self.tell_dispatch(cx, event);
     }
@@ -451,7 +454,7 @@ impl Process {
 
     fn run_owner_effect(&mut self, cx: &mut Context<'_>, effect: Effect<Value>) {
         match effect {
-            Effect::TaskReady(key) => self.task_ready(cx, key),
+            Effect::TaskReady(key) => self.task_ready(cx, key, false),
             Effect::ArgumentFailed { task, .. } => {
                 self.owner
                     .task_finished(task, [(error(), true)], false, &mut self.owner_effects);
