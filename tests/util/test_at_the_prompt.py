@@ -4,6 +4,7 @@ import os
 import pty
 import queue
 import select
+import signal
 import sys
 import time
 
@@ -131,6 +132,9 @@ async for ref in ray.remote(lambda: (yield 7)).options(num_returns="streaming").
 def test_ctrl_c_in_the_repl():
     pid, terminal = pty.fork()
     if pid == 0:
+        signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        )  # what a shell starts in the background ignores it, and so do its own
         os.environ["TERM"] = "dumb"
         os.environ["PYTHON_BASIC_REPL"] = "1"
         os.execv(sys.executable, [sys.executable, "-i", "-q"])
