@@ -568,6 +568,9 @@ def disconnect() -> None:
 def worker_ready() -> None:
     """Worker: its set-up is over."""
 
+def prepare_to_fork() -> None:
+    """Zygote: does once what each worker would do for itself, and leaves no gaps in the heap. Before the first fork."""
+
 def is_initialized() -> bool:
     """Ray's `is_initialized`."""
 

@@ -1,7 +1,9 @@
 """What a worker process does between its fork and its end.
 
-The zygote calls `main` in the child. The worker connects to the raylet, sends its output to its log files, and runs
-tasks until it is told to end. The loop itself is native; `_Callbacks` is what it asks Python for.
+What all workers do alike the zygote does once, by `prepare`, before it forks them: a page of memory that a worker does
+not write to is shared by all. The zygote calls `main` in the child. The worker connects to the raylet, sends its output
+to its log files, and runs tasks until it is told to end. The loop itself is native; `_Callbacks` is what it asks Python
+for.
 """
 
 from __future__ import annotations
@@ -29,7 +31,26 @@ from ray_rs import (
 from ray_rs._tracebacks import format_remote_traceback
 from ray_rs.exceptions import ActorDiedError, RayError, RayTaskError, _argument_failed_text
 
-__all__ = ["main", "warn_blocking_get"]
+__all__ = ["main", "prepare", "warn_blocking_get"]
+
+
+def prepare(config: dict[str, Any]) -> None:
+    """Makes a zygote such that its children are workers with little left to do.
+
+    Args:
+        config: What the raylet gave to the zygote.
+    """
+    import signal
+
+    _restore_thread_counts(config["thread_env"])
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # In the zygote, which the interrupt of a terminal reaches as well, there is never one to take.
+    signal.signal(signal.SIGINT, _on_interrupt)
+    _replace_streams()
+    faulthandler.enable(2)  # the stack of a segmentation fault ends up in the error that the caller gets
+    with contextlib.suppress(OSError):
+        os.chdir(config["cwd"])
+    gc.enable()
 
 
 def main(config: dict[str, Any], fork_token: int) -> None:
@@ -53,12 +74,11 @@ def main(config: dict[str, Any], fork_token: int) -> None:
 
 
 def _run(config: dict[str, Any], fork_token: int) -> int:
-    _prepare_process(config)
+    _become_a_process_of_its_own()
     set_up = _environments.set_up_hook() if _environments.own_text() else None
     _core.connect(config["session_dir"], fork_token=fork_token, set_up_follows=set_up is not None)
     info = _core.process_info()
     _redirect_output(config["log_dir"], f"worker-{info['worker_id'].hex()}-{info['job_id'].hex()}-{os.getpid()}")
-    faulthandler.enable(2)  # the stack of a segmentation fault ends up in the error that the caller gets
     _logging_config.apply_in_worker()
     if set_up is not None:
         set_up()
@@ -76,23 +96,16 @@ def _run(config: dict[str, Any], fork_token: int) -> int:
 # ------------------------------------------------------------------------------------------------------------- process
 
 
-def _prepare_process(config: dict[str, Any]) -> None:
+def _become_a_process_of_its_own() -> None:
     import signal
 
-    signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, _on_interrupt)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # A group of its own: the zygote ends what a dead worker leaves running, and a Ctrl-C at the driver's terminal is
     # the driver's affair.
     os.setpgid(0, 0)
-    gc.enable()
-    _restore_thread_counts(config["thread_env"])
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:  # `random` reseeds itself after a fork
         numpy_random.seed()
-    with contextlib.suppress(OSError):
-        os.chdir(config["cwd"])
 
 
 def _on_interrupt(number: int, frame: Any) -> None:
@@ -200,6 +213,10 @@ def _redirect_output(directory: str, file_name: str) -> None:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         os.dup2(file, descriptor)
         os.close(file)
+
+
+def _replace_streams() -> None:
+    """Python's side of that, which goes by the number of the descriptor, whatever is open there."""
     sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, "r", closefd=False)))
     sys.stdout, sys.stderr = _stream(1), _stream(2)
     for name in ("stdin", "stdout", "stderr"):

@@ -35,18 +35,23 @@ def main(config: dict[str, Any]) -> None:
             the variables that were set to 1 for this process.
     """
     gc.disable()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    hooks = _Hooks()
     _become_like_the_driver(config)
-    from ray_rs import _rehearsal, _worker_main
+    from ray_rs import _core, _rehearsal, _worker_main
 
     for name in config["preload"]:
         _preload(name)
     _rehearsal.rehearse()
+    _worker_main.prepare(config)
     # What is imported by now is never collected, so that the collector does not touch (and copy) pages shared by all.
     gc.collect()
     gc.freeze()
     zygote = _Zygote(config["fd"], padding=_fill_pools())
+    _core.prepare_to_fork()
     token = zygote.serve()
     # Only children get here.
+    hooks.put_back()
     _worker_main.main(config, token)
 
 
@@ -67,6 +72,34 @@ def _preload(name: str) -> None:
             module.install()  # the import hook of an editable install, which `site` sets up in other interpreters
     except Exception as problem:
         print(f"zygote: could not preload {name}: {type(problem).__name__}: {problem}", file=sys.stderr, flush=True)
+
+
+class _Hooks:
+    """Keeps what the standard library wants done at a fork from being done at a zygote's.
+
+    `threading` and `logging` make all their locks anew in a child, because another thread of the parent may have held
+    one. Here there is no other thread, and each lock made is another page that a worker has to itself. A worker may
+    have threads when it forks, so they are put back there.
+    """
+
+    _SPARED = ("threading", "logging")
+
+    def __init__(self) -> None:
+        self._aside: list[dict[str, Any]] = []
+        self._register = os.register_at_fork
+        os.register_at_fork = self._take
+
+    def _take(self, **hooks: Any) -> None:
+        if all(getattr(hook, "__module__", None) in self._SPARED for hook in hooks.values()):
+            self._aside.append(hooks)
+        else:
+            self._register(**hooks)
+
+    def put_back(self) -> None:
+        """Registers in a worker what was set aside."""
+        os.register_at_fork = self._register
+        for hooks in self._aside:
+            self._register(**hooks)
 
 
 # CPython's allocator of small objects: a pool holds objects of one size (multiples of 16 bytes up to 512), and new ones
@@ -111,7 +144,6 @@ class _Zygote:
         self._wake_write = wake_write
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
         self._poll.register(self._wake_read, select.POLLIN)

@@ -104,6 +104,43 @@ def test_fork_and_subprocess_in_a_task():
     assert ray.get([run.remote() for _ in range(4)]) == [(3, "child")] * 4
 
 
+def test_a_child_of_a_task_gets_locks_of_its_own():
+    """Those of `threading` and `logging`, which another thread of the task holds while it forks."""
+
+    @ray.remote
+    def run():
+        import logging
+
+        handler = logging.StreamHandler()
+        logging.getLogger().addHandler(handler)
+        held, done = threading.Event(), threading.Event()
+
+        def hold():
+            # The handler's own lock: what `logging` holds around a fork is only the one of the module.
+            with handler.lock, threading._active_limbo_lock:
+                held.set()
+                done.wait()
+
+        def child():
+            logging.getLogger().error("a line of the child")
+            thread = threading.Thread(target=int)
+            thread.start()
+            thread.join()
+            return 3 if threading.active_count() == 1 and threading.current_thread() is threading.main_thread() else 4
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        held.wait()
+        try:
+            return fork_and_wait(child)
+        finally:
+            done.set()
+            holder.join()
+            logging.getLogger().removeHandler(handler)
+
+    assert ray.get(run.remote(), timeout=60) == 3
+
+
 def test_fork_in_an_actor():
     @ray.remote
     class Actor:

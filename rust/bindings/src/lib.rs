@@ -7,7 +7,7 @@
 //! * to and from bytes: [`pickle`], [`scalars`], [`reftable`], [`buffers`], [`args`]
 //! * for users: [`objects`] (`get`, `put`, `wait`), [`remote_function`], [`actor`], [`object_ref`], [`ids`]
 //! * a worker's loops: [`executor`]
-//! * the process: [`core`] (the connection), [`gil`] (waiting), [`errors`] (the one map to exceptions), [`daemons`]
+//! * the process: [`core`] (the connection), [`forking`] (before there is one), [`gil`] (waiting), [`errors`] (the one map to exceptions), [`daemons`]
 //!
 //! `unsafe` stands in [`buffers`] and in [`executor::title`] only. Rules: no Python object is made or dropped, and nothing of Python called, while
 //! a lock is held; nothing blocks with the GIL held; every wait of the main thread looks for signals.
@@ -25,6 +25,7 @@ mod describe;
 mod descriptor;
 mod errors;
 mod executor;
+mod forking;
 mod futures;
 mod gil;
 mod ids;
@@ -85,6 +86,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         core::connect,
         core::disconnect,
         core::worker_ready,
+        forking::prepare_to_fork,
         core::is_initialized,
         core::flush_logs,
         core::process_info,

@@ -12,6 +12,11 @@ use rustix::net::{
 
 /// Nobody sends more; a longer length is a broken peer.
 const MAX_FRAME_BYTES: usize = 1 << 30;
+/// Room for what comes next, at first: most frames are small, and most workers never see many. Each worker has several
+/// readers, and memory that is read into is memory it does not share with the others.
+const SMALL_READ: usize = 2 << 10;
+/// And when that was full.
+const LARGE_READ: usize = 32 << 10;
 /// A frame carries at most this many descriptors.
 const MAX_FDS: usize = 4;
 
@@ -63,6 +68,8 @@ pub fn write_with_fds(socket: BorrowedFd<'_>, mut bytes: &[u8], fds: &[BorrowedF
 pub struct FrameReader {
     buffer: Vec<u8>,
     start: usize,
+    /// The last read took all that there was room for.
+    was_full: bool,
     fds: Vec<OwnedFd>,
 }
 
@@ -84,8 +91,8 @@ impl FrameReader {
             self.start = 0;
         }
         let old = self.buffer.len();
-        let missing = self.missing().max(16 * 1024);
-        self.buffer.resize(old + missing, 0);
+        let room = self.missing().max(if self.was_full { LARGE_READ } else { SMALL_READ });
+        self.buffer.resize(old + room, 0);
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let received = loop {
@@ -102,6 +109,7 @@ impl FrameReader {
         }
         match received {
             Ok(message) if message.bytes > 0 && !message.flags.contains(ReturnFlags::CTRUNC) => {
+                self.was_full = message.bytes == room;
                 self.buffer.truncate(old + message.bytes);
                 Filled::Some
             }

@@ -65,5 +65,6 @@ pub use observer::Observer;
 pub use other_nodes::OtherNode;
 pub use pull::Fetched;
 pub use ray_rs_explain::Subject;
+pub use ray_rs_lanes::SpinPolicy;
 pub use ray_rs_proto::v1;
 pub use stream::{NextItem, STREAMING};

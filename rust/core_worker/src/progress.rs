@@ -109,18 +109,17 @@ impl<'a> Progress<'a> {
             }
             self.core.state.lock().progress_sleeping = false;
             let tokens: Vec<u64> = events.iter().map(|event| event.data.u64()).collect();
-            for token in tokens {
+            // The raylet last: when it passes on what a dead worker held, that the worker's lane ended is known already.
+            for &token in tokens.iter().filter(|token| **token != RAYLET) {
                 match token {
-                    RAYLET => {
-                        if !self.read_raylet(true) {
-                            return Ok(());
-                        }
-                    }
                     LISTENER => self.accept(),
                     BELL => self.core.bell.drain_eventfd(),
                     other if self.pipes.contains_key(&other) => self.serve_pipe(other),
                     other => self.read_socket(other),
                 }
+            }
+            if tokens.contains(&RAYLET) && !self.read_raylet(true) {
+                return Ok(());
             }
             self.look_at_lanes();
             self.watch_what_is_new();
@@ -207,6 +206,9 @@ impl<'a> Progress<'a> {
     }
 
     /// A connection to another node can be read, or takes more.
+    ///
+    /// Not part of its caller: the stack of a worker that talks to its own node only stays small.
+    #[inline(never)]
     fn serve_pipe(&mut self, token: u64) {
         let PipeEnd { target, pipe, reader } = self.pipes.get_mut(&token).expect("the caller looked");
         let (target, socket) = (*target, pipe.socket.get().expect("watched when it was open"));

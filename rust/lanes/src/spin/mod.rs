@@ -16,7 +16,7 @@ pub use table::SpinTable;
 use crowd::Crowd;
 use pace::Pace;
 use ray_rs_types::config;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Looks at the rings between two looks at the clock.
@@ -30,6 +30,12 @@ const SHORT_TURN: Duration = Duration::from_micros(200);
 /// Among the spins that hit, each so-many-th is checked for preemption.
 const CHECKED_HITS: u64 = 64;
 
+static REMEMBERED_CPUS: OnceLock<usize> = OnceLock::new();
+
+fn count_cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, |cpus| cpus.get())
+}
+
 /// Whether this process may spin at all, and how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpinPolicy {
@@ -41,9 +47,14 @@ impl SpinPolicy {
     /// For this process as it is now. Off with `RAY_RS_SPIN=0`, and with less than two CPUs to run on: cores,
     /// affinity mask, and the quota of its cgroup (v1 or v2), all of which the standard library counts.
     pub fn detect() -> Self {
-        let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get());
+        let cpus = REMEMBERED_CPUS.get().copied().unwrap_or_else(count_cpus);
         let wanted = std::env::var_os("RAY_RS_SPIN").is_none_or(|value| value != "0");
         Self::for_cpus(if wanted { cpus } else { 1 })
+    }
+
+    /// Counts the CPUs once for [`Self::detect`], in this process and what it forks: the count reads several files.
+    pub fn remember() {
+        REMEMBERED_CPUS.get_or_init(count_cpus);
     }
 
     /// As [`Self::detect`], for a known number of CPUs.
