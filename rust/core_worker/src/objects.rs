@@ -170,7 +170,9 @@ impl CoreWorker {
     pub fn ready_mask(&self, slots: &[RefSlot], num_wanted: usize, out: &mut Vec<bool>) -> usize {
         let look = |state: &mut State, out: &mut Vec<bool>| {
             out.clear();
-            out.extend(slots.iter().map(|slot| state.owner.see_if_ready(*slot)));
+            let effects = &mut state.owner_effects;
+            out.extend(slots.iter().map(|slot| state.owner.see_if_ready(*slot, effects)));
+            state.run_effects();
             out.iter().filter(|ready| **ready).count()
         };
         self.with(|state| {

@@ -468,6 +468,14 @@ impl State {
     fn run_owner_effect(&mut self, effect: Effect<StoredValue>) {
         match effect {
             Effect::TaskReady(key) => self.task_ready(key),
+            // What is to be done comes with TaskReady.
+            Effect::TaskAgain(_) => {}
+            Effect::CannotBeMade { slot } => {
+                let message = "the task that made it is not known any more".to_owned();
+                let owner_died = false;
+                let value = StoredValue::failed(Failure::ObjectLost { owner_died, message });
+                self.owner.fetched(slot, value, true, &mut self.owner_effects);
+            }
             Effect::ArgumentFailed { task, argument } => self.argument_failed(task, argument),
             Effect::Tell { watcher, slot } => self.tell_watcher(watcher, slot),
             Effect::Free { value } => self.free_data(&value.data),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ray_rs_dispatch::{ClassKey, Effect as Order, Event, FunctionKey, LeaseKey, TaskKey as DispatchKey};
 use ray_rs_lanes::{CLAIM_WORDS, EXEC};
-use ray_rs_ownership::{RefSlot, TaskKey};
+use ray_rs_ownership::{AfterEnd, NoLineage, RefSlot, TaskKey};
 use ray_rs_proto::lane::Kind;
 use ray_rs_proto::v1;
 use ray_rs_types::bundles::BundleDemand;
@@ -318,7 +318,8 @@ impl State {
                 }
             }
         }
-        self.owner.task_finished(key, values, false, &mut self.owner_effects);
+        let then = AfterEnd::Forget(NoLineage::NotKept);
+        self.owner.task_finished(key, values, then, &mut self.owner_effects);
     }
 
     // ---- orders of the dispatcher ------------------------------------------------------------------------------

@@ -21,14 +21,16 @@ pub struct ObjectView<'a, V> {
     pub borrowers: usize,
     /// As [`OwnerTable::made_at`] was told; 0: nothing.
     pub site: u32,
-    /// The task that makes it, while it does.
+    /// The task that makes it, while it does; or would make it again, if it is gone.
     pub task: Option<TaskKey>,
+    /// It was lost, or let go, and nobody has needed it since.
+    pub is_gone: bool,
 }
 
 fn view<V>(entry: &Entry<V>) -> ObjectView<'_, V> {
     let value = match &entry.state {
         State::Ready { value, is_error } => Some((value, *is_error)),
-        State::Absent | State::Fetching => None,
+        State::Absent | State::Fetching | State::Gone => None,
     };
     ObjectView {
         id: entry.id,
@@ -41,6 +43,7 @@ fn view<V>(entry: &Entry<V>) -> ObjectView<'_, V> {
         borrowers: entry.borrowers.len(),
         site: entry.site,
         task: entry.task.filter(|_| value.is_none()),
+        is_gone: matches!(entry.state, State::Gone),
     }
 }
 

@@ -21,6 +21,12 @@ pub enum Watcher {
 /// An order to the core worker.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Effect<V> {
+    /// A task that had finished runs once more, since somebody needs a value of its that is gone; an attempt is counted.
+    /// [`Self::TaskReady`] or [`Self::ArgumentFailed`] follows when its arguments are there.
+    TaskAgain(TaskKey),
+    /// Somebody needs a value that is gone, and the spec of its task was dropped ([`crate::NoLineage::Evicted`]): it must be
+    /// [`crate::OwnerTable::fetched`] as an error.
+    CannotBeMade { slot: RefSlot },
     /// All arguments are there: hand the task to the dispatcher or to its actor's queue.
     TaskReady(TaskKey),
     /// An argument is an error: the task must be finished with that error, without running.

@@ -26,6 +26,26 @@ pub enum RefKind {
     ActorHandle,
 }
 
+/// Why the task of an object would not run again if its value were lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NoLineage {
+    /// No task made it.
+    #[default]
+    Put,
+    /// `max_retries` is 0.
+    RetriesDisabled,
+    /// `max_retries` is used up.
+    AttemptsExceeded,
+    /// The specs of newer tasks needed the room.
+    Evicted,
+    /// A call of an actor's method made it.
+    ActorCall,
+    /// It is an item of a generator, or its end.
+    Generator,
+    /// Its task was cancelled or failed, or the value is small: it lies with its owner, and cannot be lost before that.
+    NotKept,
+}
+
 /// Whether the value is here.
 #[derive(Debug)]
 pub(crate) enum State<V> {
@@ -37,6 +57,9 @@ pub(crate) enum State<V> {
         value: V,
         is_error: bool,
     },
+    /// Owned: it was there, and was lost, or was let go while only lineage named it. Its task makes it again as soon as
+    /// somebody needs it (LIN-2). Of an actor's handle: its end was told.
+    Gone,
 }
 
 #[derive(Debug)]
@@ -52,6 +75,8 @@ pub(crate) struct Entry<V> {
     pub submitted: u32,
     /// Stored values in this process that contain it.
     pub contained: u32,
+    /// Kept specs that name it as an argument (LIN-1).
+    pub lineage: u32,
     /// Borrowed: grants to be given back to the owner.
     pub grants: u32,
     /// Owned: sum of grants by borrower; none is zero.
@@ -59,6 +84,8 @@ pub(crate) struct Entry<V> {
     pub state: State<V>,
     /// Owned: the task that makes it, until it has; then, if its value may have to be made again, its lineage.
     pub task: Option<TaskKey>,
+    /// Owned, and `task` is none: why.
+    pub no_lineage: NoLineage,
     /// The value was looked at, or another process or task took it over: if it is an error, someone knows.
     pub seen: bool,
     /// Where the program made it, by the core worker's number of the place; 0: not noted.
@@ -78,10 +105,12 @@ impl<V> Entry<V> {
             local: 1,
             submitted: 0,
             contained: 0,
+            lineage: 0,
             grants: 0,
             borrowers: SmallVec::new(),
             state: State::Absent,
             task: None,
+            no_lineage: NoLineage::Put,
             seen: false,
             site: 0,
             stamp: 0,
@@ -93,8 +122,18 @@ impl<V> Entry<V> {
         matches!(self.state, State::Ready { .. })
     }
 
-    /// Nothing holds it (whether its task still runs is another matter).
+    /// Nothing holds its value (whether its task still runs is another matter).
     pub fn is_unreferenced(&self) -> bool {
-        self.local == 0 && self.submitted == 0 && self.contained == 0 && self.borrowers.is_empty()
+        self.local == 0
+            && self.submitted == 0
+            && self.contained == 0
+            && self.borrowers.is_empty()
+            && (self.lineage == 0 || self.outlives_its_value())
+    }
+
+    /// Lineage is content with the entry, and holds no value: that can be made again, or, of an actor's handle, is none.
+    fn outlives_its_value(&self) -> bool {
+        self.owner == OwnerIndex::ME
+            && (self.task.is_some() || self.kind == RefKind::ActorHandle || matches!(self.state, State::Gone))
     }
 }

@@ -4,6 +4,7 @@ use rustc_hash::FxHashMap;
 
 use crate::entry::{OwnerIndex, RefSlot, State};
 use crate::table::{Contains, OwnerTable};
+use crate::task::{NO_RETURN, TaskKey, TaskState};
 
 impl<V: Contains, S> OwnerTable<V, S> {
     /// # Panics
@@ -11,6 +12,8 @@ impl<V: Contains, S> OwnerTable<V, S> {
     pub fn check_invariants(&self) {
         let mut contained: FxHashMap<RefSlot, u32> = FxHashMap::default();
         let mut submitted: FxHashMap<RefSlot, u32> = FxHashMap::default();
+        let mut lineage: FxHashMap<RefSlot, u32> = FxHashMap::default();
+        let (mut kept_specs, mut kept_bytes) = (0, 0);
         for (_, entry) in self.entries.iter() {
             if let State::Ready { value, .. } = &entry.state {
                 for slot in value.references() {
@@ -18,11 +21,47 @@ impl<V: Contains, S> OwnerTable<V, S> {
                 }
             }
         }
-        for (_, task) in self.tasks.iter() {
+        for (index, task) in self.tasks.iter() {
+            let counts = match task.state {
+                TaskState::Lineage => &mut lineage,
+                TaskState::WaitingForArguments | TaskState::Submitted => &mut submitted,
+            };
             for slot in task.deps.iter().chain(task.held.iter()) {
-                *submitted.entry(*slot).or_default() += 1;
+                *counts.entry(*slot).or_default() += 1;
             }
+            assert_eq!(
+                task.kept.is_some(),
+                task.state == TaskState::Lineage,
+                "what is kept is known with its size"
+            );
+            if let Some(kept) = &task.kept {
+                kept_specs += 1;
+                kept_bytes += kept.bytes;
+            }
+            let names_it = |slot: &&RefSlot| {
+                let entry = self.entries.get(slot.0);
+                entry.is_some_and(|entry| entry.task == Some(TaskKey(index)))
+            };
+            let live = task.returns.iter().filter(|slot| **slot != NO_RETURN);
+            assert_eq!(
+                live.clone().count(),
+                task.live_returns as usize,
+                "returns that are left"
+            );
+            assert!(
+                live.clone().all(|slot| names_it(&slot)),
+                "a return that names another task"
+            );
+            assert!(
+                task.live_returns > 0 || task.state != TaskState::Lineage || task.returns.is_empty(),
+                "LIN-3"
+            );
         }
+        assert_eq!(
+            (kept_specs, kept_bytes),
+            (self.lineage.count(), self.lineage.bytes()),
+            "LIN-3"
+        );
         for (index, entry) in self.entries.iter() {
             let slot = RefSlot(index);
             assert_eq!(
@@ -35,6 +74,12 @@ impl<V: Contains, S> OwnerTable<V, S> {
                 entry.submitted,
                 submitted.remove(&slot).unwrap_or(0),
                 "submitted count of {:?}",
+                entry.id
+            );
+            assert_eq!(
+                entry.lineage,
+                lineage.remove(&slot).unwrap_or(0),
+                "lineage count of {:?} (LIN-1)",
                 entry.id
             );
             assert_eq!(
@@ -56,7 +101,7 @@ impl<V: Contains, S> OwnerTable<V, S> {
         let borrowed = self.entries.iter().filter(|(_, entry)| entry.owner != OwnerIndex::ME);
         assert_eq!(self.borrowed, borrowed.count(), "count of borrowed objects");
         assert!(
-            contained.is_empty() && submitted.is_empty(),
+            contained.is_empty() && submitted.is_empty() && lineage.is_empty(),
             "a count of a reference that is not in the table"
         );
     }

@@ -6,7 +6,8 @@
 //!
 //! # Counting
 //! An entry lives while any of these is not zero: `local` (handles in this process), `submitted` (tasks in flight that
-//! use it), `contained` (stored values in this process that hold it) and, with its owner, the grants of its borrowers.
+//! use it), `contained` (stored values in this process that hold it), `lineage` (kept specs that name it) and, with its
+//! owner, the grants of its borrowers.
 //!
 //! * **OWN-1** A *grant* is given by whoever holds an object, on behalf of the receiver, and is given back by the
 //!   receiver exactly once. The owner adds grants up per borrower with a sign, so that giving back may overtake giving:
@@ -14,7 +15,7 @@
 //! * **OWN-2** A value sent to another process grants the receiver each reference in it, unless the receiver owns it.
 //! * **OWN-3** Arguments grant nothing: the submitter holds them until the reply. The reply lists the references that the
 //!   worker still holds and was never granted; the submitter grants these before it lets go of its own hold.
-//! * **OWN-4** An object is ready once, and its value never changes.
+//! * **OWN-4** An object is ready once, and its value never changes; unless it is lost, and made again ([`lineage`]).
 //!
 //! Deliberately absent: values (type `V` is opaque but for the references in it), transport, and the death of owners
 //! other than "everything borrowed from it is lost".
@@ -23,6 +24,9 @@ mod describe;
 mod effect;
 mod entry;
 mod invariants;
+mod lineage;
+#[cfg(test)]
+mod lineage_model;
 mod slab;
 mod table;
 mod task;
@@ -31,6 +35,7 @@ mod tests;
 
 pub use describe::ObjectView;
 pub use effect::{Effect, Watcher};
-pub use entry::{OwnerIndex, RefKind, RefSlot};
+pub use entry::{NoLineage, OwnerIndex, RefKind, RefSlot};
+pub use lineage::{AfterEnd, MAX_LINEAGE_BYTES};
 pub use table::{Contains, OwnerTable};
 pub use task::{TaskKey, TaskState};

@@ -5,9 +5,10 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use crate::effect::{Effect, Watcher};
-use crate::entry::{Entry, OwnerIndex, RefKind, RefSlot, State};
+use crate::entry::{Entry, NoLineage, OwnerIndex, RefKind, RefSlot, State};
+use crate::lineage::{AfterEnd, Lineage};
 use crate::slab::Slab;
-use crate::task::{Task, TaskKey, TaskState};
+use crate::task::{NO_RETURN, Task, TaskKey, TaskState};
 
 /// A value that may hold references.
 pub trait Contains {
@@ -17,7 +18,7 @@ pub trait Contains {
 /// All references and submitted tasks of one process. `V` is a stored value, `S` a task's spec.
 pub struct OwnerTable<V, S> {
     pub(crate) entries: Slab<Entry<V>>,
-    pub(crate) tasks: Slab<Task<S>>,
+    pub(crate) tasks: Slab<Task<V, S>>,
     /// Only of ids that other processes know (every borrowed one, and owned ones once given away).
     pub(crate) by_id: FxHashMap<ObjectId, RefSlot>,
     /// How many entries are other processes' objects.
@@ -26,6 +27,9 @@ pub struct OwnerTable<V, S> {
     dead: FxHashSet<OwnerIndex>,
     /// Entries to look at for freeing; empty between calls.
     unreferenced: Vec<RefSlot>,
+    pub(crate) lineage: Lineage,
+    /// Entries that are gone and needed; empty between calls.
+    pub(crate) wanted: Vec<RefSlot>,
     stamp: u32,
 }
 
@@ -38,12 +42,14 @@ impl<V, S> Default for OwnerTable<V, S> {
             borrowed: 0,
             dead: FxHashSet::default(),
             unreferenced: Vec::new(),
+            lineage: Lineage::default(),
+            wanted: Vec::new(),
             stamp: 0,
         }
     }
 }
 
-const HELD: &str = "OWN: a slot is used only while a count of it is held";
+pub(crate) const HELD: &str = "OWN: a slot is used only while a count of it is held";
 
 impl<V: Contains, S> OwnerTable<V, S> {
     // ---- making objects and tasks ------------------------------------------------------------------------------
@@ -58,7 +64,9 @@ impl<V: Contains, S> OwnerTable<V, S> {
 
     /// An object of ours that will come as [`Self::fetched`]: one local count. When that goes first, it is forgotten.
     pub fn promised(&mut self, id: ObjectId) -> RefSlot {
-        RefSlot(self.entries.insert(Entry::new(id, OwnerIndex::ME, RefKind::Value)))
+        let mut entry = Entry::new(id, OwnerIndex::ME, RefKind::Value);
+        entry.no_lineage = NoLineage::Generator;
+        RefSlot(self.entries.insert(entry))
     }
 
     /// The counter of an actor's handles: owned, one local count.
@@ -99,6 +107,7 @@ impl<V: Contains, S> OwnerTable<V, S> {
             live_returns: num_returns,
             retries_left: max_retries,
             attempt: 0,
+            kept: None,
         }));
         let mut returns = SmallVec::new();
         for index in 1..=num_returns {
@@ -108,10 +117,12 @@ impl<V: Contains, S> OwnerTable<V, S> {
         }
         self.tasks.get_mut(key.0).expect("just made").returns = returns.clone();
         self.look_at_arguments(key, effects);
+        self.make_what_is_wanted(effects);
         (key, returns)
     }
 
-    fn look_at_arguments(&mut self, key: TaskKey, effects: &mut Vec<Effect<V>>) {
+    /// What of them is gone is wanted afterwards.
+    pub(crate) fn look_at_arguments(&mut self, key: TaskKey, effects: &mut Vec<Effect<V>>) {
         let task = self.tasks.get(key.0).expect("the caller names a live task");
         if task.deps.is_empty() {
             self.tasks.get_mut(key.0).expect("live").state = TaskState::Submitted;
@@ -132,10 +143,10 @@ impl<V: Contains, S> OwnerTable<V, S> {
                     });
                     return;
                 }
-                State::Absent | State::Fetching => {
+                State::Absent | State::Fetching | State::Gone => {
                     entry.watchers.push(Watcher::Task(key));
                     missing += 1;
-                    self.fetch_if_borrowed(*slot, effects);
+                    self.fetch_or_want(*slot, effects);
                 }
             }
         }
@@ -149,24 +160,27 @@ impl<V: Contains, S> OwnerTable<V, S> {
 
     // ---- values arriving ---------------------------------------------------------------------------------------
 
-    /// The task ended, well or not: its returns are ready in order, and its arguments are let go. With `keep_lineage`
-    /// the spec stays as long as a return does.
+    /// The task ended, well or not: its returns are ready in order, and its arguments are let go; the spec stays if `then`
+    /// says so. Of a task that ran again only those returns get their value that have none (LIN-4).
     pub fn task_finished(
         &mut self,
         key: TaskKey,
         values: impl IntoIterator<Item = (V, bool)>,
-        keep_lineage: bool,
+        then: AfterEnd<V>,
         effects: &mut Vec<Effect<V>>,
     ) {
         let Some(task) = self.tasks.get_mut(key.0) else { return };
         task.state = TaskState::Lineage;
-        let returns = std::mem::take(&mut task.returns);
-        let deps = std::mem::take(&mut task.deps);
-        let held = std::mem::take(&mut task.held);
+        let returns = task.returns.clone();
+        let deps = task.deps.clone();
+        let held = task.held.clone();
         let mut values = values.into_iter();
         for slot in &returns {
             let Some((value, is_error)) = values.next() else { break };
-            self.value_arrived(*slot, value, is_error, effects);
+            match self.entries.get(slot.0).is_some_and(|entry| !entry.is_ready()) {
+                true => self.value_arrived(*slot, value, is_error, effects),
+                false => self.abandon(value, effects),
+            }
         }
         for slot in &deps {
             // It ended before all arguments came: those that are still to come must not tell whoever gets its key next.
@@ -175,16 +189,19 @@ impl<V: Contains, S> OwnerTable<V, S> {
                 entry.watchers.retain(|watcher| *watcher != Watcher::Task(key));
             }
         }
+        let is_kept = matches!(then, AfterEnd::Keep { .. });
         for slot in deps.iter().chain(held.iter()) {
             let entry = self.entry_mut(*slot);
             entry.submitted -= 1;
+            entry.lineage += u32::from(is_kept);
             self.look_if_unreferenced(*slot);
         }
-        if !keep_lineage {
-            for slot in &returns {
-                self.entry_mut(*slot).task = None;
+        match then {
+            AfterEnd::Keep { bytes, arguments } => self.keep_spec(key, bytes, arguments, effects),
+            AfterEnd::Forget(why) => {
+                self.disown_returns(&returns, why);
+                self.tasks.remove(key.0);
             }
-            self.tasks.remove(key.0);
         }
         for slot in returns {
             self.look_if_unreferenced(slot);
@@ -197,12 +214,7 @@ impl<V: Contains, S> OwnerTable<V, S> {
         match self.entries.get(slot.0) {
             Some(entry) if !entry.is_ready() => {}
             // Nobody waits any more: the references that came with it are let go at once.
-            _ => {
-                self.contain(value.references());
-                self.release_contents(&value);
-                effects.push(Effect::Free { value });
-                return self.free_unreferenced(effects);
-            }
+            _ => return self.value_abandoned(value, effects),
         }
         self.value_arrived(slot, value, is_error, effects);
         self.look_if_unreferenced(slot);
@@ -242,6 +254,15 @@ impl<V: Contains, S> OwnerTable<V, S> {
         }
     }
 
+    /// The slots of returns stay valid while their entries name the task.
+    pub(crate) fn disown_returns(&mut self, returns: &[RefSlot], why: NoLineage) {
+        for slot in returns.iter().filter(|slot| **slot != NO_RETURN) {
+            let entry = self.entry_mut(*slot);
+            entry.task = None;
+            entry.no_lineage = why;
+        }
+    }
+
     /// Each reference in a value moves from a local count to a contained one.
     fn contain(&mut self, references: &[RefSlot]) {
         for slot in references {
@@ -260,7 +281,8 @@ impl<V: Contains, S> OwnerTable<V, S> {
             return false;
         }
         entry.watchers.push(watcher);
-        self.fetch_if_borrowed(slot, effects);
+        self.fetch_or_want(slot, effects);
+        self.make_what_is_wanted(effects);
         true
     }
 
@@ -270,9 +292,11 @@ impl<V: Contains, S> OwnerTable<V, S> {
         }
     }
 
-    fn fetch_if_borrowed(&mut self, slot: RefSlot, effects: &mut Vec<Effect<V>>) {
+    fn fetch_or_want(&mut self, slot: RefSlot, effects: &mut Vec<Effect<V>>) {
         let entry = self.entry_mut(slot);
-        if entry.owner != OwnerIndex::ME && matches!(entry.state, State::Absent) {
+        if matches!(entry.state, State::Gone) {
+            self.wanted.push(slot);
+        } else if entry.owner != OwnerIndex::ME && matches!(entry.state, State::Absent) {
             entry.state = State::Fetching;
             effects.push(Effect::Fetch {
                 slot,
@@ -299,19 +323,23 @@ impl<V: Contains, S> OwnerTable<V, S> {
 
     /// A value that no entry owns is given up: its references go, and [`Effect::Free`] is ordered.
     pub fn value_abandoned(&mut self, value: V, effects: &mut Vec<Effect<V>>) {
-        self.contain(value.references());
-        self.release_contents(&value);
-        effects.push(Effect::Free { value });
+        self.abandon(value, effects);
         self.free_unreferenced(effects);
     }
 
-    fn look_if_unreferenced(&mut self, slot: RefSlot) {
+    fn abandon(&mut self, value: V, effects: &mut Vec<Effect<V>>) {
+        self.contain(value.references());
+        self.release_contents(&value);
+        effects.push(Effect::Free { value });
+    }
+
+    pub(crate) fn look_if_unreferenced(&mut self, slot: RefSlot) {
         if self.entries.get(slot.0).is_some_and(Entry::is_unreferenced) {
             self.unreferenced.push(slot);
         }
     }
 
-    fn release_contents(&mut self, value: &V) {
+    pub(crate) fn release_contents(&mut self, value: &V) {
         for slot in value.references() {
             let entry = self.entries.get_mut(slot.0).expect(HELD);
             entry.contained -= 1;
@@ -321,7 +349,7 @@ impl<V: Contains, S> OwnerTable<V, S> {
         }
     }
 
-    fn free_unreferenced(&mut self, effects: &mut Vec<Effect<V>>) {
+    pub(crate) fn free_unreferenced(&mut self, effects: &mut Vec<Effect<V>>) {
         while let Some(slot) = self.unreferenced.pop() {
             let Some(entry) = self.entries.get(slot.0) else {
                 continue;
@@ -331,9 +359,16 @@ impl<V: Contains, S> OwnerTable<V, S> {
             }
             // An owned object in the making is freed when its task finishes; one being fetched, when it arrives.
             let in_the_making = entry.kind == RefKind::Value
-                && !entry.is_ready()
-                && (entry.task.is_some() || matches!(entry.state, State::Fetching));
+                && match entry.state {
+                    State::Absent => entry.task.is_some(),
+                    State::Fetching => true,
+                    State::Ready { .. } | State::Gone => false,
+                };
             if in_the_making {
+                continue;
+            }
+            if entry.lineage > 0 {
+                self.let_go(slot, effects);
                 continue;
             }
             let entry = self.entries.remove(slot.0).expect("looked at above");
@@ -341,7 +376,7 @@ impl<V: Contains, S> OwnerTable<V, S> {
                 self.by_id.remove(&entry.id);
             }
             if let Some(key) = entry.task {
-                self.lineage_unneeded(key);
+                self.return_removed(key, slot, effects);
             }
             if entry.owner != OwnerIndex::ME {
                 self.borrowed -= 1;
@@ -352,7 +387,7 @@ impl<V: Contains, S> OwnerTable<V, S> {
                         count: entry.grants,
                     });
                 }
-            } else if entry.kind == RefKind::ActorHandle {
+            } else if entry.kind == RefKind::ActorHandle && !matches!(entry.state, State::Gone) {
                 effects.push(Effect::ActorHandlesGone { id: entry.id });
             }
             if let State::Ready { value, is_error } = entry.state {
@@ -364,15 +399,6 @@ impl<V: Contains, S> OwnerTable<V, S> {
                         false => Effect::Free { value },
                     });
                 }
-            }
-        }
-    }
-
-    fn lineage_unneeded(&mut self, key: TaskKey) {
-        if let Some(task) = self.tasks.get_mut(key.0) {
-            task.live_returns -= 1;
-            if task.live_returns == 0 && task.state == TaskState::Lineage {
-                self.tasks.remove(key.0);
             }
         }
     }
@@ -500,13 +526,18 @@ impl<V: Contains, S> OwnerTable<V, S> {
             .collect()
     }
 
-    /// Whether the object is ready; if so, whoever asks knows of the error that it may be.
-    pub fn see_if_ready(&mut self, slot: RefSlot) -> bool {
-        self.entries.get_mut(slot.0).is_some_and(|entry| {
-            let ready = entry.is_ready();
-            entry.seen |= ready;
-            ready
-        })
+    /// Whether the object is ready; if so, whoever asks knows of the error that it may be. One that is gone is wanted.
+    pub fn see_if_ready(&mut self, slot: RefSlot, effects: &mut Vec<Effect<V>>) -> bool {
+        let Some(entry) = self.entries.get_mut(slot.0) else {
+            return false;
+        };
+        let ready = entry.is_ready();
+        entry.seen |= ready;
+        if matches!(entry.state, State::Gone) {
+            self.wanted.push(slot);
+            self.make_what_is_wanted(effects);
+        }
+        ready
     }
 
     /// Where the program made it, as a number of the caller's.
@@ -542,7 +573,7 @@ impl<V: Contains, S> OwnerTable<V, S> {
     pub fn value(&self, slot: RefSlot) -> Option<(&V, bool)> {
         match &self.entries.get(slot.0)?.state {
             State::Ready { value, is_error } => Some((value, *is_error)),
-            State::Absent | State::Fetching => None,
+            State::Absent | State::Fetching | State::Gone => None,
         }
     }
 
@@ -552,6 +583,11 @@ impl<V: Contains, S> OwnerTable<V, S> {
 
     pub fn owner(&self, slot: RefSlot) -> OwnerIndex {
         self.entries.get(slot.0).expect(HELD).owner
+    }
+
+    /// Of an object of ours that no task would make again: why.
+    pub fn no_lineage(&self, slot: RefSlot) -> NoLineage {
+        self.entries.get(slot.0).expect(HELD).no_lineage
     }
 
     pub fn kind(&self, slot: RefSlot) -> RefKind {
@@ -583,15 +619,19 @@ impl<V: Contains, S> OwnerTable<V, S> {
         self.tasks.get(key.0).map(|task| task.state)
     }
 
-    /// The task that makes this object, until it has.
+    /// The task that makes this object now, for the first time or once more.
     pub fn task_of(&self, slot: RefSlot) -> Option<TaskKey> {
         let entry = self.entries.get(slot.0)?;
-        if entry.is_ready() { None } else { entry.task }
+        match entry.state {
+            State::Absent => entry.task,
+            State::Fetching | State::Ready { .. } | State::Gone => None,
+        }
     }
 
     /// The first return of a task that has not ended.
     pub fn return_of(&self, key: TaskKey) -> Option<RefSlot> {
-        self.tasks.get(key.0)?.returns.first().copied()
+        let first = self.tasks.get(key.0)?.returns.first().copied();
+        first.filter(|slot| *slot != NO_RETURN)
     }
 
     /// The tasks that have not ended and whose spec `wanted` picks.
@@ -655,11 +695,12 @@ impl<V: Contains, S> OwnerTable<V, S> {
         self.entries.len() > self.borrowed || self.tasks.len() > 0
     }
 
+    /// Those that have not ended.
     pub fn task_count(&self) -> usize {
-        self.tasks.len()
+        self.tasks.len() - self.lineage.count()
     }
 
-    fn entry_mut(&mut self, slot: RefSlot) -> &mut Entry<V> {
+    pub(crate) fn entry_mut(&mut self, slot: RefSlot) -> &mut Entry<V> {
         self.entries.get_mut(slot.0).expect(HELD)
     }
 }

@@ -20,19 +20,36 @@ pub enum TaskState {
 }
 
 #[derive(Debug)]
-pub(crate) struct Task<S> {
+pub(crate) struct Task<V, S> {
     pub spec: S,
     pub state: TaskState,
     /// Arguments not ready yet.
     pub missing: u32,
-    /// Top-level references: waited for, then sent as values. One `submitted` count each.
+    /// Top-level references: waited for, then sent as values. One `submitted` count each; in `Lineage`, one `lineage`
+    /// count.
     pub deps: SmallVec<[RefSlot; 2]>,
-    /// References inside arguments, and the actor handle of a call: only held. One `submitted` count each.
+    /// References inside arguments, and the actor handle of a call: only held. Counted likewise.
     pub held: SmallVec<[RefSlot; 0]>,
+    /// [`NO_RETURN`] in the place of one whose entry is gone.
     pub returns: SmallVec<[RefSlot; 1]>,
     /// Returns whose entry still names this task.
     pub live_returns: u32,
     /// -1: for ever.
     pub retries_left: i32,
     pub attempt: u32,
+    /// In `Lineage`.
+    pub kept: Option<Box<Kept<V>>>,
+}
+
+/// The place of a return whose entry is gone.
+pub(crate) const NO_RETURN: RefSlot = RefSlot(u32::MAX);
+
+/// What is remembered with a spec that is kept.
+#[derive(Debug)]
+pub(crate) struct Kept<V> {
+    pub bytes: u64,
+    /// Its place among all that were ever kept.
+    pub order: u64,
+    /// To be freed with the spec.
+    pub arguments: V,
 }

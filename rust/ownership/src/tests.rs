@@ -3,7 +3,7 @@
 use ray_rs_types::{ActorId, JobId, ObjectId, TaskId};
 use smallvec::{SmallVec, smallvec};
 
-use crate::{Contains, Effect, OwnerIndex, OwnerTable, RefKind, RefSlot, Watcher};
+use crate::{AfterEnd, Contains, Effect, NoLineage, OwnerIndex, OwnerTable, RefKind, RefSlot, Watcher};
 
 #[derive(Debug, PartialEq, Eq, Clone)]
 struct Value(u32, Vec<RefSlot>);
@@ -26,6 +26,12 @@ fn put_id(unique: u64) -> ObjectId {
 
 const PEER: OwnerIndex = OwnerIndex(7);
 const OTHER: OwnerIndex = OwnerIndex(8);
+
+const FORGET: AfterEnd<Value> = AfterEnd::Forget(NoLineage::NotKept);
+const KEEP: AfterEnd<Value> = AfterEnd::Keep {
+    bytes: 1,
+    arguments: Value(0, vec![]),
+};
 
 #[test]
 fn a_dropped_put_is_freed_with_what_it_contains() {
@@ -83,11 +89,11 @@ fn a_task_waits_for_its_argument_and_holds_it() {
         table.task_submitted(task_id(2), 1, "g", smallvec![returns[0]], smallvec![], 3, &mut effects);
     assert_eq!(effects, []);
     assert!(table.watch(results[0], Watcher::Waiter(5), &mut effects));
-    table.task_finished(first, [(Value(10, vec![]), false)], false, &mut effects);
+    table.task_finished(first, [(Value(10, vec![]), false)], FORGET, &mut effects);
     assert_eq!(effects, [Effect::TaskReady(second)]);
     effects.clear();
     table.check_invariants();
-    table.task_finished(second, [(Value(20, vec![]), false)], false, &mut effects);
+    table.task_finished(second, [(Value(20, vec![]), false)], FORGET, &mut effects);
     assert_eq!(
         effects,
         [
@@ -108,7 +114,7 @@ fn a_failed_argument_fails_the_task() {
     let (first, returns) = table.task_submitted(task_id(1), 1, "f", smallvec![], smallvec![], 0, &mut effects);
     let (second, _) = table.task_submitted(task_id(2), 1, "g", smallvec![returns[0]], smallvec![], 0, &mut effects);
     effects.clear();
-    table.task_finished(first, [(Value(0, vec![]), true)], false, &mut effects);
+    table.task_finished(first, [(Value(0, vec![]), true)], FORGET, &mut effects);
     assert_eq!(
         effects,
         [Effect::ArgumentFailed {
@@ -125,12 +131,13 @@ fn a_return_dropped_before_its_task_ends_is_freed_at_the_end() {
     effects.clear();
     table.local_dropped(returns[0], &mut effects);
     assert_eq!(effects, []);
-    table.task_finished(task, [(Value(1, vec![]), false)], true, &mut effects);
+    table.task_finished(task, [(Value(1, vec![]), false)], KEEP, &mut effects);
     assert_eq!(
         effects,
-        [Effect::Free {
-            value: Value(1, vec![])
-        }]
+        [0, 1].map(|number| Effect::Free {
+            value: Value(number, vec![])
+        }),
+        "with the arguments that would have been kept"
     );
     assert_eq!((table.reference_count(), table.task_count()), (0, 0));
 }
@@ -142,7 +149,7 @@ fn an_error_that_nobody_looked_at_is_told_when_it_goes() {
     effects.clear();
     let error = |number| (Value(number, vec![]), true);
     table.local_dropped(returns[0], &mut effects);
-    table.task_finished(task, [error(1), error(2), error(3)], false, &mut effects);
+    table.task_finished(task, [error(1), error(2), error(3)], FORGET, &mut effects);
     table.seen(returns[1]);
     table.local_dropped(returns[1], &mut effects);
     table.local_dropped(returns[2], &mut effects);
@@ -170,13 +177,13 @@ fn an_argument_of_a_task_that_was_given_up_does_not_count_for_the_next_one() {
     let (slow, late) = submit(&mut table, 1, &[]);
     let (other, later) = submit(&mut table, 2, &[]);
     let (given_up, _unused) = submit(&mut table, 3, &[late]);
-    table.task_finished(given_up, [(Value(0, vec![]), true)], false, &mut Vec::new());
+    table.task_finished(given_up, [(Value(0, vec![]), true)], FORGET, &mut Vec::new());
     let (next, _result) = submit(&mut table, 4, &[later]);
     assert_eq!(next, given_up, "the key is used again");
     effects.clear();
-    table.task_finished(slow, [(Value(1, vec![]), false)], false, &mut effects);
+    table.task_finished(slow, [(Value(1, vec![]), false)], FORGET, &mut effects);
     assert_eq!(effects, [], "its own argument is still to come");
-    table.task_finished(other, [(Value(2, vec![]), false)], false, &mut effects);
+    table.task_finished(other, [(Value(2, vec![]), false)], FORGET, &mut effects);
     assert_eq!(effects, [Effect::TaskReady(next)]);
     table.check_invariants();
 }
@@ -188,7 +195,7 @@ fn lineage_stays_as_long_as_a_return() {
     table.task_finished(
         task,
         [(Value(1, vec![]), false), (Value(2, vec![]), false)],
-        true,
+        KEEP,
         &mut effects,
     );
     table.local_dropped(returns[0], &mut effects);
@@ -318,7 +325,7 @@ fn the_last_actor_handle_is_reported() {
     table.local_dropped(returns[0], &mut effects);
     table.local_dropped(handle, &mut effects);
     effects.clear();
-    table.task_finished(call, [(Value(1, vec![]), false)], false, &mut effects);
+    table.task_finished(call, [(Value(1, vec![]), false)], FORGET, &mut effects);
     assert_eq!(
         effects,
         [

@@ -6,7 +6,9 @@ use std::time::Duration;
 use ray_rs_dispatch::{
     ClassKey, Dispatcher, Effect as Order, Event, FunctionKey, LeaseKey, RequestKey, TaskKey as Key,
 };
-use ray_rs_ownership::{Contains, Effect, OwnerIndex, OwnerTable, RefKind, RefSlot, TaskKey, Watcher};
+use ray_rs_ownership::{
+    AfterEnd, Contains, Effect, NoLineage, OwnerIndex, OwnerTable, RefKind, RefSlot, TaskKey, Watcher,
+};
 use ray_rs_types::{ActorId, JobId, ObjectId, TaskId};
 use smallvec::SmallVec;
 
@@ -31,6 +33,8 @@ impl Contains for Value {
         &self.refs
     }
 }
+
+const FORGET: AfterEnd<Value> = AfterEnd::Forget(NoLineage::NotKept);
 
 fn error() -> Value {
     Value {
@@ -322,7 +326,7 @@ impl Process {
         let value = self.value_from_wire(value);
         let is_error = value.is_error;
         let values = [(value, is_error)];
-        self.owner.task_finished(key, values, false, &mut self.owner_effects);
+        self.owner.task_finished(key, values, FORGET, &mut self.owner_effects);
     }
 
     fn entries_returned(&mut self, cx: &mut Context<'_>, from: Proc, seqs: &[u64]) {
@@ -419,7 +423,7 @@ impl Process {
                 self.task_ready(cx, key, false);
             } else {
                 self.owner
-                    .task_finished(key, [(error(), true)], false, &mut self.owner_effects);
+                    .task_finished(key, [(error(), true)], FORGET, &mut self.owner_effects);
             }
         }
     }
@@ -455,9 +459,10 @@ impl Process {
     fn run_owner_effect(&mut self, cx: &mut Context<'_>, effect: Effect<Value>) {
         match effect {
             Effect::TaskReady(key) => self.task_ready(cx, key, false),
+            Effect::TaskAgain(_) | Effect::CannotBeMade { .. } => unreachable!("no spec is kept here"),
             Effect::ArgumentFailed { task, .. } => {
                 self.owner
-                    .task_finished(task, [(error(), true)], false, &mut self.owner_effects);
+                    .task_finished(task, [(error(), true)], FORGET, &mut self.owner_effects);
             }
             Effect::Tell { watcher, slot } => match watcher {
                 Watcher::Waiter(_) => self.wake(cx, slot),
@@ -515,7 +520,7 @@ impl Process {
             }
             Order::Refused { task } => {
                 self.owner
-                    .task_finished(TaskKey(task.0), [(error(), true)], false, &mut self.owner_effects);
+                    .task_finished(TaskKey(task.0), [(error(), true)], FORGET, &mut self.owner_effects);
             }
             Order::LostClaimed { task } => self.lost(cx, TaskKey(task.0)),
         }
