@@ -43,6 +43,9 @@ def main(arguments: list[str]) -> int:
         import runpy
 
         sys.argv = arguments[1:]
+        if arguments[1] == "pytest":
+            # The fixtures of Ray's own tests, for files that have no `conftest.py` beside them.
+            sys.argv[1:1] = ["-p", "ray_rs.tests.conftest"]
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
     else:
         sys.argv = arguments

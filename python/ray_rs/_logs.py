@@ -37,6 +37,10 @@ class _Settings:
     structured = False
 
 
+# Told of each event before it is shown, as `on_event` is; of tests (`_private.test_utils.Subscriber`).
+listeners: list[Any] = []
+
+
 def configure(*, level: int | str, use_logging: bool, show_workers: bool, structured: bool = False) -> None:
     """Sets what `init` was told about logs."""
     _Settings.level = _LEVELS.get(level.lower(), _INFO) if isinstance(level, str) else level
@@ -89,6 +93,8 @@ def on_event(kind: str, *details: Any) -> None:
             "explanation" (text), or "raylet_died".
         *details: See `kind`.
     """
+    for listener in listeners:
+        listener(kind, *details)
     if kind == "log":
         name, pid, is_stderr, lines = details
         if _Settings.show_workers:

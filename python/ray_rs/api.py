@@ -252,6 +252,7 @@ def init(
             **hidden,
         }
         if target is None:
+            for_new_sessions.pop("_system_config")
             session = _start(known_config, **for_new_sessions)
             # The first task will need them, and the processes just started take as long to come up.
             from ray_rs import _environments, _function_table, _serialization, remote_function  # noqa: F401
@@ -277,7 +278,7 @@ def _check_hidden(given: dict[str, Any]) -> dict[str, Any]:
     unknown = [name for name in given if name not in _HIDDEN]
     if unknown:
         raise RuntimeError(f"Unknown keyword argument(s): {', '.join(unknown)}")
-    system_config = given.get("_system_config")
+    system_config = given.pop("_system_config", None)
     if system_config is not None and not isinstance(system_config, dict):
         raise TypeError("The _system_config must be a dict.")
     # Of what there is none here, or nothing to set.
@@ -291,11 +292,42 @@ def _check_hidden(given: dict[str, Any]) -> dict[str, Any]:
     spill_directory = given.pop("object_spilling_directory", None)
     if spill_directory is not None and not isinstance(spill_directory, (str, os.PathLike)):
         raise TypeError(f"object_spilling_directory must be a path or a URL, not {type(spill_directory).__name__}")
+    if system_config:
+        spill_directory = spill_directory or _configured_directory(system_config)
     _refuse(**given)
     return {
         "object_spilling_directory": None if spill_directory is None else os.fspath(spill_directory),
         "_memory": memory,
+        "_system_config": system_config or None,
     }
+
+
+def _configured_directory(system_config: dict[str, Any]) -> str | None:
+    """Where Ray's knobs say that objects go. Of the others, which are of Ray's engine, none has an effect."""
+    without_effect = [name for name in system_config if name != "object_spilling_config"]
+    if without_effect:
+        _logs.info(f"Entries of _system_config without effect: {', '.join(map(str, without_effect))}")
+    text = system_config.get("object_spilling_config")
+    if not text:
+        return None
+    import json
+
+    try:
+        found = json.loads(text)
+        kind, directory = found["type"], found["params"]["directory_path"]
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(
+            "object_spilling_config must be JSON such as "
+            '{"type": "filesystem", "params": {"directory_path": "/tmp/spill"}}, not ' + repr(text)
+        ) from None
+    if kind != "filesystem":
+        raise NotImplementedError(
+            f"object_spilling_config of type {kind!r} is not supported: pass object_spilling_directory a URL instead."
+        )
+    # Ray takes several, and spreads over them; it makes them, too.
+    directory = str(directory[0] if isinstance(directory, list) else directory)
+    os.makedirs(directory, exist_ok=True)
+    return directory
 
 
 def _refuse(**options: Any) -> None:

@@ -6,11 +6,16 @@ import atexit
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ray_rs import _processes
 
-__all__ = ["AutoscalingCluster", "Cluster", "ClusterNode"]
+__all__ = ["AutoscalingCluster", "Cluster", "ClusterNode", "cluster_not_supported"]
+
+# What test files written for Ray ask before they start one.
+cluster_not_supported = False
 
 _POLL_S = 0.01
 _OBJECT_STORE_BYTES = 150 * 1024 * 1024
@@ -32,6 +37,11 @@ class ClusterNode:
         self.raylet_pid: int = session["raylet_pid"]
         self.is_head = is_head
         self._ended = False
+
+    @property
+    def head(self) -> bool:
+        """Whether it is the head; the same as `is_head`."""
+        return self.is_head
 
     def get_session_dir_path(self) -> str:
         """Directory of the node's sockets and logs."""
@@ -101,6 +111,11 @@ class Cluster:
         """The same as `address`."""
         return self._address
 
+    @property
+    def address_info(self) -> dict[str, Any]:
+        """`address` as a dictionary, under "address" and "gcs_address"."""
+        return {"address": self._address, "gcs_address": self._address}
+
     def connect(self, namespace: str | None = None) -> None:
         """Connects this process to the cluster as a driver.
 
@@ -122,6 +137,11 @@ class Cluster:
         resources: dict[str, float] | None = None,
         labels: dict[str, str] | None = None,
         node_name: str = "",
+        memory: int | None = None,
+        env_vars: dict[str, str] | None = None,
+        include_dashboard: bool = False,
+        dashboard_port: int | None = None,
+        _system_config: dict[str, Any] | None = None,
     ) -> ClusterNode:
         """Starts a node; the first one is the head.
 
@@ -133,13 +153,22 @@ class Cluster:
             resources: Further resources by name.
             labels: Its labels.
             node_name: A name for people.
+            memory: The resource of this name, in bytes; 70 % of the free memory when None.
+            env_vars: Further variables of the environment for its processes. Workers see those that their driver does
+                not have itself.
+            include_dashboard: There is no dashboard: must be False.
+            dashboard_port: Of no effect.
+            _system_config: Ray's knobs; of no effect.
 
         Returns:
             The node.
 
         Raises:
+            NotImplementedError: With `include_dashboard`.
             TimeoutError: The node did not come.
         """
+        if include_dashboard:
+            raise NotImplementedError("There is no dashboard: leave include_dashboard out to run without it.")
         node_id = os.urandom(28).hex()
         cluster: dict[str, Any] = {
             "listen": "127.0.0.1:0",
@@ -150,15 +179,17 @@ class Cluster:
         if self.head_node is not None:
             token_path = os.path.join(self.head_node.session_dir, "token")
             cluster["join"] = {"gcs_address": self._address, "token_path": token_path}
-        session = _processes.launch_head(
-            num_cpus=num_cpus,
-            num_gpus=num_gpus,
-            resources=resources or {},
-            object_store_memory=object_store_memory,
-            labels=labels or {},
-            driver_config=None,
-            **cluster,
-        )
+        with _environment(env_vars):
+            session = _processes.launch_head(
+                num_cpus=num_cpus,
+                num_gpus=num_gpus,
+                resources=resources or {},
+                memory=memory,
+                object_store_memory=object_store_memory,
+                labels=labels or {},
+                driver_config=None,
+                **cluster,
+            )
         node = ClusterNode(node_id, session, is_head=self.head_node is None)
         if self.head_node is None:
             self.head_node = node
@@ -287,9 +318,7 @@ class AutoscalingCluster:
         if self._session is not None:
             raise RuntimeError("The cluster has been started already.")
         head = dict(self._head)
-        before = dict(os.environ)
-        os.environ.update(override_env or {})
-        try:
+        with _environment(override_env):
             self._session = _processes.launch_head(
                 num_cpus=int(head.pop("CPU", 0)),
                 num_gpus=int(head.pop("GPU", 0)),
@@ -302,10 +331,6 @@ class AutoscalingCluster:
                 outlives_goodbye=True,
                 autoscaling=self._config,
             )
-        finally:
-            for name in override_env or {}:
-                os.environ.pop(name)
-            os.environ.update(before)
         atexit.register(self.shutdown)
         self.address = _written(os.path.join(self._session["session_dir"], "gcs_address"))
 
@@ -315,6 +340,21 @@ class AutoscalingCluster:
         if session is not None:
             _processes.stop_node(session["session_dir"])
             atexit.unregister(self.shutdown)
+
+
+@contextmanager
+def _environment(given: dict[str, str] | None) -> Iterator[None]:
+    """Variables of the environment for the processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in given or {}}
+    os.environ.update(given or {})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _written(path: str) -> str:

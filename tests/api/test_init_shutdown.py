@@ -93,6 +93,11 @@ def test_only_the_user_can_open_the_session():
         ({"resources": {"CPU": 1}}, (ValueError, AssertionError), "num_cpus|CPU"),
         ({"object_store_memory": 1000}, ValueError, "object_store_memory|object store|memory"),
         ({"_system_config": 5}, TypeError, "_system_config|dict"),
+        (
+            {"_system_config": {"object_spilling_config": "[]"}},
+            (ValueError, TypeError),
+            "object_spilling_config|indices",
+        ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )

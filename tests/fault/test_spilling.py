@@ -1,6 +1,7 @@
 """More data than memory: objects leave for the disk and come back, and nothing is lost or left behind."""
 
 import glob
+import json
 import os
 import re
 import resource
@@ -242,6 +243,15 @@ def test_spilling_to_a_directory_of_the_users_choice(no_cluster, tmp_path):
     wait_until(lambda: not list(tmp_path.iterdir()), "the directory to go")
     with pytest.raises(ValueError, match="object_spilling_directory"):
         ray.init(object_spilling_directory=str(tmp_path / "absent"))
+
+
+def test_rays_knob_for_the_directory(no_cluster, tmp_path):
+    place = {"type": "filesystem", "params": {"directory_path": str(tmp_path / "made")}}
+    knobs = {"object_spilling_config": json.dumps(place), "min_spilling_size": 0}
+    ray.init(num_cpus=1, object_store_memory=100 * MIB, _system_config=knobs)
+    refs = [ray.put(np.full(5 * MIB, i, dtype=np.uint8)) for i in range(40)]
+    assert [file for file in (tmp_path / "made").rglob("*") if file.is_file()]
+    assert all(ray.get(ref)[9] == i for i, ref in enumerate(refs))
 
 
 DRIVER = """

@@ -14,7 +14,14 @@ from typing import Any
 
 import ray_rs as ray
 
-__all__ = ["Semaphore", "SignalActor", "async_wait_for_condition", "run_string_as_driver", "wait_for_condition"]
+__all__ = [
+    "Semaphore",
+    "SignalActor",
+    "async_wait_for_condition",
+    "is_named_tuple",
+    "run_string_as_driver",
+    "wait_for_condition",
+]
 
 
 @ray.remote(num_cpus=0)
@@ -178,3 +185,13 @@ def run_string_as_driver(
         print(output, file=sys.stderr)
         raise subprocess.CalledProcessError(done.returncode, done.args, done.stdout)
     return output
+
+
+def is_named_tuple(cls: type) -> bool:
+    """Whether a class was made by `collections.namedtuple` or `typing.NamedTuple`.
+
+    Args:
+        cls: The class.
+    """
+    fields = getattr(cls, "_fields", None)
+    return cls.__bases__ == (tuple,) and isinstance(fields, tuple) and all(isinstance(each, str) for each in fields)

@@ -4,8 +4,10 @@ from ray_rs._processes import MIN_OBJECT_STORE_BYTES
 
 __all__ = [
     "DEFAULT_OBJECT_STORE_MEMORY_PROPORTION",
+    "DEFAULT_PORT",
     "OBJECT_STORE_MINIMUM_MEMORY_BYTES",
     "REDIS_MINIMUM_MEMORY_BYTES",
+    "WORKER_DIED_PUSH_ERROR",
     "env_bool",
     "env_float",
     "env_integer",
@@ -14,6 +16,10 @@ __all__ = [
 OBJECT_STORE_MINIMUM_MEMORY_BYTES = MIN_OBJECT_STORE_BYTES
 DEFAULT_OBJECT_STORE_MEMORY_PROPORTION = 0.3
 REDIS_MINIMUM_MEMORY_BYTES = 10**7
+DEFAULT_PORT = 6379
+
+# Kinds of errors that the driver is told of (`_private.test_utils.get_error_message`).
+WORKER_DIED_PUSH_ERROR = "worker_died"
 
 
 def env_integer(key: str, default: int) -> int:

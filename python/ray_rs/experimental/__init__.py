@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ray_rs._locations import get_local_object_locations, get_object_locations
-    from ray_rs.experimental import internal_kv, tqdm_ray
+    from ray_rs.experimental import internal_kv, state, tqdm_ray
 
-_SUBMODULES = ("internal_kv", "tqdm_ray")
+_SUBMODULES = ("internal_kv", "state", "tqdm_ray")
 
-__all__ = ["get_local_object_locations", "get_object_locations", "internal_kv", "tqdm_ray"]
+__all__ = ["get_local_object_locations", "get_object_locations", "internal_kv", "state", "tqdm_ray"]
 
 
 def __getattr__(name: str) -> object:

@@ -64,6 +64,9 @@ def add(commands: Any) -> None:
         metavar="FILE",
         help="of a head: JSON or YAML that says which nodes it starts and ends by itself (see docs/cluster.md)",
     )
+    # Of Ray's, for scripts that pass them: here workers listen on no ports, and there is no dashboard.
+    for name in ("--min-worker-port", "--max-worker-port", "--dashboard-port"):
+        start.add_argument(name, type=int, help=argparse.SUPPRESS)
     start.add_argument("--block", action="store_true", help="stay until the node ends; Ctrl-C stops it")
     start.set_defaults(run=_start)
     stop = commands.add_parser("stop", help="stop the nodes that `start` has started on this machine")
