@@ -14,7 +14,7 @@ use ray_rs_object_store::ArenaClient;
 use ray_rs_ownership::{OwnerIndex, OwnerTable, RefKind};
 use ray_rs_proto::v1;
 use ray_rs_types::address::arena_owner;
-use ray_rs_types::config::GLANCE;
+use ray_rs_types::config::{GLANCE, GLANCE_PAUSE};
 use ray_rs_types::{ActorId, FunctionId, JobId, NodeId, ObjectId, ResourceSet, WorkerAddress, WorkerId};
 use rustc_hash::FxHashSet;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -56,6 +56,8 @@ pub struct CoreWorker {
     pub(crate) spinner: Mutex<Spinner>,
     /// Of those that look for a moment before they really wait, see [`Self::glance`].
     pub(crate) glancer: Mutex<Spinner>,
+    /// How many glances have seen what they looked for.
+    pub(crate) glances: AtomicU64,
     pub(crate) host: HostThread,
     pub(crate) raylet: OwnedFd,
     raylet_writer: Mutex<Vec<u8>>,
@@ -196,9 +198,11 @@ impl CoreWorker {
                 table,
                 SpinPolicy {
                     limit: GLANCE,
+                    longest_pause: GLANCE_PAUSE,
                     ..spinning
                 },
             )),
+            glances: AtomicU64::new(0),
             host: HostThread::new(config.on_event),
             raylet,
             interrupted,

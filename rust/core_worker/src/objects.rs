@@ -219,6 +219,7 @@ impl CoreWorker {
                 return None;
             }
             if let Some(read) = self.try_read(slot) {
+                self.glances.fetch_add(1, Ordering::Relaxed);
                 return Some(read);
             }
         }

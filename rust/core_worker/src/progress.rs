@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ray_rs_lanes::{EXEC, Lane, PROGRESS, RemoteBell};
@@ -57,6 +58,8 @@ struct Progress<'a> {
     pipes: FxHashMap<u64, PipeEnd>,
     next_token: u64,
     vain: u32,
+    /// The core's count of glances at the last look.
+    glances: u64,
 }
 
 /// The receiving side of a connection to another node.
@@ -85,6 +88,7 @@ impl<'a> Progress<'a> {
             pipes: FxHashMap::default(),
             next_token: FIRST_SOCKET,
             vain: 0,
+            glances: 0,
         })
     }
 
@@ -150,9 +154,12 @@ impl<'a> Progress<'a> {
     }
 
     fn look_at_lanes(&mut self) {
+        let glances = self.core.glances.load(Ordering::Relaxed);
+        // As long as another thread sees to the lanes, not every answer needs to wake this one as well.
+        let others_look = std::mem::replace(&mut self.glances, glances) != glances;
         let vain = &mut self.vain;
         self.core.with(|state| {
-            if !state.holder && state.drain_lanes(1024) {
+            if !state.holder && state.drain_lanes(1024) || others_look {
                 *vain = 0;
             } else {
                 *vain = vain.saturating_add(1);

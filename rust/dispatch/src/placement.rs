@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ray_rs_types::config::{LEASE_LINGER, STALLED_LANE};
+use ray_rs_types::config::{LEASE_LINGER, STALLED_LANE, WAKE_WORK};
 
 use crate::dispatcher::Dispatcher;
 use crate::event::{Effect, LeaseKey, TaskKey};
@@ -18,21 +18,21 @@ impl Dispatcher {
         (slot.in_flight() && self.leases[slot.lease as usize].key == lease).then_some(slot.lease)
     }
 
-    /// The lease that should run a task of that charge now: the idle one used last, else the least loaded one with room.
+    /// The lease that should run a task of that charge now: one that runs so little before it that no other would have
+    /// begun it sooner, else the idle one used last, else the least loaded one with room.
     pub(crate) fn best_lease(&self, class: u32, charge: u32) -> Option<u32> {
         let class = &self.classes[class as usize];
-        if let Some(&index) = class.idle.back() {
-            return Some(index);
-        }
+        let idle = class.idle.back().copied();
         if charge == ALONE || class.streaming == 0 {
-            return None;
+            return idle;
         }
-        let with_room = class
-            .leases
-            .iter()
-            .copied()
-            .filter(|&index| self.leases[index as usize].takes(charge));
-        with_room.min_by_key(|&index| self.leases[index as usize].load)
+        let streaming = class.leases.iter().copied().filter(|&index| {
+            let lease = &self.leases[index as usize];
+            lease.state == LeaseState::Streaming && lease.takes(charge)
+        });
+        let least = streaming.min_by_key(|&index| self.leases[index as usize].load);
+        let is_short = |index: &u32| self.leases[*index as usize].load < WAKE_WORK.as_nanos() as u32;
+        least.filter(is_short).or(idle).or(least)
     }
 
     pub(crate) fn push(&mut self, now: Duration, index: u32, task: TaskKey, charge: u32, effects: &mut Vec<Effect>) {
@@ -53,7 +53,8 @@ impl Dispatcher {
             );
         } else {
             // May be past: then the next tick finds that this worker should not have been trusted with more.
-            let stalls_at = lease.last_progress + STALLED_LANE;
+            let an_idle_one_helps = !self.classes[lease.class as usize].idle.is_empty();
+            let stalls_at = lease.last_progress + if an_idle_one_helps { SLOW_HEAD } else { STALLED_LANE };
             self.check_at(stalls_at);
         }
         let lease = &mut self.leases[index as usize];

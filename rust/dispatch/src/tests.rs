@@ -196,3 +196,53 @@ fn tasks_that_a_dead_worker_had_not_begun_come_before_those_submitted_later() {
     }
     assert_eq!(order, tasks.skip(1).collect::<Vec<_>>(), "as they were submitted");
 }
+
+#[test]
+fn a_few_short_tasks_stay_with_the_worker_that_is_awake() {
+    let mut dispatcher = Dispatcher::new(2);
+    let mut effects = Vec::new();
+    let leases = [LeaseKey(1), LeaseKey(2)];
+    for (task, lease) in (1..).zip(leases) {
+        dispatcher.on_event(at(0), ready(task), &mut effects);
+        let request = effects.iter().find_map(|effect| match effect {
+            Effect::RequestLease { request, .. } => Some(*request),
+            _ => None,
+        });
+        let request = request.expect("a lease is asked for");
+        effects.clear();
+        dispatcher.on_event(at(0), Event::LeaseGranted { request, lease }, &mut effects);
+    }
+    for (task, lease) in (1..).zip(leases) {
+        let finished = Event::TaskFinished {
+            lease,
+            task: TaskKey(task),
+            run: Duration::from_micros(10),
+        };
+        dispatcher.on_event(at(1), finished, &mut effects);
+    }
+
+    // Each is charged 10 us, so that five are as much work as to wake the other one.
+    for task in 10..16 {
+        dispatcher.on_event(at(1), ready(task), &mut effects);
+        dispatcher.check_invariants();
+    }
+    assert_eq!(leases.map(|lease| dispatcher.in_flight(lease)), [1, 5]);
+
+    // The first of the five runs for longer than all before it did: others are taken from behind it.
+    let finished = Event::TaskFinished {
+        lease: leases[0],
+        task: TaskKey(15),
+        run: Duration::from_micros(10),
+    };
+    dispatcher.on_event(at(1), finished, &mut effects);
+    effects.clear();
+    pass(&mut dispatcher, at(3), &mut effects);
+    let withdrawn: Vec<u32> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Withdraw { lease, task } if *lease == leases[1] => Some(task.0),
+            _ => None,
+        })
+        .collect();
+    assert!(withdrawn.starts_with(&[14, 13]), "{effects:?}");
+}

@@ -41,6 +41,8 @@ fn count_cpus() -> usize {
 pub struct SpinPolicy {
     pub enabled: bool,
     pub limit: Duration,
+    /// After spins in vain it is not tried for longer and longer, but for no longer than this.
+    pub longest_pause: Duration,
 }
 
 impl SpinPolicy {
@@ -62,6 +64,7 @@ impl SpinPolicy {
         Self {
             enabled: cpus > 1,
             limit: config::SPIN,
+            longest_pause: config::SPIN_PAUSE,
         }
     }
 
@@ -70,6 +73,7 @@ impl SpinPolicy {
         Self {
             enabled: false,
             limit: Duration::ZERO,
+            longest_pause: config::SPIN_PAUSE,
         }
     }
 }
@@ -113,7 +117,7 @@ impl Spinner {
             table,
             policy,
             pid,
-            pace: Pace::default(),
+            pace: Pace::new(policy.longest_pause),
             crowd: Crowd::new(pid),
             stats: SpinStats::default(),
         }

@@ -2,8 +2,8 @@
 //!
 //! *On* until two spins in a row have missed, or one was preempted. *Off* until there is a reason to try again: a few
 //! sleeps in a row that were so short that a spin would have caught them, or a pause. A try that fails costs
-//! more patience each time (the pause doubles from 1 to 64 ms, the number of short sleeps from 1 to 64), so that beside
-//! busy neighbours nearly every wait is a plain sleep; eight hits in a row restore full trust.
+//! more patience each time (the pause doubles from 1 ms to the policy's longest, the number of short sleeps from 1 to
+//! 64), so that beside busy neighbours nearly every wait is a plain sleep; eight hits in a row restore full trust.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ const MISSES_TO_STOP: u32 = 2;
 const HITS_TO_TRUST: u32 = 8;
 /// A sleep so short would have been a spin that hits.
 const SHORT_SLEEP: Duration = Duration::from_micros(60);
-const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(64));
+const PAUSE: Duration = Duration::from_millis(1);
 const SHORT_SLEEPS: (u32, u32) = (1, 64);
 /// What a preemption asks for at least.
 const PAUSE_PREEMPTED: Duration = Duration::from_millis(8);
@@ -35,11 +35,12 @@ pub(super) struct Pace {
     mode: Mode,
     hits: u32,
     pause: Duration,
+    longest_pause: Duration,
     short_sleeps_needed: u32,
 }
 
-impl Default for Pace {
-    fn default() -> Self {
+impl Pace {
+    pub fn new(longest_pause: Duration) -> Self {
         let mode = Mode::On {
             misses: 0,
             why: Why::Trusted,
@@ -47,13 +48,12 @@ impl Default for Pace {
         Self {
             mode,
             hits: 0,
-            pause: PAUSE.0,
+            pause: PAUSE.min(longest_pause),
+            longest_pause,
             short_sleeps_needed: SHORT_SLEEPS.0,
         }
     }
-}
 
-impl Pace {
     #[inline(always)]
     pub fn allows(&self, now: impl FnOnce() -> Instant) -> bool {
         match self.mode {
@@ -66,7 +66,7 @@ impl Pace {
     pub fn hit(&mut self) {
         self.hits = self.hits.saturating_add(1);
         if self.hits >= HITS_TO_TRUST {
-            (self.pause, self.short_sleeps_needed) = (PAUSE.0, SHORT_SLEEPS.0);
+            (self.pause, self.short_sleeps_needed) = (PAUSE.min(self.longest_pause), SHORT_SLEEPS.0);
             self.mode = Mode::On {
                 misses: 0,
                 why: Why::Trusted,
@@ -110,7 +110,7 @@ impl Pace {
 
     pub fn preempted(&mut self, now: Instant) {
         self.hits = 0;
-        self.pause = self.pause.max(PAUSE_PREEMPTED);
+        self.pause = self.pause.max(PAUSE_PREEMPTED).min(self.longest_pause);
         self.short_sleeps_needed = (self.short_sleeps_needed * 2).clamp(SHORT_SLEEPS_PREEMPTED, SHORT_SLEEPS.1);
         self.stop(now);
     }
@@ -133,6 +133,6 @@ impl Pace {
             until: now + self.pause,
             short_sleeps: 0,
         };
-        self.pause = (self.pause * 2).min(PAUSE.1);
+        self.pause = (self.pause * 2).min(self.longest_pause);
     }
 }

@@ -4,6 +4,7 @@ use super::*;
 const ON: SpinPolicy = SpinPolicy {
     enabled: true,
     limit: Duration::from_micros(50),
+    longest_pause: Duration::from_millis(64),
 };
 
 fn us(us: u64) -> Duration {
@@ -18,7 +19,7 @@ struct World {
 impl World {
     fn new() -> Self {
         Self {
-            pace: Pace::default(),
+            pace: Pace::new(ON.longest_pause),
             now: Instant::now(),
         }
     }
@@ -79,6 +80,25 @@ fn pauses_grow_to_64_ms_and_hits_restore_trust() {
     world.miss();
     world.miss();
     world.pass(Duration::from_millis(1));
+    assert!(world.on());
+}
+
+#[test]
+fn a_policy_may_ask_for_a_try_more_often() {
+    let longest = Duration::from_millis(1);
+    let mut world = World::new();
+    world.pace = Pace::new(longest);
+    world.miss();
+    world.miss();
+    for _ in 0..10 {
+        assert!(!world.on());
+        world.pass(longest);
+        world.miss();
+    }
+    world.pass(longest);
+    world.pace.preempted(world.now);
+    assert!(!world.on());
+    world.pass(longest);
     assert!(world.on());
 }
 
