@@ -172,7 +172,7 @@ def test_constants():
     assert names(rows(text)) == re.findall(r"^pub const (\w+):", source, re.M)
     values = {
         f"from_{unit}({number})": f"{number} {sign}"
-        for number in ("2", "10", "25", "50", "200")
+        for number in ("1", "2", "10", "25", "50", "64", "200")
         for unit, sign in (("micros", "µs"), ("millis", "ms"), ("secs", "s"))
     }
     for name, value in re.findall(r"^pub const (\w+): \w+ = (?:Duration::)?([^;]+);", source, re.M):
