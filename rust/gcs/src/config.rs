@@ -9,7 +9,7 @@ use crate::autoscaler::Autoscaling;
 /// Where the tables are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum StorageChoice {
-    /// In `<session>/gcs`, by sled.
+    /// In `<session>/gcs`, by sled behind a journal.
     #[default]
     Sled,
     /// Nowhere: they end with the process.

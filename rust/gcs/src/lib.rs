@@ -12,7 +12,7 @@
 //! | [`state`] | all tables, in memory; what is told to whom, and after which flush |
 //! | [`autoscaler`] | nodes that come and go as work needs them |
 //! | [`commit`] | the thread that makes batches durable, as many with one flush as wait |
-//! | [`storage`] | the log of the tables: sled, in one shard or several, or memory, under one conformance suite |
+//! | [`storage`] | the log of the tables: sled behind a journal, in one shard or several, or memory, under one conformance suite |
 //! | [`replica`] | a process of its own: a replica of the global scheduler |
 //!
 //! What is deliberately not here: object locations and reference counts (their owners know), leases (local schedulers

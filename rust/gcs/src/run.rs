@@ -1,6 +1,6 @@
 //! A gcs process from its start to the end of the session.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::commit::Flushed;
 use crate::config::{GcsConfig, StorageChoice};
 use crate::service::GcsService;
 use crate::state::State;
-use crate::storage::{MemoryStorage, ShardedStorage, SledStorage, Storage};
+use crate::storage::{JournalFile, JournaledStorage, MemoryStorage, ShardedStorage, SledStorage, Storage};
 
 /// How long the end of the session waits for raylets to end their workers.
 const RAYLET_LIMIT: Duration = Duration::from_secs(2);
@@ -101,7 +101,7 @@ pub async fn run(config: GcsConfig) -> anyhow::Result<()> {
 fn open_storage(config: &GcsConfig) -> anyhow::Result<Box<dyn Storage>> {
     match config.storage {
         StorageChoice::Sled => {
-            let open = |dir: PathBuf| SledStorage::open(&dir).with_context(|| format!("cannot open {}", dir.display()));
+            let open = |dir: PathBuf| open_journaled(&dir).with_context(|| format!("cannot open {}", dir.display()));
             let dir = config.session_dir.join("gcs");
             if config.shards <= 1 {
                 return Ok(Box::new(open(dir)?));
@@ -111,6 +111,11 @@ fn open_storage(config: &GcsConfig) -> anyhow::Result<Box<dyn Storage>> {
         }
         StorageChoice::Memory => Ok(Box::new(MemoryStorage::default())),
     }
+}
+
+fn open_journaled(dir: &Path) -> anyhow::Result<JournaledStorage<SledStorage, JournalFile>> {
+    let tables = SledStorage::open(dir)?;
+    Ok(JournaledStorage::open(tables, JournalFile::open(dir.join("journal"))?)?)
 }
 
 /// Carries the news of flushes to whoever waits for them. Ends when the store's thread does.

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::{MemoryStorage, ShardedStorage, SledStorage, Storage, Table, Write};
+use super::journal::twin::Disk;
+use super::{JournalFile, JournaledStorage, MemoryStorage, ShardedStorage, SledStorage, Storage, Table, Write};
 
 /// An implementation that can be stopped dead and opened again.
 trait Bench {
@@ -76,6 +77,71 @@ impl Bench for OnDisk {
     }
 }
 
+/// What a gcs has: sled behind a journal.
+struct Journaled {
+    storage: JournaledStorage<SledStorage, JournalFile>,
+    root: tempfile::TempDir,
+    lives: u32,
+}
+
+impl Journaled {
+    fn new() -> Self {
+        Self::opened(tempfile::tempdir().expect("a directory"), 0)
+    }
+
+    fn opened(root: tempfile::TempDir, lives: u32) -> Self {
+        let dir = root.path().join(lives.to_string());
+        let sled = SledStorage::open(&dir).expect("opened");
+        let file = JournalFile::open(dir.join("journal")).expect("opened");
+        // Moved often.
+        let storage = JournaledStorage::open_with(sled, file, 4000).expect("opened");
+        Self { storage, root, lives }
+    }
+}
+
+impl Bench for Journaled {
+    type Kept = JournaledStorage<SledStorage, JournalFile>;
+
+    fn storage(&self) -> &Self::Kept {
+        &self.storage
+    }
+
+    fn crash(self) -> Self {
+        let lives = self.lives + 1;
+        let at = |lives: u32| self.root.path().join(lives.to_string());
+        copy_tree(&at(self.lives), &at(lives));
+        Self::opened(self.root, lives)
+    }
+}
+
+/// The same with nothing of it on a disk, which so loses what was not synced.
+struct JournaledInMemory {
+    storage: JournaledStorage<MemoryStorage, Disk>,
+    base: MemoryStorage,
+    disk: Disk,
+}
+
+impl JournaledInMemory {
+    fn opened(base: MemoryStorage, disk: Disk) -> Self {
+        let storage = JournaledStorage::open_with(base.clone(), disk.clone(), 4000).expect("opened");
+        Self { storage, base, disk }
+    }
+}
+
+impl Bench for JournaledInMemory {
+    type Kept = JournaledStorage<MemoryStorage, Disk>;
+
+    fn storage(&self) -> &Self::Kept {
+        &self.storage
+    }
+
+    fn crash(self) -> Self {
+        self.disk.crash(|| false);
+        self.base.crash();
+        Self::opened(self.base, self.disk)
+    }
+}
+
 /// Two shards in memory.
 struct InShards {
     storage: ShardedStorage<MemoryStorage>,
@@ -113,9 +179,9 @@ impl Bench for InShards {
     }
 }
 
-/// Two shards on disk.
+/// Two shards on disk, each with its journal.
 struct OnDisks {
-    storage: ShardedStorage<SledStorage>,
+    storage: ShardedStorage<JournaledStorage<SledStorage, JournalFile>>,
     root: tempfile::TempDir,
     lives: u32,
 }
@@ -128,14 +194,19 @@ impl OnDisks {
     }
 
     fn opened(root: tempfile::TempDir, lives: u32) -> Self {
-        let open = |shard| SledStorage::open(&root.path().join(lives.to_string()).join(shard)).expect("opened");
+        let open = |shard| {
+            let dir = root.path().join(lives.to_string()).join(shard);
+            let sled = SledStorage::open(&dir).expect("opened");
+            let file = JournalFile::open(dir.join("journal")).expect("opened");
+            JournaledStorage::open_with(sled, file, 4000).expect("opened")
+        };
         let storage = ShardedStorage::open(vec![open("a"), open("b")]).expect("opened");
         Self { storage, root, lives }
     }
 }
 
 impl Bench for OnDisks {
-    type Kept = ShardedStorage<SledStorage>;
+    type Kept = ShardedStorage<JournaledStorage<SledStorage, JournalFile>>;
     const SHARDS: usize = 2;
 
     fn shard_of(storage: &Self::Kept, key: &[u8]) -> usize {
@@ -183,9 +254,9 @@ fn delete(table: Table, key: &[u8]) -> Write {
     }
 }
 
-type Content = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
+pub(super) type Content = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
 
-fn content(storage: &impl Storage) -> Content {
+pub(super) fn content(storage: &impl Storage) -> Content {
     let mut all = Content::new();
     for table in Table::ALL {
         let mut last: Option<Vec<u8>> = None;
@@ -203,7 +274,7 @@ fn content(storage: &impl Storage) -> Content {
     all
 }
 
-fn model(batches: &[Vec<Write>]) -> Content {
+pub(super) fn model(batches: &[Vec<Write>]) -> Content {
     let mut all = Content::new();
     for write in batches.iter().flatten() {
         let key = (write.table, write.key.clone());
@@ -281,7 +352,7 @@ fn any_write() -> impl Strategy<Value = Write> {
     (table, key, value).prop_map(|(table, key, value)| Write { table, key, value })
 }
 
-fn any_history() -> impl Strategy<Value = Vec<(Vec<Write>, bool)>> {
+pub(super) fn any_history() -> impl Strategy<Value = Vec<(Vec<Write>, bool)>> {
     proptest::collection::vec((proptest::collection::vec(any_write(), 1..4), any::<bool>()), 0..20)
 }
 
@@ -303,6 +374,18 @@ fn memory_keeps_what_was_flushed() {
 #[test]
 fn sled_keeps_what_was_flushed() {
     flushed_survives_a_crash(OnDisk::new());
+}
+
+#[test]
+fn journals_keep_tables_apart() {
+    tables_do_not_meet(Journaled::new());
+    tables_do_not_meet(JournaledInMemory::opened(MemoryStorage::default(), Disk::default()));
+}
+
+#[test]
+fn journals_keep_what_was_flushed() {
+    flushed_survives_a_crash(Journaled::new());
+    flushed_survives_a_crash(JournaledInMemory::opened(MemoryStorage::default(), Disk::default()));
 }
 
 #[test]
@@ -335,6 +418,12 @@ proptest! {
     #[test]
     fn sled_survives_any_history(history in any_history()) {
         any_history_survives(OnDisk::new(), &history);
+    }
+
+    #[test]
+    fn journals_survive_any_history(history in any_history()) {
+        any_history_survives(Journaled::new(), &history);
+        any_history_survives(JournaledInMemory::opened(MemoryStorage::default(), Disk::default()), &history);
     }
 
     #[test]

@@ -5,12 +5,17 @@
 //!
 //! Reads happen only when a gcs starts: while it runs, its tables are in memory and this is their log.
 
+mod codec;
 #[cfg(test)]
 mod conformance;
+mod journal;
+mod journaled;
 mod memory;
 mod sharded;
 mod sled;
 
+pub use self::journal::JournalFile;
+pub use self::journaled::JournaledStorage;
 pub use self::memory::MemoryStorage;
 pub use self::sharded::ShardedStorage;
 pub use self::sled::SledStorage;
@@ -52,7 +57,8 @@ impl Table {
     ];
 
     fn of(number: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|table| *table as u8 == number)
+        let mut all = Self::ALL.into_iter().chain([Self::Intents]);
+        all.find(|table| *table as u8 == number)
     }
 }
 
@@ -70,6 +76,11 @@ pub struct Write {
 pub enum StorageError {
     #[error("the control store's disk failed: {0}")]
     Disk(std::sync::Arc<::sled::Error>),
+    #[error("the control store could not write to {}: {error}", place.display())]
+    Journal {
+        place: std::path::PathBuf,
+        error: std::sync::Arc<std::io::Error>,
+    },
     #[error("the control store has ended")]
     Ended,
 }

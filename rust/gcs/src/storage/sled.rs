@@ -1,4 +1,5 @@
-//! Storage in one embedded sled database.
+//! Storage in one embedded sled database. A flush of it goes through threads of its own and costs more
+//! than a write and a sync: a [journal](super::JournaledStorage) before it makes flushes rare.
 //!
 //! One tree holds all tables (the table's number is the key's first byte), because sled applies a batch to one tree
 //! atomically. sled's own timed flush is off: the commit thread flushes, and an idle gcs wakes for nothing.
