@@ -733,6 +733,25 @@ def _object_lost(object_ref_hex: str, owner_died: bool, message: str) -> ObjectL
     return (OwnerDiedError if owner_died else ObjectLostError)(object_ref_hex, reason=message)
 
 
+_WHY_NOT_MADE_AGAIN = {
+    "put": "It was stored by ray.put(): there is no task that would make it again.",
+    "retries_disabled": "Its task may not run again: it has max_retries=0.",
+    "attempts_exceeded": "Its task has run as often as it may: set @ray.remote(max_retries=...) to more (it is 3, if "
+    "nothing is said), or to -1 for any number.",
+    "lineage_evicted": "What its task needs to run again was not kept, for want of room: set the environment variable "
+    "RAY_max_lineage_bytes to more than 1 GiB, which it is otherwise.",
+    "actor_call": "An actor's method made it, and calls are not repeated once they have been answered.",
+    "generator": "It is an item of a generator, whose items are not made again.",
+    "not_kept": "Its task is not known any more.",
+}
+
+
+def _not_made_again(object_ref_hex: str, why: str, message: str) -> ObjectReconstructionFailedError:
+    return ObjectReconstructionFailedError(
+        object_ref_hex, f"{message[:1].upper()}{message[1:]}.", _WHY_NOT_MADE_AGAIN[why]
+    )
+
+
 def _deserialization_failed(error: BaseException) -> RaySystemError:
     import traceback
 

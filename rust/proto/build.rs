@@ -14,6 +14,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build_transport(true)
         // Cloning and slicing a value's data must not copy it.
         .bytes(".ray_rs.v1.Value.data")
+        // Few messages have one.
+        .boxed(".ray_rs.v1.PushTask.dep_refs")
         .compile_fds(descriptors)?;
     Ok(())
 }

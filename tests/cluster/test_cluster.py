@@ -182,7 +182,7 @@ def test_when_a_node_dies_its_work_goes_on_elsewhere(cluster, tmp_path):
         def where(self):
             return my_node()
 
-    @on(num_cpus=0)
+    @on(num_cpus=0, max_retries=0)
     def make():
         return b"x" * BIG
 

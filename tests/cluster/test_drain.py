@@ -180,7 +180,7 @@ def test_the_deadline_ends_what_still_runs(ray_cluster, tmp_path):
 def test_values_keep_the_node_until_they_are_freed_or_the_deadline_comes(ray_cluster):
     cluster = ray_cluster([{"num_cpus": 0}, {"num_cpus": 1}, {"num_cpus": 1}])
 
-    @ray.remote(num_cpus=1)
+    @ray.remote(num_cpus=1, max_retries=0)
     def large(byte):
         return byte * 1_000_000
 

@@ -150,7 +150,7 @@ def test_a_host_that_is_cut_off_is_dead_and_stays_dead(network, program):
     path = sys.argv[0] + ".begun"
     retried = slow.options(scheduling_strategy=soft).remote(path)
     once = slow.options(max_retries=0, **on("h3")).remote(path + "2")
-    value = make.options(**on("h3")).remote(4)
+    value = make.options(max_retries=0, **on("h3")).remote(4)
     moves = Counter.options(max_restarts=1, max_task_retries=-1, scheduling_strategy=soft).remote()
     stays = Counter.options(**on("h3")).remote()
     print("AT", ray.get(moves.add.remote(), timeout=60)[1], ray.get(stays.add.remote(), timeout=60)[1])
@@ -182,7 +182,7 @@ def test_a_host_that_is_cut_off_is_dead_and_stays_dead(network, program):
     errors = [talk.expect("ERROR") for _ in range(3)]
     assert re.search("WorkerCrashed|NodeDied", errors[0]), errors
     assert re.search("ActorDied|ActorUnavailable", errors[1]), errors
-    assert errors[2] == "ObjectLostError", errors
+    assert errors[2] == "ObjectReconstructionFailedError", errors
     count, at = talk.expect("MOVED").split()
     assert (count, at) != ("2", hosts[2].address) and count == "1"
     assert talk.expect("ALIVE") == "2"

@@ -137,7 +137,8 @@ def test_a_get_that_ends_early_leaves_nothing_behind(ray_cluster):
 
 def test_the_only_copy_was_on_a_node_that_died(ray_cluster):
     cluster = pair(ray_cluster)
-    lost, read = make.remote(1, 2), make.remote(2, 2)
+    once = make.options(max_retries=0)
+    lost, read = once.remote(1, 2), once.remote(2, 2)
     ray.wait([lost, read], num_returns=2, timeout=60)
     view = ray.get(read, timeout=60)
     there = cluster.nodes[1]
@@ -157,7 +158,7 @@ def test_the_only_copy_was_on_a_node_that_died(ray_cluster):
 
 def test_a_node_that_dies_while_it_sends(ray_cluster):
     cluster = pair(ray_cluster, here=300, there=300)
-    value = make.remote(1, 200)
+    value = make.options(max_retries=0).remote(1, 200)
     ray.wait([value], timeout=60)
     there = cluster.nodes[1]
     os.kill(there.raylet_pid, signal.SIGSTOP)

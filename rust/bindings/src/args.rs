@@ -8,7 +8,7 @@ use std::sync::Arc;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
-use ray_rs_core_worker::{CoreWorker, ReadData, ReadValue, TaskArgs, ValueKind};
+use ray_rs_core_worker::{ArgumentRefs, CoreWorker, ReadData, ReadValue, TaskArgs, ValueKind};
 use smallvec::SmallVec;
 
 use crate::executor::context;
@@ -102,14 +102,16 @@ pub fn decode<'py>(
     layout: &[u8],
     kwarg_names: &[String],
     mut deps: Vec<ReadValue>,
+    dep_refs: &ArgumentRefs,
 ) -> Result<Call<'py>, BadArgs> {
     if deps
         .iter()
         .chain([&values])
         .any(|value| matches!(value.data, ReadData::Away(_)))
     {
-        let mut all: Vec<&mut ReadValue> = deps.iter_mut().chain([&mut values]).collect();
-        let brought = gil::wait_for(py, |interrupt| core.bring_arguments(&mut all, interrupt));
+        let brought = gil::wait_for(py, |interrupt| {
+            core.bring_arguments(&mut values, &mut deps, dep_refs, interrupt)
+        });
         if let Err(error) = brought {
             let refs = deps.iter().chain([&values]).flat_map(|value| &value.refs);
             refs.for_each(|slot| core.drop_ref(*slot));

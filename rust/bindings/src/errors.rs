@@ -3,7 +3,7 @@
 use pyo3::call::PyCallArgs;
 use pyo3::exceptions::{PyConnectionError, PyKeyboardInterrupt, PyValueError};
 use pyo3::prelude::*;
-use ray_rs_core_worker::{ActorDeathCause, CoreError, CoreWorker, Failure};
+use ray_rs_core_worker::{ActorDeathCause, CoreError, CoreWorker, Failure, NotMadeAgain};
 use ray_rs_types::ObjectId;
 
 use crate::imports::{self, Name};
@@ -94,6 +94,10 @@ pub fn from_failure(py: Python<'_>, failure: Failure, object: Option<ObjectId>) 
             let hex = object.map(|id| id.hex()).unwrap_or_default();
             made(py, &imports::OBJECT_LOST, (hex, owner_died, message))
         }
+        Failure::NotMadeAgain { why, message } => {
+            let hex = object.map(|id| id.hex()).unwrap_or_default();
+            made(py, &imports::NOT_MADE_AGAIN, (hex, not_made_name(why), message))
+        }
         Failure::OutOfMemory { message } => made(py, &imports::OUT_OF_MEMORY, (message,)),
         Failure::StoreFull { message } => made(py, &imports::STORE_FULL, (message,)),
         Failure::Cancelled { task_id, timed_out } => made(py, &imports::TASK_GIVEN_UP, (task_id.hex(), timed_out)),
@@ -102,6 +106,18 @@ pub fn from_failure(py: Python<'_>, failure: Failure, object: Option<ObjectId>) 
         // Nobody gets hold of it: iteration ends there.
         Failure::StreamEnded => pyo3::exceptions::PyStopIteration::new_err(()),
         Failure::System { message } => system(py, message),
+    }
+}
+
+fn not_made_name(why: NotMadeAgain) -> &'static str {
+    match why {
+        NotMadeAgain::Put => "put",
+        NotMadeAgain::RetriesDisabled => "retries_disabled",
+        NotMadeAgain::AttemptsExceeded => "attempts_exceeded",
+        NotMadeAgain::LineageEvicted => "lineage_evicted",
+        NotMadeAgain::ActorCall => "actor_call",
+        NotMadeAgain::Generator => "generator",
+        NotMadeAgain::NotKept => "not_kept",
     }
 }
 

@@ -78,20 +78,29 @@ fn read(py: Python<'_>, token: u64) -> Option<Entry> {
     let Arrived { counted, value } = &mut entry.arrived;
     let core = Arc::clone(&counted.core);
     match value {
-        None => {
-            let read = core.try_read(counted.slot);
-            *value = Some(read.ok_or_else(|| errors::disconnected(py, &core)));
-        }
-        Some(Ok(Read::Value(read))) => match core.take_brought(token) {
-            Some(Ok(Ok(data))) => read.data = data,
-            failed => {
-                let error = match failed {
-                    Some(Ok(Err(failure))) => errors::from_failure(py, *failure, Some(core.object_id(counted.slot))),
-                    Some(Err(error)) => errors::from_core(py, error),
-                    Some(Ok(Ok(_))) | None => errors::disconnected(py, &core),
+        None => match core.try_read(counted.slot) {
+            Some(read) => *value = Some(Ok(read)),
+            None if core.is_disconnected() => *value = Some(Err(errors::disconnected(py, &core))),
+            // It was lost in the meantime.
+            None => return wait_again(token, entry),
+        },
+        Some(Ok(Read::Value(read))) => match (core.take_brought(token), &read.data) {
+            (Some(Ok(Ok(data))), _) => read.data = data,
+            (failed, data) => {
+                let error = match (failed, data) {
+                    (Some(Ok(Err(failure))), ReadData::Away(location)) => {
+                        let id = core.object_id(counted.slot);
+                        let failure = core.value_lost(counted.slot, location, failure);
+                        failure.map(|failure| errors::from_failure(py, *failure, Some(id)))
+                    }
+                    (Some(Err(error)), _) => Some(errors::from_core(py, error)),
+                    _ => Some(errors::disconnected(py, &core)),
                 };
                 read.refs.iter().for_each(|slot| core.drop_ref(*slot));
-                *value = Some(Err(error));
+                *value = error.map(Err);
+                if value.is_none() {
+                    return wait_again(token, entry);
+                }
             }
         },
         Some(Ok(Read::Failed(_)) | Err(_)) => {}
@@ -104,6 +113,15 @@ fn read(py: Python<'_>, token: u64) -> Option<Entry> {
         return None;
     }
     Some(entry)
+}
+
+/// The value was lost: its token comes again with the next one.
+fn wait_again(token: u64, entry: Entry) -> Option<Entry> {
+    let counted = entry.arrived.counted.clone();
+    let is_awaited = matches!(entry.waiter, Waiter::Asyncio { .. });
+    insert(token, entry);
+    counted.core.notify_when_ready(counted.slot, token, is_awaited);
+    None
 }
 
 /// The session has ended: what has not come will never come.

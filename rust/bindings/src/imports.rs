@@ -85,4 +85,5 @@ pub static ACTOR_DIED: Name = Name::new("ray_rs.exceptions", "_actor_died");
 pub static ACTOR_UNAVAILABLE: Name = Name::new("ray_rs.exceptions", "_actor_unavailable");
 pub static ENVIRONMENT_FAILED: Name = Name::new("ray_rs.exceptions", "RuntimeEnvSetupError");
 pub static OBJECT_LOST: Name = Name::new("ray_rs.exceptions", "_object_lost");
+pub static NOT_MADE_AGAIN: Name = Name::new("ray_rs.exceptions", "_not_made_again");
 pub static DESERIALIZATION_FAILED: Name = Name::new("ray_rs.exceptions", "_deserialization_failed");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use pyo3::exceptions::{PyKeyboardInterrupt, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyFloat, PyList, PyTuple};
-use ray_rs_core_worker::{CoreWorker, Fetched, Read, ReadData, RefSlot, ValueData, WaitOutcome};
+use ray_rs_core_worker::{CoreWorker, Fetched, NotRead, Read, ReadData, RefSlot, ValueData, WaitOutcome};
 use smallvec::SmallVec;
 
 use crate::buffers::Copy;
@@ -48,28 +48,34 @@ fn deadline_of(read: &Read, timeout: Option<Duration>) -> Option<Instant> {
         .and_then(|timeout| Instant::now().checked_add(timeout))
 }
 
-/// As [`decode_read`]; an object that is on disk is waited for until `deadline`.
+/// As [`decode_read`]; an object that is on disk or elsewhere, or was lost and is made again (`None`: it is not ready any
+/// more), is waited for until `deadline`.
 fn decode_until<'py>(
     py: Python<'py>,
     core: &Arc<CoreWorker>,
     slot: RefSlot,
-    mut read: Read,
+    read: Option<Read>,
     deadline: Option<Instant>,
     copy: Copy,
 ) -> PyResult<Bound<'py, PyAny>> {
-    if let Read::Value(value) = &mut read
-        && let ReadData::Away(location) = value.data
-    {
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        match pickle::brought(py, core, location, left, Some(core.object_id(slot))) {
-            Ok(data) => value.data = data,
-            Err(error) => {
-                value.refs.iter().for_each(|slot| core.drop_ref(*slot));
-                return Err(error);
-            }
+    match read {
+        Some(read) if !is_away(&read) => decode_for(py, core, slot, read, copy),
+        read => {
+            let whole = gil::wait(py, |interrupt| core.read_whole(slot, read, deadline, interrupt))?;
+            let read = whole.map_err(|why| not_read(py, core, why))?;
+            decode_for(py, core, slot, read, copy)
         }
     }
-    decode_for(py, core, slot, read, copy)
+}
+
+fn not_read(py: Python<'_>, core: &CoreWorker, why: NotRead) -> PyErr {
+    match why {
+        NotRead::Waited(WaitOutcome::TimedOut) => errors::get_timeout(py),
+        NotRead::Waited(WaitOutcome::Interrupted) => PyKeyboardInterrupt::new_err(()),
+        NotRead::Waited(WaitOutcome::Deadlocked(why)) => errors::deadlock(py, why),
+        NotRead::Waited(WaitOutcome::Disconnected | WaitOutcome::Satisfied) => errors::disconnected(py, core),
+        NotRead::Refused(error) => errors::from_core(py, error),
+    }
 }
 
 /// What `get(copy=...)` may be.
@@ -159,12 +165,12 @@ fn get_one<'py>(
     }
     if let Some(read) = core.glance(slot) {
         let deadline = deadline_of(&read, timeout);
-        return decode_until(py, core, slot, read, deadline, copy);
+        return decode_until(py, core, slot, Some(read), deadline, copy);
     }
     context::warn_if_blocking_a_loop(py)?;
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     match gil::wait(py, |interrupt| core.wait(&[slot], 1, timeout, false, interrupt))? {
-        WaitOutcome::Satisfied => decode_until(py, core, slot, core.read(slot), deadline, copy),
+        WaitOutcome::Satisfied => decode_until(py, core, slot, core.try_read(slot), deadline, copy),
         WaitOutcome::TimedOut => Err(errors::get_timeout(py)),
         WaitOutcome::Interrupted => Err(PyKeyboardInterrupt::new_err(())),
         WaitOutcome::Deadlocked(why) => Err(errors::deadlock(py, why)),
@@ -186,8 +192,8 @@ fn get_all<'py>(
         let ready = slots.iter().zip(&mask).filter(|(_, ready)| **ready);
         if let Some((slot, _)) = ready.into_iter().find(|(slot, _)| core.is_error(**slot)) {
             core.errors_seen(slots);
-            // Always an error: a ready object stays what it is.
-            decode_read(py, core, *slot, core.read(*slot))?;
+            // An error is never lost: it is raised here.
+            decode_until(py, core, *slot, core.try_read(*slot), deadline, Copy::No)?;
         }
         context::warn_if_blocking_a_loop(py)?;
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -197,7 +203,7 @@ fn get_all<'py>(
                 // What failed in the last moment comes before the time-out.
                 if let Some(slot) = slots.iter().find(|slot| core.is_ready(**slot) && core.is_error(**slot)) {
                     core.errors_seen(slots);
-                    decode_read(py, core, *slot, core.read(*slot))?;
+                    decode_until(py, core, *slot, core.try_read(*slot), deadline, Copy::No)?;
                 }
                 return Err(errors::get_timeout(py));
             }
@@ -212,8 +218,8 @@ fn get_all<'py>(
     let values = PyList::empty(py);
     let mut asked = 0;
     for (index, slot) in slots.iter().enumerate() {
-        let read = core.read(*slot);
-        if index >= asked && is_away(&read) {
+        let read = core.try_read(*slot);
+        if index >= asked && read.as_ref().is_some_and(is_away) {
             // Others are brought back while this one is waited for.
             asked = index + core.bring_next(&slots[index..]);
         }

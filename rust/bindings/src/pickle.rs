@@ -7,7 +7,6 @@
 //! References never lie in a stream by id: they are collected in a table beside it ([`crate::reftable`]).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use pyo3::exceptions::{PyException, PyMemoryError};
 use pyo3::intern;
@@ -17,10 +16,8 @@ use pyo3::types::{
     PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PyNone, PySet, PyString, PyTuple, PyType,
 };
 use ray_rs_core_worker::{
-    CoreError, CoreWorker, Failure, Location, ReadData, ReadValue, RefSlot, StoredValue, ValueData, ValueKind,
-    ValueParts,
+    CoreWorker, Failure, Location, ReadData, ReadValue, RefSlot, StoredValue, ValueData, ValueKind, ValueParts,
 };
-use ray_rs_types::ObjectId;
 use ray_rs_types::config::MAX_INLINE_BYTES;
 use smallvec::SmallVec;
 
@@ -393,8 +390,7 @@ pub fn decode_for<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let ReadValue { kind, mut data, refs } = value;
     if let ReadData::Away(location) = data {
-        data = brought(py, core, location, None, None)
-            .inspect_err(|_| refs.iter().for_each(|slot| core.drop_ref(*slot)))?;
+        data = brought(py, core, location).inspect_err(|_| refs.iter().for_each(|slot| core.drop_ref(*slot)))?;
     }
     match kind {
         ValueKind::None => Ok(py.None().into_bound(py)),
@@ -412,21 +408,14 @@ pub fn decode_for<'py>(
     }
 }
 
-/// The data of an object that is not where it was made, once it is in memory again.
+/// The data of a value that has no reference (any more) and is not where it was made, once it is in memory again.
 #[cold]
-pub fn brought(
-    py: Python<'_>,
-    core: &Arc<CoreWorker>,
-    location: Location,
-    timeout: Option<Duration>,
-    object: Option<ObjectId>,
-) -> PyResult<ReadData> {
-    let brought = gil::wait(py, |interrupt| core.bring(&[location], timeout, interrupt))?;
+fn brought(py: Python<'_>, core: &Arc<CoreWorker>, location: Location) -> PyResult<ReadData> {
+    let brought = gil::wait(py, |interrupt| core.bring(&[location], None, interrupt))?;
     match brought.map(|mut outcomes| outcomes.pop()) {
         Ok(Some(Ok(data))) => Ok(data),
-        Ok(Some(Err(failure))) => Err(errors::from_failure(py, *failure, object)),
+        Ok(Some(Err(failure))) => Err(errors::from_failure(py, *failure, None)),
         Ok(None) => Err(errors::system(py, "the raylet answered something else")),
-        Err(CoreError::TimedOut { .. }) if timeout.is_some() => Err(errors::get_timeout(py)),
         Err(error) => Err(errors::from_core(py, error)),
     }
 }

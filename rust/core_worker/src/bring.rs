@@ -13,6 +13,7 @@ use ray_rs_proto::v1;
 
 use crate::control::ROOM_TIMEOUT;
 use crate::core::{CoreWorker, Interrupt};
+use crate::lineage::ArgumentRefs;
 use crate::model::{CoreError, Failure, HostEvent, Location, ReadData, ReadValue, ValueData, WaitOutcome};
 use crate::state::{Answer, Question, State};
 
@@ -75,9 +76,16 @@ fn lost(message: &str) -> Box<Failure> {
     })
 }
 
+/// The object is there; it just cannot be read here.
+fn broken(message: &str) -> Box<Failure> {
+    Box::new(Failure::System {
+        message: message.to_owned(),
+    })
+}
+
 fn take_lent(lent: &Bytes, location: Location, at: u64) -> Result<ReadData, Box<Failure>> {
     let end = at.checked_add(location.length).filter(|end| *end <= lent.len() as u64);
-    let end = end.ok_or_else(|| lost("the memory that it was brought back to is too small"))?;
+    let end = end.ok_or_else(|| broken("the memory that it was brought back to is too small"))?;
     Ok(ReadData::Inline(lent.slice(at as usize..end as usize)))
 }
 
@@ -184,22 +192,28 @@ impl CoreWorker {
         self.with(|state| state.brought.remove(&token))
     }
 
-    /// Brings back whatever of a task's arguments is away: all of this node's at once, so that of two tasks that need more than the store
-    /// holds one gets what it needs. What cannot be had stays away.
+    /// Brings back whatever of a task's arguments is away: all of this node's at once, so that of two tasks that need more
+    /// than the store holds one gets what it needs. What is lost comes from the owner of its reference, which may have to make
+    /// it again; of what cannot be had there is the error in its place. `own`, the arguments by value, have no owner but the
+    /// submitter: these stay away.
     ///
     /// # Errors
     /// As [`Self::bring`].
     pub fn bring_arguments(
         self: &Arc<Self>,
-        values: &mut [&mut ReadValue],
+        own: &mut ReadValue,
+        deps: &mut [ReadValue],
+        refs: &ArgumentRefs,
         interrupt: Interrupt<'_>,
     ) -> Result<(), CoreError> {
-        if !values.iter().any(|value| matches!(value.data, ReadData::Away(_))) {
+        let is_away = |value: &ReadValue| matches!(value.data, ReadData::Away(_));
+        if !is_away(own) && !deps.iter().any(is_away) {
             return Ok(());
         }
         let mut wanted = Vec::new();
         let mut locations = Vec::new();
-        for value in values {
+        let values = deps.iter_mut().enumerate().map(|(index, value)| (Some(index), value));
+        for (index, value) in values.chain([(None, own)]) {
             let location = match &value.data {
                 // A copy stays where it is: it might be gone for good when it is asked for again by its place here. (Whoever
                 // waits for room is lent some in the end, so two tasks cannot wait for what the other holds.)
@@ -217,16 +231,22 @@ impl CoreWorker {
                 }
             };
             locations.push(location);
-            wanted.push(value);
+            wanted.push((index, value));
         }
         // Nothing is held while this waits.
-        for (value, location) in wanted.iter_mut().zip(&locations) {
+        for ((_, value), location) in wanted.iter_mut().zip(&locations) {
             value.data = ReadData::Away(*location);
         }
         let brought = self.bring(&locations, None, interrupt)?;
-        for (value, outcome) in wanted.into_iter().zip(brought) {
-            if let Ok(data) = outcome {
-                value.data = data;
+        for (((index, value), location), outcome) in wanted.into_iter().zip(&locations).zip(brought) {
+            match (outcome, index) {
+                (Ok(data), _) => value.data = data,
+                (Err(failure), Some(index)) => {
+                    let again = self.argument_from_owner(refs, index, location, failure, interrupt)?;
+                    let before = std::mem::replace(value, again);
+                    before.refs.iter().for_each(|slot| self.drop_ref(*slot));
+                }
+                (Err(_), None) => {}
             }
         }
         Ok(())
@@ -324,7 +344,7 @@ impl State {
             .map(|(location, object)| match (&lent, object.lent) {
                 (_, false) => self.take_restored(*location, object),
                 (Some(lent), true) => take_lent(lent, *location, object.offset),
-                (None, true) => Err(lost("the memory that it was brought back to cannot be mapped")),
+                (None, true) => Err(broken("the memory that it was brought back to cannot be mapped")),
             })
             .collect();
         let request_id = restored.request_id;

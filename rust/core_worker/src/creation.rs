@@ -210,6 +210,7 @@ impl State {
             layout: Vec::new(),
             kwarg_names: Vec::new(),
             deps: Vec::new(),
+            dep_refs: None,
             placement_resources: Some((&request.placement_resources).into()),
             running_resources: Some((&request.running_resources).into()),
             max_restarts: request.max_restarts,
@@ -249,6 +250,7 @@ impl State {
     /// The constructor's arguments are there: the GCS takes over.
     pub fn constructor_arguments_came(&mut self, index: ActorIndex, key: TaskKey) {
         let mut deps = self.resolved_deps(key, OwnerIndex::ME);
+        let dep_refs = self.argument_refs(key, &deps);
         let Some(task) = self.owner.spec(key) else { return };
         let mut args = task.args.clone();
         args.refs = task.nested.clone();
@@ -273,6 +275,7 @@ impl State {
             layout,
             kwarg_names,
             deps,
+            dep_refs,
             ..*spec
         };
         self.register(index, spec);

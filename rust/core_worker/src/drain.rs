@@ -190,6 +190,7 @@ impl State {
                 let message = v1::GetObject {
                     request,
                     object_id: id.0.to_vec(),
+                    lost: self.lost_value_of(slot),
                 };
                 self.send_on(lane, Kind::GetObject, &message, PROGRESS);
             }
@@ -212,6 +213,17 @@ impl State {
             };
             return self.send_on(lane, Kind::ObjectValue, &message, PROGRESS);
         };
+        if let Some(lost) = &get.lost
+            && let Some(failed) = self.value_lost_elsewhere(slot, lost)
+            && let Some(who) = self.peers.get(lane).map(|peer| peer.who)
+        {
+            let message = v1::ObjectValue {
+                request: get.request,
+                value: Some(self.value_to_wire(&failed, who, true)),
+                lost: false,
+            };
+            return self.send_on(lane, Kind::ObjectValue, &message, PROGRESS);
+        }
         let watcher = Watcher::Peer {
             lane: lane.0,
             request: get.request,

@@ -16,6 +16,7 @@ use smallvec::SmallVec;
 
 use crate::cancel::{Interrupted, Running};
 use crate::events::cut;
+use crate::lineage::ArgumentRefs;
 use crate::model::{ActorStart, Callee, ExecTask, Next, ReadValue, StoredValue, TaskStatus};
 use crate::peers::{CALL_SEQ, PeerIndex};
 use crate::pull::{Brought, Reader};
@@ -276,6 +277,7 @@ impl State {
             layout: spec.layout,
             kwarg_names: spec.kwarg_names,
             deps,
+            dep_refs: ArgumentRefs(spec.dep_refs.map(Box::new)),
             incarnation: start.incarnation,
             max_concurrency: spec.max_concurrency,
             is_async: spec.is_async,
@@ -377,6 +379,7 @@ impl State {
                 layout: task.layout,
                 kwarg_names: task.kwarg_names,
                 deps,
+                dep_refs: ArgumentRefs(task.dep_refs),
                 num_returns: task.num_returns,
                 streaming: task.streaming.then_some(task.backpressure),
                 attempt: task.attempt,

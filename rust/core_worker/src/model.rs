@@ -363,6 +363,7 @@ pub struct ExecTask {
     pub layout: Vec<u8>,
     pub kwarg_names: Vec<String>,
     pub deps: Vec<ReadValue>,
+    pub dep_refs: crate::lineage::ArgumentRefs,
     pub num_returns: u32,
     /// A generator, with the number of items that may wait for its consumer (0: any).
     pub streaming: Option<u32>,
@@ -384,6 +385,7 @@ pub struct ActorStart {
     pub layout: Vec<u8>,
     pub kwarg_names: Vec<String>,
     pub deps: Vec<ReadValue>,
+    pub dep_refs: crate::lineage::ArgumentRefs,
     pub incarnation: u32,
     pub max_concurrency: u32,
     pub is_async: bool,
@@ -410,6 +412,25 @@ pub enum TaskStatus {
     FailedRetryable = 2,
     /// The actor left by its own will in this call (`exit_actor`).
     ActorExited = 4,
+}
+
+/// Why a lost value is not made again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum NotMadeAgain {
+    /// It was put; no task made it.
+    Put,
+    /// `max_retries` is 0.
+    RetriesDisabled,
+    /// `max_retries` is used up.
+    AttemptsExceeded,
+    /// Specs of tasks are kept up to a limit, and its own had to go.
+    LineageEvicted,
+    /// An actor's method made it.
+    ActorCall,
+    /// It is an item of a generator.
+    Generator,
+    /// Its task is not known any more.
+    NotKept,
 }
 
 /// What became of a call's process; the binding makes the Python exception of it.
@@ -443,6 +464,11 @@ pub enum Failure {
     /// The owner of the object died or no longer knows it.
     ObjectLost {
         owner_died: bool,
+        message: String,
+    },
+    /// The value was lost, as `message` says, and is not made again.
+    NotMadeAgain {
+        why: NotMadeAgain,
         message: String,
     },
     /// The store could not hold the value.
@@ -485,6 +511,7 @@ impl Failure {
             Self::ActorDied { message, .. }
             | Self::ActorUnavailable { message, .. }
             | Self::ObjectLost { message, .. }
+            | Self::NotMadeAgain { message, .. }
             | Self::StoreFull { message }
             | Self::OutOfMemory { message }
             | Self::EnvironmentFailed { message }

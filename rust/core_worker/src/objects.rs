@@ -184,13 +184,7 @@ impl CoreWorker {
         })
     }
 
-    /// # Panics
-    /// When the slot is not ready.
-    pub fn read(&self, slot: RefSlot) -> Read {
-        self.with(|state| read_ready(state, slot))
-            .expect("the caller made sure that the object is ready")
-    }
-
+    /// What is known of the value, if it is ready.
     pub fn try_read(&self, slot: RefSlot) -> Option<Read> {
         self.with(|state| {
             if !state.owner.is_ready(slot) {

@@ -56,7 +56,7 @@ struct Copy {
 /// What became of a value that was asked for. Its reader holds it until the value was read.
 pub(crate) struct Brought {
     source: Source,
-    outcome: Result<Copy, String>,
+    outcome: Result<Copy, Box<Failure>>,
 }
 
 /// Values on their way, or just arrived.
@@ -247,12 +247,14 @@ impl State {
             }
             _ => Err(pulled.error),
         };
+        let no_room = pulled.no_room;
         if pulled.location.is_some() {
             // The raylet need not hold it any longer.
             self.tell_raylet(Order::RestoredTaken(v1::RestoredTaken { request_id }));
         }
         let Some(pull) = asked else { return };
         let source = pull.location.source().expect("it lies elsewhere");
+        let outcome = outcome.map_err(|error| not_brought(source, &error, no_room));
         let brought = Brought { source, outcome };
         match pull.reader {
             Reader::Thread(thread) => {
@@ -275,20 +277,13 @@ impl State {
     }
 
     fn read_copy(&self, brought: &Brought) -> Result<Pin, Box<Failure>> {
-        let outcome = match &brought.outcome {
+        match &brought.outcome {
             // Another pin of the same block.
             Ok(copy) => (self.arena)
                 .pin(copy.offset, copy.length, copy.generation)
-                .ok_or_else(|| "its copy was freed".to_owned()),
-            Err(error) => Err(error.clone()),
-        };
-        outcome.map_err(|error| {
-            let node = brought.source.0.id();
-            Box::new(Failure::ObjectLost {
-                owner_died: false,
-                message: format!("it lies on node {node}, from where it could not be brought: {error}"),
-            })
-        })
+                .ok_or_else(|| not_brought(brought.source, "its copy was freed", false)),
+            Err(failure) => Err(failure.clone()),
+        }
     }
 
     /// Frees a value that lies in another node's arena, and the copy here.
@@ -366,6 +361,18 @@ impl State {
             node,
         }
     }
+}
+
+fn not_brought(source: Source, error: &str, no_room: bool) -> Box<Failure> {
+    let node = source.0.id();
+    let message = format!("it lies on node {node}, from where it could not be brought: {error}");
+    Box::new(match no_room {
+        true => Failure::StoreFull { message },
+        false => Failure::ObjectLost {
+            owner_died: false,
+            message,
+        },
+    })
 }
 
 impl From<&Location> for v1::ObjectLocation {

@@ -31,6 +31,7 @@ use crate::events::TaskEvents;
 use crate::execute::Execution;
 use crate::frames;
 use crate::groups::GroupView;
+use crate::lineage;
 use crate::memory_retries::MemoryRetries;
 use crate::model::{Failure, FunctionSpec, HostEvent, Location, MethodSpec, StoredValue, ValueData};
 use crate::peers::Peers;
@@ -159,6 +160,8 @@ pub(crate) struct State {
     pub next_wait: u64,
     /// Values asked for from their owners, by request.
     pub fetches: FxHashMap<u64, RefSlot>,
+    /// Borrowed objects whose owners are yet to be told where their value was, and why it is lost.
+    pub lost_places: FxHashMap<RefSlot, (Location, String)>,
     pub awaiting_reports: Vec<AwaitingReport>,
     pub raylet_out: Vec<u8>,
     /// Frames that nobody waits for, and when they are to be sent.
@@ -250,6 +253,7 @@ impl State {
             next_request: 1,
             next_wait: 1,
             fetches: FxHashMap::default(),
+            lost_places: FxHashMap::default(),
             awaiting_reports: Vec::new(),
             raylet_out: Vec::new(),
             raylet_later: Vec::new(),
@@ -290,6 +294,10 @@ impl State {
             interrupted: Arc::new(AtomicU64::new(0)),
         };
         state.put_task = state.fresh_task_id(ActorId::nil_of(job));
+        let limit = std::env::var(lineage::LIMIT).ok();
+        if let Some(limit) = limit.and_then(|text| text.trim().parse().ok()) {
+            state.owner.limit_lineage(limit);
+        }
         state
     }
 
@@ -468,14 +476,8 @@ impl State {
     fn run_owner_effect(&mut self, effect: Effect<StoredValue>) {
         match effect {
             Effect::TaskReady(key) => self.task_ready(key),
-            // What is to be done comes with TaskReady.
-            Effect::TaskAgain(_) => {}
-            Effect::CannotBeMade { slot } => {
-                let message = "the task that made it is not known any more".to_owned();
-                let owner_died = false;
-                let value = StoredValue::failed(Failure::ObjectLost { owner_died, message });
-                self.owner.fetched(slot, value, true, &mut self.owner_effects);
-            }
+            Effect::TaskAgain(key) => self.task_again(key),
+            Effect::CannotBeMade { slot } => self.cannot_be_made(slot),
             Effect::ArgumentFailed { task, argument } => self.argument_failed(task, argument),
             Effect::Tell { watcher, slot } => self.tell_watcher(watcher, slot),
             Effect::Free { value } => self.free_data(&value.data),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ray_rs_dispatch::{ClassKey, Effect as Order, Event, FunctionKey, LeaseKey, TaskKey as DispatchKey};
 use ray_rs_lanes::{CLAIM_WORDS, EXEC};
-use ray_rs_ownership::{AfterEnd, NoLineage, RefSlot, TaskKey};
+use ray_rs_ownership::{AfterEnd, RefSlot, TaskKey};
 use ray_rs_proto::lane::Kind;
 use ray_rs_proto::v1;
 use ray_rs_types::bundles::BundleDemand;
@@ -305,10 +305,13 @@ impl State {
     }
 
     fn end_task(&mut self, key: TaskKey, values: Vec<(StoredValue, bool)>) {
+        let then = self.after_end(key, &values);
         if let Some(spec) = self.owner.spec_mut(key) {
-            let args = std::mem::replace(&mut spec.args, StoredValue::none());
             let (streaming, unique) = (spec.streaming, spec.unique);
-            self.free_data(&args.data);
+            if matches!(then, AfterEnd::Forget(_)) {
+                let args = std::mem::replace(&mut spec.args, StoredValue::none());
+                self.free_data(&args.data);
+            }
             if streaming {
                 let error = values.first().filter(|(_, is_error)| *is_error).map(|(error, _)| error);
                 self.stream_ended(unique, error);
@@ -318,7 +321,6 @@ impl State {
                 }
             }
         }
-        let then = AfterEnd::Forget(NoLineage::NotKept);
         self.owner.task_finished(key, values, then, &mut self.owner_effects);
     }
 
@@ -491,6 +493,7 @@ impl State {
         actor_id: Vec<u8>,
     ) {
         let who = self.peers.get(lane).expect("the caller looked").who;
+        let dep_refs = self.argument_refs(key, &deps).map(Box::new);
         let Some(spec) = self.owner.spec_mut(key) else { return };
         spec.sent = Some((lane, seq));
         let (unique, streaming, backpressure) = (spec.unique, spec.streaming, spec.backpressure);
@@ -517,6 +520,7 @@ impl State {
             actor_id,
             streaming,
             backpressure,
+            dep_refs,
         };
         self.send_on(lane, Kind::PushTask, &message, EXEC);
     }
@@ -527,10 +531,12 @@ impl State {
         let mut values = Vec::with_capacity(deps.len());
         let mut away: SmallVec<[Location; 2]> = SmallVec::new();
         for slot in deps {
-            let value = self
-                .owner
-                .value(slot)
-                .map_or_else(StoredValue::none, |(value, _)| value.clone());
+            let value = self.owner.value(slot).map(|(value, _)| value.clone());
+            let Some(value) = value else {
+                // Lost since the task was found ready.
+                values.push(self.value_to_wire(&StoredValue::nowhere(), receiver, false));
+                continue;
+            };
             if let ValueData::Arena(location) = &value.data
                 && !self.is_here(location)
             {

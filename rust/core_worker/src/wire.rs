@@ -176,8 +176,9 @@ impl State {
             ValueData::Empty => ReadData::Empty,
             ValueData::Inline(bytes) => ReadData::Inline(bytes.clone()),
             ValueData::Arena(location) if location.node.is_some() => match self.read_brought(location) {
-                Some(copy) => ReadData::Copied(copy?),
-                None => ReadData::Away(*location),
+                Some(Ok(copy)) => ReadData::Copied(copy),
+                // Whoever brings it hears why it is lost.
+                Some(Err(_)) | None => ReadData::Away(*location),
             },
             ValueData::Arena(location) => match self.pin(*location) {
                 Some(pin) => ReadData::Arena(pin),

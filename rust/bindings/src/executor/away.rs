@@ -49,8 +49,10 @@ impl Away {
         let thread = std::thread::Builder::new().name("ray_rs-arguments".to_owned());
         let spawned = thread.spawn(move || {
             while let Some(mut task) = engine.get().away.next() {
-                let mut values: Vec<&mut ReadValue> = task.deps.iter_mut().chain([&mut task.args]).collect();
-                let outcome = core.bring_arguments(&mut values, &mut gil::never);
+                let ExecTask {
+                    args, deps, dep_refs, ..
+                } = &mut *task;
+                let outcome = core.bring_arguments(args, deps, dep_refs, &mut gil::never);
                 hand_back(&engine, task, outcome.err());
             }
             // What is Python's needs its lock to be let go.

@@ -84,7 +84,8 @@ impl Executor {
         };
         let values = taken(&mut task.args);
         let deps = std::mem::take(&mut task.deps);
-        let call = args::decode(py, &self.core, values, &task.layout, &task.kwarg_names, deps);
+        let (layout, names) = (&task.layout, &task.kwarg_names);
+        let call = args::decode(py, &self.core, values, layout, names, deps, &task.dep_refs);
         let callable = self.callable(py, &task.callee).map_err(own)?;
         if !task.lease.gpu_ids.is_empty() {
             self.callbacks

@@ -177,6 +177,7 @@ impl Executor {
             &start.layout,
             &start.kwarg_names,
             start.deps,
+            &start.dep_refs,
         );
         let (args, kwargs) = call?;
         let kwargs = kwargs.unwrap_or_else(|| PyDict::new(py));

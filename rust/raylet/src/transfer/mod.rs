@@ -153,7 +153,7 @@ impl Raylet {
         let Some(source) = request.source else { return };
         let Some(key) = key_of(&source) else { return };
         match self.store.copies.wanted(key, (conn, request.request_id)) {
-            Wanted::Here(place) => self.tell_pulled(conn, request.request_id, &Ok(place)),
+            Wanted::Here(place) => self.tell_pulled(conn, request.request_id, &Ok(place), false),
             Wanted::Coming => {}
             Wanted::Fetch => self.fetch(key, source),
         }
@@ -164,7 +164,7 @@ impl Raylet {
         let token = Token::read(&self.config.session_dir.join("token")).map_err(|error| error.to_string());
         let (address, token) = match (address, token) {
             (Ok(address), Ok(token)) => (address, token),
-            (Err(error), _) | (_, Err(error)) => return self.pulled(key, Err(error)),
+            (Err(error), _) | (_, Err(error)) => return self.pulled(key, Err(error), false),
         };
         let greeting = Greeting {
             purpose: Purpose::Data,
@@ -235,7 +235,11 @@ impl Raylet {
             let _ = inputs.send(pulled).await;
         });
         if let Err(error) = begun {
-            self.pulled(key, Err(format!("there is no thread that could fetch it: {error}")));
+            self.pulled(
+                key,
+                Err(format!("there is no thread that could fetch it: {error}")),
+                true,
+            );
         }
     }
 
@@ -250,12 +254,13 @@ impl Raylet {
         if let Ok((_, filled)) = &outcome {
             self.store.moves.note_fetched(key.node, took, bytes, filled.is_err());
         }
+        let no_room = outcome.is_err();
         let placed = outcome.and_then(|(restore, filled)| self.store.fill_room(restore, filled));
-        self.pulled(key, placed);
+        self.pulled(key, placed, no_room);
         self.store.pump(&self.clients);
     }
 
-    fn pulled(&mut self, key: CopyKey, outcome: Result<Place, String>) {
+    fn pulled(&mut self, key: CopyKey, outcome: Result<Place, String>, no_room: bool) {
         if let Some((incoming, progress)) = self.transfers.coming.remove(&key) {
             drop(incoming);
             // For nobody it need not be held.
@@ -266,7 +271,7 @@ impl Raylet {
             progress.send_replace(pin.map_or(Progress::Failed, Progress::Here));
         }
         for (conn, request_id) in self.store.copies.came(key, outcome.as_ref().ok().copied()) {
-            self.tell_pulled(conn, request_id, &outcome);
+            self.tell_pulled(conn, request_id, &outcome, no_room);
         }
     }
 
@@ -322,7 +327,7 @@ impl Raylet {
     }
 
     /// The copy stays where it is until the client says that it has it.
-    fn tell_pulled(&mut self, conn: ConnKey, request_id: u64, outcome: &Result<Place, String>) {
+    fn tell_pulled(&mut self, conn: ConnKey, request_id: u64, outcome: &Result<Place, String>, no_room: bool) {
         let Some(client) = self.clients.get(&conn) else { return };
         let (location, error) = match outcome {
             Ok(place) => {
@@ -341,6 +346,7 @@ impl Raylet {
             request_id,
             location,
             error,
+            no_room,
         }));
     }
 
