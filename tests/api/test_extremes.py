@@ -94,3 +94,12 @@ def test_a_value_that_is_nested_too_deeply():
     with pytest.raises(TypeError, match="Could not serialize"):
         ray.put(value)
     assert ray.get(same.remote([[[[]]]])) == [[[[]]]]
+
+
+def test_a_resource_and_a_task_for_each_of_many_names(no_cluster):
+    names = [f"r{number}" for number in range(1_000)]
+    ray.init(num_cpus=1, resources=dict.fromkeys(names, 1))
+    refs = [same.options(resources={name: 1}).remote(name) for name in names]
+    everything = same.options(resources=dict.fromkeys(names, 1)).remote("all of them")
+    assert ray.get(refs) == names
+    assert ray.get(everything) == "all of them"

@@ -70,8 +70,16 @@ impl Ledger {
 impl Scheduler {
     /// Tells people, once a queue, of requests that only the end of an actor could serve.
     pub(crate) fn tell_stuck(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        // With no actors only what is infeasible does not fit, and of that people are told at once.
+        if self.held_by_actors.is_empty() {
+            return;
+        }
         for position in 0..self.turns.len() {
-            let key = self.turns[position].clone();
+            let key = self
+                .turns
+                .get(position)
+                .expect("nothing here changes the turns")
+                .clone();
             let queue = &self.queues[&key];
             let head = queue.items.front().expect("a queue in the turns has items");
             let due = head.since + self.options.stuck_after;
@@ -101,7 +109,7 @@ impl Scheduler {
             rows.push(Waiting {
                 who: waiting.item.wanted.into(),
                 name: Arc::clone(&waiting.item.name),
-                shape: Arc::clone(&waiting.queue.shape),
+                shape: Arc::clone(waiting.queue.shape.set()),
                 why: format!(
                     "{} is set aside for it, and its worker process starts",
                     waiting.queue.shape
@@ -117,7 +125,7 @@ impl Scheduler {
                 rows.push(Waiting {
                     who: item.wanted.into(),
                     name: Arc::clone(&item.name),
-                    shape: Arc::clone(&key.shape),
+                    shape: Arc::clone(key.shape.set()),
                     why: self.why_waits(turn, key, place, &item.name),
                     infeasible: !self.ledger.feasible(&key.shape),
                 });

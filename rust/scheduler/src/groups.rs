@@ -54,7 +54,7 @@ impl Scheduler {
             if self.ledger.bundles.has(group, index) {
                 continue;
             }
-            has_room = self.ledger.fits(&resources);
+            has_room = self.ledger.fits_in(None, &resources);
             if !has_room {
                 break;
             }
@@ -113,9 +113,7 @@ impl Scheduler {
             .collect();
         actors.sort_unstable();
         for actor in actors {
-            let hosted = self.actors.remove(&actor).expect("just listed");
-            self.ledger
-                .give_back(&hosted.holding.expect("SCH-2: a placed actor holds resources"));
+            let hosted = self.end_actor(actor);
             let worker = hosted.worker.expect("SCH-2: a placed actor has a worker");
             self.set_worker_state(worker, WorkerState::Leaving);
             effects.push(Effect::StopWorker {
@@ -150,7 +148,7 @@ impl Scheduler {
         self.bundles_returned(group, &bundles, effects);
         self.removed_groups.add(group);
         let waiting: Vec<Wanted> = (self.queues.iter())
-            .filter(|(key, _)| BundleDemand::group_of(&key.shape) == Some(group))
+            .filter(|(key, _)| key.shape.group() == Some(group))
             .flat_map(|(_, queue)| queue.items.iter().map(|item| item.wanted))
             .collect();
         self.withdraw_all(&waiting.iter().copied().collect());

@@ -26,7 +26,7 @@ impl Scheduler {
 
     /// Whether this node, when it is empty, or the bundles that are here could serve it.
     pub fn could_serve(&self, resources: &ResourceSet) -> bool {
-        self.ledger.feasible(resources)
+        self.ledger.feasible_in(BundleDemand::of(resources).as_ref(), resources)
     }
 
     /// Requests that have what they ask for, but no worker yet.
@@ -39,7 +39,7 @@ impl Scheduler {
 
     /// Whether it could be served now, if there are workers.
     pub fn has_room_for(&self, resources: &ResourceSet) -> bool {
-        self.ledger.fits(resources)
+        self.ledger.fits_in(BundleDemand::of(resources).as_ref(), resources)
     }
 
     /// The resources to wait for.

@@ -27,6 +27,14 @@ impl Scheduler {
     }
 
     fn check_resources(&self) {
+        let mut held_by_actors = ResourceSet::new();
+        for holding in self.actors.values().filter_map(|hosted| hosted.holding.as_ref()) {
+            held_by_actors.add(&holding.resources);
+        }
+        assert_eq!(
+            held_by_actors, self.held_by_actors,
+            "SCH-1: what actors hold is summed up"
+        );
         let mut available = self.ledger.total.clone();
         available.subtract(&self.ledger.bundles.reserved());
         let mut whole = Gpus::new(self.ledger.total.get(GPU)).free().to_vec();
@@ -221,8 +229,9 @@ impl Scheduler {
                 }
             }
         }
+        self.turns.check_invariants();
         if self.waited_for.is_none() && self.admission.is_open() {
-            for key in &self.turns {
+            for key in self.turns.iter() {
                 let limited = cpus_of(&key.shape) == Quantity::ZERO;
                 assert!(
                     limited || !self.ledger.fits(&key.shape),

@@ -9,6 +9,7 @@ use ray_rs_types::{PlacementGroupId, Quantity, ResourceSet};
 
 use crate::bundles::Bundles;
 use crate::gpus::{Gpus, Share};
+use crate::shape::Shape;
 
 /// What one lease or actor holds.
 #[derive(Debug, Clone, Default)]
@@ -78,17 +79,27 @@ impl Ledger {
         }
     }
 
-    pub fn fits(&self, demand: &ResourceSet) -> bool {
-        match BundleDemand::of(demand) {
-            Some(inside) => self.bundles.pick(&inside).is_some(),
+    pub fn fits(&self, demand: &Shape) -> bool {
+        self.fits_in(demand.inside().as_ref(), demand)
+    }
+
+    /// The same of a demand of which is known where it is to be served.
+    pub fn fits_in(&self, inside: Option<&BundleDemand>, demand: &ResourceSet) -> bool {
+        match inside {
+            Some(inside) => self.bundles.pick(inside).is_some(),
             None => self.available.covers(demand) && self.gpus.fits(demand.get(GPU)),
         }
     }
 
     /// Whether the empty node, or the empty bundles that are here, could serve it.
-    pub fn feasible(&self, demand: &ResourceSet) -> bool {
-        match BundleDemand::of(demand) {
-            Some(inside) => self.bundles.is_feasible(&inside),
+    pub fn feasible(&self, demand: &Shape) -> bool {
+        self.feasible_in(demand.inside().as_ref(), demand)
+    }
+
+    /// The same of a demand of which is known where it is to be served.
+    pub fn feasible_in(&self, inside: Option<&BundleDemand>, demand: &ResourceSet) -> bool {
+        match inside {
+            Some(inside) => self.bundles.is_feasible(inside),
             None => self.total.covers(demand) && Gpus::new(self.total.get(GPU)).fits(demand.get(GPU)),
         }
     }

@@ -40,6 +40,7 @@ mod pool;
 mod queue;
 mod revocation;
 mod scheduler;
+mod shape;
 mod starts;
 #[cfg(test)]
 mod tests;

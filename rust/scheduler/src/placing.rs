@@ -2,16 +2,21 @@
 
 use std::time::Duration;
 
-use ray_rs_types::bundles::{BundleDemand, cpus_of};
+use ray_rs_types::bundles::cpus_of;
+use ray_rs_types::resources::CPU;
 use ray_rs_types::{Quantity, ResourceSet};
 
 use crate::effect::Effect;
 use crate::event::{JobKey, LeaseKey, PoolKey, WorkerKey};
 use crate::queue::{Item, Queue, QueueKey, Wanted};
 use crate::scheduler::{AwaitsWorker, Lease, Scheduler, Use, WaitedFor, WorkerState};
+use crate::shape::Shape;
 
 impl Scheduler {
     pub(crate) fn enqueue(&mut self, key: QueueKey, job: JobKey, item: Item, effects: &mut Vec<Effect>) {
+        // The one that is there already: comparing the two is comparing addresses from then on.
+        let known = self.queues.get_key_value(&key).map(|(known, _)| known.clone());
+        let key = known.unwrap_or(key);
         let queue = self.queues.entry(key.clone()).or_insert_with(|| Queue::new(job));
         if queue.items.is_empty() {
             self.turns.push_back(key.clone());
@@ -19,7 +24,7 @@ impl Scheduler {
         let tell = !queue.told_infeasible && !self.ledger.feasible(&key.shape);
         if tell {
             queue.told_infeasible = true;
-            let awaited = BundleDemand::group_of(&key.shape).filter(|group| !self.ledger.bundles.knows(*group));
+            let awaited = key.shape.group().filter(|group| !self.ledger.bundles.knows(*group));
             effects.push(match awaited {
                 Some(group) => Effect::AskAboutGroup { group },
                 None => Effect::Notice {
@@ -35,8 +40,10 @@ impl Scheduler {
     pub(crate) fn serve(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         self.stop_waiting_in_vain(now);
         let mut index = 0;
-        while index < self.turns.len() {
-            let key = self.turns[index].clone();
+        while self.turns.any_asks_for_at_most(self.ledger.available.get(CPU)) {
+            let Some(key) = self.turns.get(index).cloned() else {
+                break;
+            };
             if !self.may_serve(&key) || self.is_held_back(now, &key) {
                 index += 1;
                 continue;
@@ -83,10 +90,7 @@ impl Scheduler {
             return false;
         }
         match &self.waited_for {
-            Some(waited_for) if waited_for.queue != *key => {
-                let lacking = self.lacking(&waited_for.queue.shape);
-                !key.shape.iter().any(|(name, _)| lacking.get(name) > Quantity::ZERO)
-            }
+            Some(waited_for) if waited_for.queue != *key => !self.lacks_any_of(&waited_for.queue.shape, &key.shape),
             Some(_) | None => true,
         }
     }
@@ -98,22 +102,21 @@ impl Scheduler {
             .count()
     }
 
-    /// How much of each resource is missing for `demand`.
-    pub(crate) fn lacking(&self, demand: &ResourceSet) -> ResourceSet {
-        let free = self.ledger.free_for(demand);
-        demand
+    /// Whether of some resource of `granted` there is less free than `demand` needs.
+    fn lacks_any_of(&self, demand: &Shape, granted: &ResourceSet) -> bool {
+        let of_group = demand.group().map(|_| self.ledger.free_for(demand));
+        let free = of_group.as_ref().unwrap_or(&self.ledger.available);
+        granted
             .iter()
-            .map(|(name, amount)| (name.to_owned(), Quantity((amount.0 - free.get(name).0).max(0))))
-            .collect()
+            .any(|(name, _)| demand.get(name) > free.get(name).max(Quantity::ZERO))
     }
 
     /// SCH-3: counts for each queue whose turn it was that something it lacks goes to another; who is overtaken too
     /// often is waited for, as long as it has waited so far.
     fn note_overtaken(&mut self, now: Duration, before: usize, granted: &ResourceSet) {
         for position in 0..before {
-            let key = self.turns[position].clone();
-            let lacking = self.lacking(&key.shape);
-            if !granted.iter().any(|(name, _)| lacking.get(name) > Quantity::ZERO) || !self.could_fit(&key.shape) {
+            let key = self.turns.get(position).expect("the caller has come by it").clone();
+            if !self.lacks_any_of(&key.shape, granted) || !self.could_fit(&key.shape) {
                 continue;
             }
             let queue = self.queues.get_mut(&key).expect("a queue in the turns exists");
@@ -130,15 +133,13 @@ impl Scheduler {
     }
 
     /// Whether it would fit if every lease were returned: actors may hold what they have for ever.
-    pub(crate) fn could_fit(&self, demand: &ResourceSet) -> bool {
+    pub(crate) fn could_fit(&self, demand: &Shape) -> bool {
         if !self.ledger.feasible(demand) {
             return false;
         }
-        let mut free = self.ledger.total_for(demand);
-        for holding in self.actors.values().filter_map(|hosted| hosted.holding.as_ref()) {
-            free.subtract(&holding.resources);
-        }
-        free.covers(demand)
+        let of_group = demand.group().map(|_| self.ledger.total_for(demand));
+        let total = of_group.as_ref().unwrap_or(&self.ledger.total);
+        (demand.iter()).all(|(name, amount)| total.get(name).0 - self.held_by_actors.get(name).0 >= amount.0)
     }
 
     fn stop_waiting_in_vain(&mut self, now: Duration) {
@@ -250,6 +251,7 @@ impl Scheduler {
                 self.set_worker_state(worker, WorkerState::Actor(actor));
                 let hosted = self.actors.get_mut(&actor).expect("a cancelled actor is withdrawn");
                 let holding = self.ledger.swap(holding, &hosted.demand.running);
+                self.held_by_actors.add(&holding.resources);
                 let gpus = holding.gpu_indices();
                 hosted.holding = Some(holding);
                 hosted.worker = Some(worker);
@@ -269,7 +271,7 @@ impl Scheduler {
     pub(crate) fn forget_if_empty(&mut self, key: &QueueKey) {
         let Some(queue) = self.queues.get(key) else { return };
         if queue.items.is_empty() {
-            self.turns.retain(|turn| turn != key);
+            self.turns.forget(key);
         }
         if queue.is_forgettable() {
             self.queues.remove(key);

@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ray_rs_types::{ActorId, ResourceSet};
+use ray_rs_types::ActorId;
 
 use crate::event::{ClientKey, EnvKey, JobKey, RequestKey};
+use crate::shape::Shape;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Source {
@@ -19,7 +20,7 @@ pub(crate) enum Source {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct QueueKey {
     pub source: Source,
-    pub shape: Arc<ResourceSet>,
+    pub shape: Shape,
     pub env: EnvKey,
 }
 

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use ray_rs_types::bundles::BundleDemand;
 use ray_rs_types::{Quantity, ResourceSet};
 use rustc_hash::FxHashSet;
 
@@ -27,31 +26,52 @@ impl Scheduler {
         if awake.is_empty() {
             return;
         }
-        // What will be free when every lease asked back so far has been returned; waiting queues claim it in turn.
-        let mut coming = self.ledger.available.clone();
-        let groups: FxHashSet<_> = (self.turns.iter())
-            .filter_map(|key| BundleDemand::group_of(&key.shape))
-            .collect();
+        // Beyond what is free: what comes when every lease asked back so far has been returned, less what the queues before
+        // claim of it.
+        let mut coming = ResourceSet::new();
+        let groups: FxHashSet<_> = self.turns.iter().filter_map(|key| key.shape.group()).collect();
         for group in groups {
             coming.add(&self.ledger.bundles.available_by_name(group));
         }
         for lease in self.leases.values().filter(|lease| lease.revoked) {
             coming.add(&lease.holding.returns());
         }
+        let mut first_due = self.earliest_due(&awake);
         for index in 0..self.turns.len() {
-            let key = self.turns[index].clone();
+            // The rest could change nothing: all are asked back, or the first of them will be as soon as it may.
+            let Some(due) = first_due else { break };
+            if due > now && self.deadline.is_some_and(|deadline| deadline <= due) {
+                break;
+            }
+            let key = self.turns.get(index).expect("nothing here changes the turns").clone();
             if self.ledger.fits(&key.shape) || !self.could_fit(&key.shape) {
                 continue;
             }
-            while !coming.covers(&key.shape) {
+            while !self.will_cover(&coming, &key.shape) {
                 let Some(lease) = self.pick_lease_to_revoke(now, &key, &coming, &awake) else {
                     break;
                 };
                 coming.add(&self.leases[&lease].holding.returns());
                 self.revoke(lease, effects);
+                first_due = self.earliest_due(&awake);
             }
             coming.subtract(&key.shape);
         }
+    }
+
+    /// When the first of those leases that are not asked back yet may be.
+    fn earliest_due(&self, awake: &[LeaseKey]) -> Option<Duration> {
+        let open = awake.iter().map(|key| &self.leases[key]).filter(|lease| !lease.revoked);
+        open.map(|lease| lease.granted_at + self.options.revoke_after).min()
+    }
+
+    /// What will be free of a resource, if so much is coming.
+    fn will_be_free(&self, coming: &ResourceSet, name: &str) -> Quantity {
+        Quantity(self.ledger.available.get(name).0 + coming.get(name).0)
+    }
+
+    fn will_cover(&self, coming: &ResourceSet, demand: &ResourceSet) -> bool {
+        (demand.iter()).all(|(name, amount)| self.will_be_free(coming, name) >= amount)
     }
 
     /// Whoever wants anything else has a better right to a worker than a client that only might have a task.
@@ -120,7 +140,7 @@ impl Scheduler {
                 continue;
             }
             let helps = (lease.holding.resources.iter())
-                .any(|(name, _)| waiting.shape.get(name) > Quantity(coming.get(name).0.max(0)));
+                .any(|(name, _)| waiting.shape.get(name) > self.will_be_free(coming, name).max(Quantity::ZERO));
             if !helps {
                 continue;
             }

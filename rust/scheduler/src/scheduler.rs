@@ -17,6 +17,7 @@ use crate::groups::RemovedGroups;
 use crate::ledger::{Holding, Ledger};
 use crate::pool::Pool;
 use crate::queue::{Item, Queue, QueueKey, Source, Wanted};
+use crate::shape::{Shape, Turns};
 
 /// The scheduler's knobs.
 #[derive(Debug, Clone)]
@@ -168,10 +169,11 @@ pub struct Scheduler {
     pub(crate) workers: FxHashMap<WorkerKey, Worker>,
     pub(crate) clients: FxHashMap<ClientKey, JobKey>,
     pub(crate) queues: FxHashMap<QueueKey, Queue>,
-    /// Queues with items, whose turn is next in front.
-    pub(crate) turns: VecDeque<QueueKey>,
+    pub(crate) turns: Turns,
     pub(crate) leases: FxHashMap<LeaseKey, Lease>,
     pub(crate) actors: FxHashMap<ActorId, HostedActor>,
+    /// The sum of what they hold.
+    pub(crate) held_by_actors: ResourceSet,
     pub(crate) waited_for: Option<WaitedFor>,
     pub(crate) admission: Admission,
     pub(crate) removed_groups: RemovedGroups,
@@ -196,9 +198,10 @@ impl Scheduler {
             workers: FxHashMap::default(),
             clients: FxHashMap::default(),
             queues: FxHashMap::default(),
-            turns: VecDeque::new(),
+            turns: Turns::default(),
             leases: FxHashMap::default(),
             actors: FxHashMap::default(),
+            held_by_actors: ResourceSet::new(),
             waited_for: None,
             admission: Admission::default(),
             removed_groups: RemovedGroups::default(),
@@ -256,7 +259,7 @@ impl Scheduler {
             .filter(|(key, _)| matches!(key.source, Source::Actors(_)))
         {
             if !queue.items.is_empty() {
-                *waiting.entry((*key.shape).clone()).or_default() += queue.items.len() as u32;
+                *waiting.entry(ResourceSet::clone(&key.shape)).or_default() += queue.items.len() as u32;
             }
         }
         waiting
@@ -432,7 +435,7 @@ impl Scheduler {
         }
         let key = QueueKey {
             source: Source::Client(client),
-            shape: Arc::new(shape),
+            shape: Shape::new(shape),
             env: request.env,
         };
         let item = Item {
@@ -457,7 +460,7 @@ impl Scheduler {
         }
         let key = QueueKey {
             source: Source::Actors(demand.job),
-            shape: Arc::new(demand.placement.clone()),
+            shape: Shape::new(demand.placement.clone()),
             env: demand.env,
         };
         let item = Item {
@@ -530,6 +533,18 @@ impl Scheduler {
         lease
     }
 
+    /// Frees what a placed actor holds; as with a lease, its worker's state is the caller's next concern.
+    pub(crate) fn end_actor(&mut self, actor: ActorId) -> HostedActor {
+        let hosted = self
+            .actors
+            .remove(&actor)
+            .expect("SCH-2: the caller has looked the actor up");
+        let holding = hosted.holding.as_ref().expect("SCH-2: a placed actor holds resources");
+        self.ledger.give_back(holding);
+        self.held_by_actors.subtract(&holding.resources);
+        hosted
+    }
+
     fn client_gone(&mut self, client: ClientKey, effects: &mut Vec<Effect>) {
         if self.clients.remove(&client).is_none() {
             return;
@@ -589,9 +604,7 @@ impl Scheduler {
                 self.end_lease(lease);
             }
             WorkerState::Actor(actor) => {
-                let hosted = self.actors.remove(&actor).expect("SCH-2: a worker's actor is known");
-                self.ledger
-                    .give_back(&hosted.holding.expect("a placed actor holds its resources"));
+                self.end_actor(actor);
             }
             WorkerState::Idle { .. } | WorkerState::Leaving => {}
         }
