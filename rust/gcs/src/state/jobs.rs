@@ -1,6 +1,6 @@
 //! Jobs: one for each driver, from its registration to its end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use prost::Message;
 use ray_rs_actors::lifecycle::Event;
@@ -12,15 +12,45 @@ use tonic::Status;
 use super::{Durable, State, Target};
 use crate::storage::{Table, Write};
 
+/// Finished jobs that can still be asked about.
+const MAX_FINISHED: usize = 1_000;
+
 #[derive(Debug, Default)]
 pub(super) struct Jobs {
-    /// By number, so in the order in which they came. A session has few.
+    /// By number, so in the order in which they came.
     jobs: BTreeMap<u32, v1::JobInfo>,
+    /// In the order in which they ended.
+    finished: VecDeque<u32>,
 }
 
 impl Jobs {
+    /// Numbers grow, so one that is not known and not above all others was forgotten after its end.
     pub(super) fn has_finished(&self, job: JobId) -> bool {
-        self.jobs.get(&job.to_int()).is_some_and(|info| info.finished)
+        let number = job.to_int();
+        match self.jobs.get(&number) {
+            Some(info) => info.finished,
+            None => number > 0 && self.jobs.last_key_value().is_some_and(|(last, _)| number < *last),
+        }
+    }
+
+    /// Notes that a job has ended, and forgets those past the number that is kept. The youngest job always stays: the next
+    /// one's number follows from it.
+    fn has_ended(&mut self, number: u32) -> Vec<Write> {
+        self.finished.push_back(number);
+        let mut writes = Vec::new();
+        while self.finished.len() > MAX_FINISHED {
+            let last = self.jobs.last_key_value().map(|(last, _)| *last);
+            let Some(at) = self.finished.iter().position(|number| Some(*number) != last) else {
+                break;
+            };
+            let oldest = self.finished.remove(at).and_then(|number| self.jobs.remove(&number));
+            writes.extend(oldest.map(|info| Write {
+                table: Table::Jobs,
+                key: info.job_id,
+                value: None,
+            }));
+        }
+        writes
     }
 
     /// Unfinished jobs whose driver `of_driver` picks.
@@ -35,6 +65,9 @@ impl Jobs {
 
     pub(super) fn restore(&mut self, info: v1::JobInfo) {
         if let Ok(job) = JobId::from_bytes(&info.job_id) {
+            if info.finished {
+                self.finished.push_back(job.to_int());
+            }
             self.jobs.insert(job.to_int(), info);
         }
     }
@@ -88,7 +121,8 @@ impl State {
         };
         info.finished = true;
         info.end_ms = now_ms;
-        let writes = vec![write_of(info)];
+        let mut writes = vec![write_of(info)];
+        writes.extend(self.jobs.has_ended(job.to_int()));
         let durable = self.actor_events([Event::JobFinished { job }], writes);
         self.group_events([GroupEvent::JobFinished { job }]);
         self.tell(
@@ -128,5 +162,52 @@ impl State {
         Ok(v1::GetJobReply {
             job: self.jobs.jobs.get(&job.to_int()).cloned(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(number: u32, finished: bool) -> v1::JobInfo {
+        v1::JobInfo {
+            job_id: JobId::from_int(number).0.to_vec(),
+            finished,
+            ..v1::JobInfo::default()
+        }
+    }
+
+    #[test]
+    fn the_oldest_finished_jobs_are_forgotten_and_are_finished_all_the_same() {
+        let mut jobs = Jobs::default();
+        let running = 5;
+        let count = MAX_FINISHED as u32 + 20;
+        let mut forgotten = Vec::new();
+        for number in 1..=count {
+            jobs.restore(job(number, false));
+            if number != running {
+                jobs.jobs.get_mut(&number).expect("just entered").finished = true;
+                forgotten.extend(jobs.has_ended(number).into_iter().map(|write| write.key));
+            }
+        }
+        assert_eq!(jobs.jobs.len(), MAX_FINISHED + 1);
+        let expected = (1..=20).filter(|number| *number != running);
+        let expected: Vec<Vec<u8>> = expected.map(|number| JobId::from_int(number).0.to_vec()).collect();
+        assert_eq!(forgotten, expected);
+        assert!(jobs.has_finished(JobId::from_int(1)) && jobs.has_finished(JobId::from_int(count)));
+        assert!(!jobs.has_finished(JobId::from_int(running)) && !jobs.has_finished(JobId::from_int(count + 1)));
+    }
+
+    #[test]
+    fn the_youngest_job_stays_whenever_it_ended() {
+        let mut jobs = Jobs::default();
+        let youngest = 10_000;
+        jobs.restore(job(youngest, true));
+        for number in 1..=MAX_FINISHED as u32 + 3 {
+            jobs.restore(job(number, false));
+            jobs.has_ended(number);
+        }
+        assert!(jobs.jobs.contains_key(&youngest));
+        assert_eq!(jobs.jobs.len(), MAX_FINISHED);
     }
 }

@@ -158,6 +158,9 @@ impl State {
         }
         for actor in self.actors.forgettable() {
             self.lifecycle.forget(actor);
+            if let Some(demand) = self.actors.spec(actor).and_then(placement_groups::group_demand) {
+                self.groups.forget_actor(actor, demand.group);
+            }
             self.actors.forget(actor, writes);
         }
     }

@@ -33,7 +33,7 @@ pub(super) struct PlacementGroups {
     names: FxHashMap<(String, String), PlacementGroupId>,
     /// Nodes that are told what becomes of a group, until it is removed.
     followers: FxHashMap<PlacementGroupId, Vec<NodeId>>,
-    /// Actors that were ever placed in a group that is not removed.
+    /// Actors that were ever placed in a group that is not removed, but those that are dead and forgotten.
     actors: FxHashMap<PlacementGroupId, Vec<ActorId>>,
     /// Not known yet, with whoever waits for that.
     awaited: FxHashMap<PlacementGroupId, Vec<oneshot::Sender<()>>>,
@@ -65,6 +65,16 @@ impl PlacementGroups {
     pub(super) fn note_actor(&mut self, actor: ActorId, spec: &v1::ActorSpec) {
         if let Some(demand) = group_demand(spec) {
             self.actors.entry(demand.group).or_default().push(actor);
+        }
+    }
+
+    /// An actor is dead, and nobody may ask about it any more.
+    pub(super) fn forget_actor(&mut self, actor: ActorId, group: PlacementGroupId) {
+        if let Entry::Occupied(mut entry) = self.actors.entry(group) {
+            entry.get_mut().retain(|other| *other != actor);
+            if entry.get().is_empty() {
+                entry.remove();
+            }
         }
     }
 
@@ -458,5 +468,30 @@ impl State {
             .collect();
         groups.sort_by(|a, b| (a.creation_ms, &a.nodes).cmp(&(b.creation_ms, &b.nodes)));
         v1::ListPlacementGroupsReply { groups }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_does_not_remember_actors_that_are_forgotten() {
+        let mut groups = PlacementGroups::default();
+        let group = PlacementGroupId([1; 18]);
+        let resources = ResourceSet::new().with(format!("CPU_group_{group}"), 1.0);
+        let spec = v1::ActorSpec {
+            placement_resources: Some((&resources).into()),
+            ..v1::ActorSpec::default()
+        };
+        let actors = [1, 2].map(|number| ActorId([number; 16]));
+        for actor in actors {
+            groups.note_actor(actor, &spec);
+        }
+        groups.forget_actor(actors[0], group);
+        assert_eq!(groups.actors[&group], [actors[1]]);
+        groups.forget_actor(actors[1], group);
+        groups.forget_actor(actors[1], group);
+        assert!(groups.actors.is_empty());
     }
 }

@@ -10,7 +10,7 @@ use super::words::{Effect, Event, GroupFacts, GroupState, GroupStatus, PendingGr
 use crate::policy::bundle;
 
 /// Removed groups that can still be asked about.
-const MAX_REMOVED: usize = 10_000;
+pub(super) const MAX_REMOVED: usize = 1_000;
 
 /// All groups.
 #[derive(Debug, Default)]

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use ray_rs_types::placing::GroupStrategy;
 use ray_rs_types::{ActorId, JobId, NodeId, PlacementGroupId, ResourceSet};
 
+use super::table::MAX_REMOVED;
 use super::{Effect, Event, GroupFacts, GroupState, GroupTable};
 use crate::policy::bundle::BundleSpec;
 
@@ -279,6 +280,26 @@ fn who_waits_is_served_in_order_when_something_is_removed() {
     use GroupState::{Created, Pending, Removed};
     assert_eq!(states, [Removed, Created, Created, Pending, Pending]);
     assert!(world.table.has_pending());
+}
+
+#[test]
+fn the_oldest_removed_groups_are_forgotten() {
+    let mut world = World::of(&[(1, 1.0)]);
+    world.want(0, GroupStrategy::Pack, &[1.0]);
+    world.settle();
+    let count = MAX_REMOVED as u32 + 5;
+    let mut forgotten = Vec::new();
+    for number in 1..=count {
+        world.want(number, GroupStrategy::Pack, &[1.0]);
+        world.tell(Event::Unwanted { group: group(number) });
+        forgotten.extend(world.take().into_iter().filter_map(|effect| match effect {
+            Effect::Forget { group } => Some(group),
+            _ => None,
+        }));
+    }
+    assert_eq!(forgotten, (1..=5).map(group).collect::<Vec<_>>());
+    assert_eq!((world.state(5), world.state(6)), (None, Some(GroupState::Removed)));
+    assert_eq!(world.state(0), Some(GroupState::Created));
 }
 
 #[test]
