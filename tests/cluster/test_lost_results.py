@@ -1,0 +1,139 @@
+"""Results whose only copy was on a node that died are made again."""
+
+import numpy as np
+import pytest
+from under_test import exceptions, ray
+
+MIB = 2**20
+SIZE = 2 * MIB
+
+
+@pytest.fixture
+def three(ray_cluster):
+    """The driver's node, one that will die, and a third."""
+    return ray_cluster(
+        [{"num_cpus": 2}, {"num_cpus": 2, "resources": {"mortal": 2}}, {"num_cpus": 2, "resources": {"third": 2}}]
+    )
+
+
+def replace_the_mortal(cluster):
+    cluster.remove_node(cluster.nodes[1], allow_graceful=False)
+    return cluster.add_node(num_cpus=2, resources={"mortal": 2})
+
+
+def mortal(**options):
+    return ray.remote(resources={"mortal": 0.1}, **options)
+
+
+def log_of(path):
+    return [line for line in path.read_text().splitlines() if line]
+
+
+def makers(log):
+    log.touch()
+
+    @mortal()
+    def make(value):
+        with open(log, "a") as file:
+            file.write(f"make {value}\n")
+        return np.full(SIZE, value, dtype=np.uint8)
+
+    @mortal()
+    def plus_one(array):
+        with open(log, "a") as file:
+            file.write(f"plus_one {int(array[0])}\n")
+        return array + 1
+
+    return make, plus_one
+
+
+@ray.remote
+def first_of(array):
+    return int(array[0])
+
+
+@ray.remote
+class Borrower:
+    def take(self, box):
+        self.box = box
+
+    def first(self):
+        return int(ray.get(self.box[0])[0])
+
+
+def test_get_and_arguments_and_borrowers_on_a_third_node(three, tmp_path):
+    log = tmp_path / "log"
+    make, _ = makers(log)
+    refs = [make.remote(i) for i in range(5)]
+    ray.wait(refs, num_returns=5, timeout=60)
+    borrower = Borrower.options(resources={"third": 0.1}).remote()
+    ray.get(borrower.take.remote([refs[3]]), timeout=60)
+    replace_the_mortal(three)
+    assert ray.get(refs[0], timeout=60)[0] == 0
+    assert ray.get(first_of.remote(refs[1]), timeout=60) == 1
+    assert ray.get(first_of.options(resources={"third": 0.1}).remote(refs[2]), timeout=60) == 2
+    assert ray.get(borrower.first.remote(), timeout=60) == 3
+    assert [array[0] for array in ray.get(refs, timeout=60)] == [0, 1, 2, 3, 4]
+    assert len(log_of(log)) == 10
+
+
+def test_a_chain_and_twice(three, tmp_path):
+    log = tmp_path / "log"
+    make, plus_one = makers(log)
+    ref = plus_one.remote(plus_one.remote(make.remote(0)))
+    ray.wait([ref], timeout=60)
+    again = replace_the_mortal(three)
+    # Not read here, where a copy would stay.
+    assert ray.get(first_of.options(resources={"mortal": 0.1}).remote(ref), timeout=60) == 2
+    three.remove_node(again, allow_graceful=False)
+    again = three.add_node(num_cpus=2, resources={"mortal": 2})
+    assert (ray.get(ref, timeout=60) == 2).all()
+    assert len(log_of(log)) == 9
+    three.remove_node(again, allow_graceful=False)
+    assert (ray.get(ref, timeout=60) == 2).all()
+    assert len(log_of(log)) == 9
+
+
+def test_it_waits_for_a_node_and_says_so(three, tmp_path):
+    make, _ = makers(tmp_path / "log")
+    ref = make.remote(7)
+    ray.wait([ref], timeout=60)
+    borrower = Borrower.options(resources={"third": 0.1}).remote()
+    ray.get(borrower.take.remote([ref]), timeout=60)
+    three.remove_node(three.nodes[1], allow_graceful=False)
+    with pytest.raises(exceptions.GetTimeoutError):
+        ray.get(ref, timeout=2)
+    assert ray.wait([ref], timeout=0.1) == ([], [ref])
+    assert "(try number 2)" in ray.why(ref)
+    first = borrower.first.remote()
+    assert ray.wait([first, ref], timeout=0.1) == ([], [first, ref])
+    three.add_node(num_cpus=2, resources={"mortal": 2})
+    assert ray.get([first, first_of.remote(ref)], timeout=60) == [7, 7]
+
+
+def test_what_is_not_made_again(three):
+    @mortal(max_retries=0)
+    def once():
+        return np.zeros(SIZE, dtype=np.uint8)
+
+    @mortal()
+    def put_there():
+        return [ray.put(np.zeros(SIZE, dtype=np.uint8))]
+
+    @mortal()
+    class Maker:
+        def make(self):
+            return np.zeros(SIZE, dtype=np.uint8)
+
+    maker = Maker.remote()
+    lost = {"max_retries=0": once.remote(), "actor's method": maker.make.remote()}
+    [put] = ray.get(put_there.remote(), timeout=60)
+    ray.wait([*lost.values()], num_returns=2, timeout=60)
+    replace_the_mortal(three)
+    for why, ref in lost.items():
+        with pytest.raises(exceptions.ObjectReconstructionFailedError, match=why):
+            ray.get(ref, timeout=60)
+        with pytest.raises(exceptions.ObjectLostError, match=why):
+            ray.get(first_of.remote(ref), timeout=60)
+    with pytest.raises(exceptions.OwnerDiedError):
+        ray.get(put, timeout=60)
