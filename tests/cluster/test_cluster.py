@@ -182,13 +182,14 @@ def test_when_a_node_dies_its_work_goes_on_elsewhere(cluster, tmp_path):
         def where(self):
             return my_node()
 
-    @on(num_cpus=0, max_retries=0)
+    @on(num_cpus=0)
     def make():
         return b"x" * BIG
 
-    phoenix, mortal, lost = Phoenix.remote(), Mortal.remote(), make.remote()
+    phoenix, mortal, made = Phoenix.remote(), Mortal.remote(), make.remote()
+    lost = make.options(max_retries=0).remote()
     assert ray.get([phoenix.where.remote(), mortal.where.remote()], timeout=30) == [cluster.there.node_id] * 2
-    ray.wait([lost], timeout=30)
+    ray.wait([lost, made], num_returns=2, timeout=30)
     running = twice.remote()
     wait_until(lambda: list(tmp_path.iterdir()), "the first attempt")
     cluster.remove_node(cluster.there, allow_graceful=False)
@@ -199,6 +200,7 @@ def test_when_a_node_dies_its_work_goes_on_elsewhere(cluster, tmp_path):
         ray.get(mortal.where.remote(), timeout=60)
     with pytest.raises(exceptions.ObjectLostError):
         ray.get(lost, timeout=60)
+    assert ray.get(made, timeout=60) == b"x" * BIG
 
 
 def test_nothing_is_left_when_the_process_that_made_the_cluster_is_killed(no_cluster):

@@ -127,6 +127,16 @@ impl State {
         self.run_effects();
     }
 
+    /// The number may be another lane's from here on: nothing that was meant for this one may get there.
+    fn forget_lane_number(&mut self, lane: PeerIndex) {
+        for target in &mut self.actors {
+            if target.lane == Some(lane) {
+                target.lane = None;
+            }
+        }
+        self.remote.forget_opening(lane);
+    }
+
     /// A process is gone: its lanes, leases, borrows and objects.
     pub fn process_died(&mut self, who: ray_rs_ownership::OwnerIndex) {
         if who == ray_rs_ownership::OwnerIndex::ME || !self.peers.mark_dead(who) {
@@ -156,6 +166,7 @@ impl State {
         for lane in lanes {
             self.execution.forget_lane(lane);
             self.peers.remove(lane);
+            self.forget_lane_number(lane);
         }
         self.owner.borrower_died(who, &mut self.owner_effects);
         self.arena.owner_died(arena_owner(&self.peers.address(who).worker_id));

@@ -163,6 +163,11 @@ pub(crate) struct Remote {
 }
 
 impl Remote {
+    /// What is being opened for a lane that is no more is closed when it comes.
+    pub fn forget_opening(&mut self, lane: PeerIndex) {
+        self.opening.retain(|_, target| *target != Target::Peer(lane));
+    }
+
     /// To be told with each request of the class, so that nobody is asked in vain again and again.
     pub fn refusals_of(&self, class: ClassKey) -> Vec<v1::NodeRefusal> {
         let its = self.refusals.iter().filter(|((whose, _), _)| *whose == class);
