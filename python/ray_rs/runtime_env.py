@@ -148,7 +148,9 @@ def existing(path: str | os.PathLike[str], field: str) -> str:
     if separator:
         if scheme != "file":
             raise NotImplementedError(f"{field}={text!r}: only local paths and file:// are supported.")
-        text = rest
+        # A URL may name the machine, if it is this one.
+        this_machine = "localhost/"
+        text = "/" + rest[len(this_machine) :].lstrip("/") if rest.startswith(this_machine) else rest
     text = os.path.abspath(os.path.expanduser(text))
     if not os.path.exists(text):
         raise ValueError(f"{field}: {text} does not exist.")

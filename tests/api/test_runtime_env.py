@@ -74,7 +74,7 @@ def test_an_archive_as_working_directory(tmp_path):
     archive = tmp_path / "project.zip"
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("inside.py", "NAME = 'zip'\n")
-    ray.init(num_cpus=1, runtime_env={"working_dir": f"file://{archive}"})
+    ray.init(num_cpus=1, runtime_env={"working_dir": f"file://localhost/{archive}"})
     _, names, _ = ray.get(look.remote())
     assert names == ["inside.py"]
 

@@ -49,6 +49,12 @@ ONE_NODE = """
         assert "died" in error.error_message
         assert get_log_message(log_pubsub, 1) == [["last words"]]
 
+    def test_of_private_names(ray_start_regular):
+        worker = ray._private.worker.global_worker
+        large, small = ray.put(bytes(10**6)), ray.put(1)
+        assert worker.core_worker.object_exists(large) and not worker.core_worker.object_exists(small)
+        assert worker.node.unique_id == ray.get_runtime_context().get_node_id()
+
     def test_no_node_yet(shutdown_only):
         assert not ray.is_initialized()
         driver = run_string_as_driver_nonblocking(
@@ -147,7 +153,7 @@ def pytest_of(directory, body, *before):
 
 @pytest.mark.timeout(120)
 def test_one_node(tmp_path):
-    assert "7 passed" in pytest_of(tmp_path, ONE_NODE, "-m", "ray_rs", "-m", "pytest")
+    assert "8 passed" in pytest_of(tmp_path, ONE_NODE, "-m", "ray_rs", "-m", "pytest")
 
 
 @pytest.mark.timeout(120)

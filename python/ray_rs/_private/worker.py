@@ -13,6 +13,7 @@ __all__ = [
     "SCRIPT_MODE",
     "WORKER_MODE",
     "BaseContext",
+    "CoreWorker",
     "RayContext",
     "Worker",
     "cancel",
@@ -32,6 +33,21 @@ __all__ = [
 BaseContext = RayContext
 
 
+class CoreWorker:
+    """Of Ray's core worker what test files ask."""
+
+    def object_exists(self, object_ref: _core.ObjectRef[Any]) -> bool:
+        """Whether the value lies in an object store; small ones do not, as their owners keep them.
+
+        Args:
+            object_ref: The reference; its owner must be this process, or have told it.
+        """
+        from ray_rs._locations import get_local_object_locations
+
+        found = get_local_object_locations([object_ref]).get(object_ref)
+        return found is not None and bool(found["node_ids"])
+
+
 class Worker:
     """This process, or its connection to the cluster.
 
@@ -49,6 +65,16 @@ class Worker:
     def connected(self) -> bool:
         """Whether there is a session."""
         return _core.is_initialized()
+
+    @property
+    def node(self) -> Node | None:
+        """Where the session lies; None when not connected."""
+        return Node() if _core.is_initialized() else None
+
+    @property
+    def core_worker(self) -> CoreWorker:
+        """What is known of objects."""
+        return CoreWorker()
 
     def check_connected(self) -> None:
         """Raises `RaySystemError` when there is no session."""
