@@ -196,6 +196,95 @@ def test_a_host_that_is_cut_off_is_dead_and_stays_dead(network, program):
     assert re.search(r"/3\.0 CPU", hosts[0].ray_rs("status"))
 
 
+TICKER = """
+    @ray.remote(num_cpus=0, max_restarts=1, max_task_retries=-1)
+    class Ticker:
+        # Shows that it runs, also when nobody calls it. All hosts have one clock and one disk.
+        def __init__(self, place):
+            import threading
+            self.count = 0
+            self.path = f"{place}/{ray.util.get_node_ip_address()}"
+            threading.Thread(target=self.tick, daemon=True).start()
+
+        def tick(self):
+            with open(self.path, "a") as file:
+                while True:
+                    print(time.monotonic(), file=file, flush=True)
+                    time.sleep(0.01)
+
+        def add(self):
+            self.count += 1
+            return self.count, ray.util.get_node_ip_address()
+"""
+
+
+def test_an_actor_that_is_cut_off_has_halted_before_it_runs_elsewhere(network, program, tmp_path):
+    hosts = start(network)
+    talk = program(
+        hosts[0],
+        PARTS
+        + TICKER
+        + f"""
+    from ray_rs.util.scheduling_strategies import NodeAffinitySchedulingStrategy as At
+
+    third = next(node["NodeID"] for node in ray.nodes() if node["Resources"].get("h3"))
+    ticker = Ticker.options(scheduling_strategy=At(third, soft=True)).remote({str(tmp_path)!r})
+    print("AT", *ray.get(ticker.add.remote(), timeout=60))
+    sys.stdin.readline()
+    print("MOVED", *ray.get(ticker.add.remote(), timeout=60))
+    sys.stdin.readline()
+    """,
+    )
+    raylet = hosts[2].raylet_pid()
+    assert talk.expect("AT").split() == ["1", hosts[2].address]
+    hosts[2].cut()
+    talk.say("go on")
+    count, address = talk.expect("MOVED").split()
+    assert count == "1" and address != hosts[2].address
+    hosts[2].mend()
+    wait_until(lambda: raylet not in traces.processes(), "the node that was declared dead to end", DEATH_PATIENCE)
+    talk.say("go on")
+
+    def ticks(address):
+        # The last line may not be whole.
+        return [float(line) for line in (tmp_path / address).read_text().splitlines()[:-1]]
+
+    assert ticks(hosts[2].address)[-1] < ticks(address)[0], "never two at a time, not even for a moment"
+
+
+def test_an_actor_that_halted_for_a_while_goes_on(network, program, tmp_path, monkeypatch):
+    """Longer than workers run without word from the control store, and shorter than a node may be silent."""
+    monkeypatch.setenv("RAY_RS_NODE_TIMEOUT_S", "24")
+    hosts = start(network, 2)
+    talk = program(
+        hosts[0],
+        PARTS
+        + TICKER
+        + f"""
+    ticker = Ticker.options(**on("h2")).remote({str(tmp_path)!r})
+    print("AT", *ray.get(ticker.add.remote(), timeout=60))
+    sys.stdin.readline()
+    print("STILL", *ray.get(ticker.add.remote(), timeout=60))
+    sys.stdin.readline()
+    """,
+    )
+    assert talk.expect("AT").split() == ["1", hosts[1].address]
+    path = tmp_path / hosts[1].address
+
+    def grows():
+        before = path.stat().st_size
+        time.sleep(0.3)
+        return path.stat().st_size > before
+
+    assert grows()
+    hosts[1].cut()
+    wait_until(lambda: not grows(), "the actor to halt", DEATH_PATIENCE)
+    hosts[1].mend()
+    talk.say("go on")
+    assert talk.expect("STILL").split() == ["2", hosts[1].address]
+    assert grows()
+
+
 def test_a_short_cut_is_survived(network, program):
     """Shorter than a node may be silent: nothing is lost."""
     hosts = start(network, 2)

@@ -1,4 +1,4 @@
-"""Nothing is declared dead for being slow, where the kernel says who is dead."""
+"""Nothing is declared dead for being slow, where the kernel says who is dead; what somebody has stopped is not slow."""
 
 import json
 import os
@@ -6,16 +6,22 @@ import signal
 import time
 from pathlib import Path
 
-import pytest
-from under_test import ray
+import traces
+from under_test import ray, wait_until
 
 # Longer than a machine that is silent is asked whether it is there, waited for, and given up.
 SILENCE = 11.0
 
 
-@pytest.mark.parametrize("who", ["raylet", "gcs"])
-def test_a_process_that_was_stopped_for_a_while_goes_on(ray_cluster, who):
-    cluster = ray_cluster([{"num_cpus": 1}, {"num_cpus": 1, "resources": {"there": 1}}])
+def test_a_control_store_that_was_stopped_for_a_while_goes_on(ray_cluster):
+    goes_on(ray_cluster([{"num_cpus": 1}, {"num_cpus": 1, "resources": {"there": 1}}]), "gcs", SILENCE)
+
+
+def test_a_raylet_that_was_stopped_for_a_moment_goes_on(ray_cluster):
+    goes_on(ray_cluster([{"num_cpus": 1}, {"num_cpus": 1, "resources": {"there": 1}}]), "raylet", 2.0)
+
+
+def goes_on(cluster, who, seconds):
 
     @ray.remote(num_cpus=0, resources={"there": 0.01})
     class Counter:
@@ -32,10 +38,34 @@ def test_a_process_that_was_stopped_for_a_while_goes_on(ray_cluster, who):
     pid = cluster.nodes[1].raylet_pid if who == "raylet" else session["gcs_pid"]
     os.kill(pid, signal.SIGSTOP)
     try:
-        time.sleep(SILENCE)
+        time.sleep(seconds)
     finally:
         os.kill(pid, signal.SIGCONT)
     # Asks the control store, and a new actor there needs both.
     assert ray.get(Counter.remote().add.remote(), timeout=60) == 1
     assert sum(node["Alive"] for node in ray.nodes()) == 2
     assert ray.get(counter.add.remote(), timeout=60) == 2, "it was not started anew"
+
+
+def test_a_raylet_that_stays_stopped_is_ended_and_its_work_goes_elsewhere(ray_cluster):
+    """Whoever froze it, its node is of no use; and nothing of it goes on when it is woken."""
+    from ray_rs.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    cluster = ray_cluster([{"num_cpus": 1}, {"num_cpus": 1, "resources": {"there": 1}}])
+    frozen = cluster.nodes[1]
+    there = NodeAffinitySchedulingStrategy(frozen.node_id, soft=True)
+
+    @ray.remote(num_cpus=0, max_restarts=1, max_task_retries=-1)
+    class Actor:
+        def pid(self):
+            return os.getpid(), ray.get_runtime_context().get_node_id()
+
+    actor = Actor.options(scheduling_strategy=there).remote()
+    pid, node = ray.get(actor.pid.remote(), timeout=60)
+    assert node == frozen.node_id
+    os.kill(frozen.raylet_pid, signal.SIGSTOP)
+    wait_until(lambda: sum(node["Alive"] for node in ray.nodes()) == 1, "the node to be dead", 45)
+    wait_until(lambda: pid not in traces.processes(), "its worker to end", 45)
+    wait_until(lambda: frozen.raylet_pid not in traces.processes(), "its raylet to end", 45)
+    moved, node = ray.get(actor.pid.remote(), timeout=60)
+    assert moved != pid and node != frozen.node_id

@@ -36,6 +36,9 @@ pub struct GcsArguments {
     /// In how many shards its tables lie.
     #[serde(default)]
     pub shards: Option<usize>,
+    /// How long a node may be silent, or stopped.
+    #[serde(default)]
+    pub node_timeout_s: Option<usize>,
     /// Nodes that it starts by itself, and what is needed for those of this machine.
     #[serde(default)]
     pub autoscaling: Option<(AutoscalingArguments, LocalNodes)>,
@@ -46,6 +49,9 @@ pub(crate) fn gcs(arguments: GcsArguments, socket: OwnedFd) -> anyhow::Result<()
     let mut config = GcsConfig::new(arguments.session_dir.clone(), socket, arguments.driver_pid);
     config.tcp_bind = arguments.listen.unwrap_or(config.tcp_bind);
     config.shards = arguments.shards.unwrap_or(config.shards);
+    if let Some(seconds) = arguments.node_timeout_s {
+        config.node_bound = Duration::from_secs(seconds as u64);
+    }
     config.autoscaling =
         (arguments.autoscaling).map(|(autoscaling, head)| autoscaling.compose(head, &arguments.session_dir));
     block_on(ray_rs_gcs::run(config))

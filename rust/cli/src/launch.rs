@@ -39,6 +39,8 @@ posix._exit(getattr(module, 'run_' + daemon)(*configs))
 
 /// In how many shards the control store keeps its tables.
 const SHARDS_VARIABLE: &str = "RAY_RS_GCS_SHARDS";
+/// How many seconds a node may be silent, or stopped, before it is declared dead.
+const NODE_BOUND_VARIABLE: &str = "RAY_RS_NODE_TIMEOUT_S";
 /// How many replicas of the global scheduler a head starts beside the one in its control store.
 const SCHEDULERS_VARIABLE: &str = "RAY_RS_GLOBAL_SCHEDULERS";
 
@@ -338,6 +340,7 @@ fn start_head(config: &HeadConfig, made: &SessionDir, mut raylet: RayletConfig) 
         driver_pid: config.driver_pid,
         listen: config.gcs_listen,
         shards: number_in(SHARDS_VARIABLE),
+        node_timeout_s: number_in(NODE_BOUND_VARIABLE),
         autoscaling: config
             .autoscaling
             .clone()

@@ -3,6 +3,9 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::time::Duration;
+
+use ray_rs_scheduler::liveness;
 
 use crate::autoscaler::Autoscaling;
 
@@ -30,6 +33,8 @@ pub struct GcsConfig {
     pub storage: StorageChoice,
     /// In how many shards the tables lie: as many as in the session's earlier processes.
     pub shards: usize,
+    /// A node that was silent, or stopped, for so long is dead.
+    pub node_bound: Duration,
     /// Nodes that it starts by itself; none: it starts none.
     pub autoscaling: Option<Autoscaling>,
 }
@@ -45,6 +50,7 @@ impl GcsConfig {
             driver_pid,
             storage: StorageChoice::default(),
             shards: 1,
+            node_bound: liveness::DEFAULT_BOUND,
             autoscaling: None,
         }
     }

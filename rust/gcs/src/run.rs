@@ -61,7 +61,7 @@ pub async fn run(config: GcsConfig) -> anyhow::Result<()> {
         .to_string_lossy()
         .into_owned();
     let state = Arc::new(Mutex::new(state));
-    let service = GcsService::new(Arc::clone(&state));
+    let service = GcsService::new(Arc::clone(&state), config.node_bound);
 
     let grpc = GcsServer::new(service.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let mut server = tokio::spawn(serve(

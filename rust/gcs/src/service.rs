@@ -7,13 +7,14 @@ use ray_rs_proto::v1::gcs_server::Gcs;
 use ray_rs_proto::v1::{self, Empty, node_report};
 use ray_rs_transport::ProcessWatch;
 use ray_rs_transport::grpc::PeerInfo;
+use ray_rs_transport::process::Identity;
 use ray_rs_types::NodeId;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::state::{Durable, RECONNECT_GRACE, State};
+use crate::state::{Durable, State};
 
 /// `ray.kill` of an actor that is not known waits so long for its registration.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
@@ -26,14 +27,17 @@ const GROUP_PATIENCE: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone)]
 pub struct GcsService {
     state: Arc<Mutex<State>>,
+    /// How long a node may be silent, or stopped.
+    bound: Duration,
     /// The raylets of this machine that have registered.
     raylets: Arc<Mutex<Vec<Arc<ProcessWatch>>>>,
 }
 
 impl GcsService {
-    pub fn new(state: Arc<Mutex<State>>) -> Self {
+    pub fn new(state: Arc<Mutex<State>>, bound: Duration) -> Self {
         Self {
             state,
+            bound,
             raylets: Arc::default(),
         }
     }
@@ -55,6 +59,7 @@ impl GcsService {
         node: NodeId,
         connection: u64,
         process: Option<Arc<ProcessWatch>>,
+        bound: Option<Duration>,
     ) {
         loop {
             match reports.message().await {
@@ -75,7 +80,7 @@ impl GcsService {
         }
         match process {
             Some(process) => process.ended().await,
-            None => tokio::time::sleep(RECONNECT_GRACE).await,
+            None => self.until_its_death(node, bound).await,
         }
         self.state().node_died(
             node,
@@ -83,6 +88,44 @@ impl GcsService {
             "its connection broke and it did not come back",
             now_ms(),
         );
+    }
+
+    /// Waits until a node may be declared dead whose connection has ended now.
+    async fn until_its_death(&self, node: NodeId, bound: Option<Duration>) {
+        let ended = std::time::Instant::now();
+        loop {
+            let due = Instant::from_std(self.state().death_of(node, ended, bound));
+            if Instant::now() >= due {
+                return;
+            }
+            tokio::time::sleep_until(due).await;
+            if bound.is_some_and(|bound| due.elapsed() > bound / 4) {
+                // This process stood still itself: what was said meanwhile has not been read.
+                self.state().node_heard(node);
+            }
+        }
+    }
+
+    /// Ends a process of this machine that somebody has stopped, and not let go on for the bound: its work is wanted
+    /// elsewhere, and when it is gone nothing of it can go on. Returns then.
+    async fn end_if_stopped(&self, node: NodeId, process: &ProcessWatch) {
+        let mut since = None;
+        loop {
+            tokio::time::sleep(self.bound / 4).await;
+            if !process.is_stopped() {
+                since = None;
+                continue;
+            }
+            let since = *since.get_or_insert_with(Instant::now);
+            if since.elapsed() < self.bound / 2 {
+                continue;
+            }
+            tracing::error!(node_id = %node, pid = process.pid(), "a raylet was stopped (SIGSTOP) and is ended");
+            match process.kill() {
+                Ok(()) => return,
+                Err(error) => tracing::error!(pid = process.pid(), %error, "could not end it"),
+            }
+        }
     }
 
     /// Waits until the actor is known, at most so long: handles may travel faster than registrations.
@@ -114,6 +157,18 @@ impl GcsService {
             }
         }
     }
+}
+
+/// The process of a node that has joined over the loopback, if it is seen from here.
+fn watch_joined(process: v1::ProcessIdentity) -> Option<Arc<ProcessWatch>> {
+    let identity = Identity {
+        pid: process.pid,
+        pid_namespace: process.pid_namespace,
+        started_ticks: process.started_ticks,
+    };
+    let watch = ProcessWatch::new(process.pid).ok()?;
+    // In this order: what is watched is the process that has the identity.
+    identity.is_here().then(|| Arc::new(watch))
 }
 
 fn now_ms() -> u64 {
@@ -183,12 +238,24 @@ impl Gcs for GcsService {
         let info = registered
             .node
             .ok_or_else(|| Status::invalid_argument("there is no node"))?;
-        let registration = self.state().register_node(info)?;
-        let process = self.watch_peer(peer);
-        tokio::spawn(
-            self.clone()
-                .follow(reports, registration.node, registration.connection, process),
-        );
+        let is_here = peer.is_none_or(|peer| peer.is_this_machine());
+        let bound = (!is_here).then_some(self.bound);
+        let joined = info.process.filter(|_| is_here).and_then(watch_joined);
+        let registration = self.state().register_node(info, bound)?;
+        let process = self.watch_peer(peer).or_else(|| joined.clone());
+        let (node, connection) = (registration.node, registration.connection);
+        let following = self.clone().follow(reports, node, connection, process, bound);
+        let service = self.clone();
+        tokio::spawn(async move {
+            tokio::pin!(following);
+            if let Some(process) = joined {
+                tokio::select! {
+                    () = &mut following => return,
+                    () = service.end_if_stopped(node, &process) => {}
+                }
+            }
+            following.await;
+        });
         Ok(Response::new(ReceiverStream::new(registration.commands)))
     }
 

@@ -5,6 +5,7 @@ mod placement_groups;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
@@ -55,7 +56,7 @@ impl Served {
         let state = Arc::new(Mutex::new(state));
         tokio::spawn(release_flushed(Arc::clone(&state), flushed));
         let token = Token::random().expect("random");
-        let service = GcsServer::new(GcsService::new(Arc::clone(&state)));
+        let service = GcsServer::new(GcsService::new(Arc::clone(&state), Duration::from_secs(8)));
         let serving = serve(vec![listener], token.clone(), service, std::future::pending());
         let server = tokio::spawn(async move { serving.await.expect("served") });
         Self {

@@ -90,6 +90,7 @@ impl Raylet {
                     self.session = accepted.session;
                 }
                 self.gcs_is_back();
+                self.tenure_begins(Duration::from_millis(accepted.bound_ms.into()));
                 self.report_again();
                 self.ask_for_groups_again();
                 self.settle_registrations();
@@ -103,6 +104,10 @@ impl Raylet {
             Command::GroupUpdate(update) => self.group_updated(update),
             Command::JobNotice(notice) => self.job_notice(notice),
             Command::NodeChanged(info) => self.node_changed(info),
+            Command::Heard(number) => {
+                self.tenure.answered(number);
+                self.look_at_tenure();
+            }
             Command::Schedulers(schedulers) => self.replicas.set(schedulers.addresses),
             Command::ReturnActors(order) => self.return_actors(&order),
             Command::DrainNode(order) => self.drain_ordered(order),

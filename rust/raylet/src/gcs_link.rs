@@ -1,7 +1,7 @@
 //! The connection to the control store: one stream for the node, and calls passed on for clients.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use prost::Message;
@@ -119,7 +119,14 @@ async fn one_connection(
     inputs: &Inputs,
 ) -> anyhow::Result<bool> {
     let token = Token::read(&place.token_path)?;
-    let channel = grpc::channel(place.address.clone(), token).await?;
+    let began = Instant::now();
+    let channel = match grpc::channel(place.address.clone(), token).await {
+        Err(error) if error.is_refused() => {
+            let _ = inputs.send(Input::GcsNotThere(began)).await;
+            return Err(error.into());
+        }
+        channel => channel?,
+    };
     // Calls of clients use the same connection; it reconnects by itself when it breaks.
     found.send_replace(Some(RawClient::gcs(channel.clone())));
     let (to_stream, from_loop) = mpsc::channel(REPORTS_IN_STREAM);
@@ -129,6 +136,9 @@ async fn one_connection(
     let first = v1::NodeReport {
         body: Some(v1::node_report::Body::Registered(registered)),
     };
+    if inputs.send(Input::GcsAsked(Instant::now())).await.is_err() {
+        return Ok(false);
+    }
     to_stream.send(first).await?;
     let mut client = GcsClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)

@@ -81,6 +81,10 @@ pub(crate) enum Input {
     /// An order or a publication of the control store.
     Gcs(v1::node_command::Body),
     GcsLost,
+    /// The control store is asked, since that moment, to take this node.
+    GcsAsked(std::time::Instant),
+    /// Whoever wanted to connect then was refused: there is no control store.
+    GcsNotThere(std::time::Instant),
     /// The control store has answered a client's call.
     CallAnswered {
         conn: ConnKey,

@@ -20,6 +20,7 @@
 //! | [`cluster`], [`visitors`] | the other nodes, and the port for them |
 //! | [`draining`] | whether the node is idle, and how it leaves in order |
 //! | [`replicas`] | which global scheduler is asked |
+//! | [`tenure`] | workers halt while the node may be taken for dead |
 //! | [`transfer`], [`copies`], [`holders`] | values that travel between nodes, which copies are here, and who else has copies |
 //! | [`object_service`], [`room`], [`rounds`] | extents of the arena, pages made ready ahead of demand; who waits for room; how some is made |
 //! | [`lending`] | objects from disk that find no room beside what is looked at |
@@ -64,6 +65,7 @@ mod rounds;
 mod spill_io;
 mod spill_notice;
 mod store_report;
+mod tenure;
 mod timers;
 mod transfer;
 mod visitors;

@@ -10,8 +10,10 @@ use anyhow::Context;
 use ray_rs_lanes::SpinTable;
 use ray_rs_proto::v1;
 use ray_rs_scheduler::bottom_up::heartbeat::{Backlog, Encoder};
+use ray_rs_scheduler::liveness::Tenure;
 use ray_rs_scheduler::{Event, JobKey, Options, PoolKey, Scheduler};
 use ray_rs_transport::grpc::Address;
+use ray_rs_transport::process::Identity;
 use ray_rs_transport::session::RAYLET_SOCKET;
 use ray_rs_transport::{ProcessWatch, Token as Secret};
 use ray_rs_types::{JobId, NodeId, ResourceSet};
@@ -99,6 +101,12 @@ pub(crate) struct Raylet {
     pub finished_jobs: FxHashSet<JobId>,
     /// Since when a node of a cluster has had no control store.
     pub alone_since: Option<Instant>,
+    /// How long its workers may run without word from the control store.
+    pub tenure: Tenure,
+    /// When the link asked for this node to be taken, the last time.
+    pub asked_to_join: Option<Instant>,
+    /// How often the control store is asked whether it hears this node; `None`: never.
+    pub asks_each: Option<Duration>,
     /// It is about to leave its cluster.
     pub drain: Option<Draining>,
     pub idleness: Idleness,
@@ -235,6 +243,11 @@ impl Raylet {
         getrandom::fill(&mut incarnation).map_err(|error| anyhow::anyhow!("no random bytes: {error}"))?;
         let node = v1::NodeInfo {
             incarnation: u64::from_ne_bytes(incarnation),
+            process: Identity::mine().map(|mine| v1::ProcessIdentity {
+                pid: mine.pid,
+                pid_namespace: mine.pid_namespace,
+                started_ticks: mine.started_ticks,
+            }),
             ..node_info(&config, node_id, 0, &total, &total)
         };
         let gcs_address = match config.gcs_address {
@@ -299,6 +312,9 @@ impl Raylet {
             starts_waiting: Vec::new(),
             finished_jobs: FxHashSet::default(),
             alone_since: None,
+            tenure: Tenure::default(),
+            asked_to_join: None,
+            asks_each: None,
             drain: None,
             idleness: Idleness::default(),
             told_backlog: Backlog::new(),
@@ -322,7 +338,8 @@ impl Raylet {
     fn next_due(&self) -> Option<Instant> {
         let decision = self.scheduler.next_deadline().map(|deadline| self.started + deadline);
         let memory = self.memory.next_deadline().map(|deadline| self.started + deadline);
-        [decision, memory, self.timers.next_due(), self.store.next_due()]
+        let tenure = self.tenure.next_deadline().map(|deadline| self.started + deadline);
+        [decision, memory, tenure, self.timers.next_due(), self.store.next_due()]
             .into_iter()
             .flatten()
             .min()
@@ -346,6 +363,8 @@ impl Raylet {
             Input::ChildEnded => self.reap(),
             Input::Gcs(body) => self.take_command(body),
             Input::GcsLost => self.gcs_is_gone(),
+            Input::GcsAsked(when) => self.asked_to_join = Some(when),
+            Input::GcsNotThere(when) => self.control_store_is_not_there(when),
             Input::CallAnswered { conn, reply } => {
                 if let Some(client) = self.clients.get(&conn) {
                     client.outbox.send(v1::from_raylet::Body::GcsReply(reply));
@@ -446,8 +465,10 @@ impl Raylet {
                 // It has woken the loop, which looks.
                 Timer::LookWhetherIdle => {}
                 Timer::AloneTooLong => self.alone_too_long(),
+                Timer::AskWhetherHeard => self.ask_whether_heard(),
             }
         }
+        self.look_at_tenure();
         if self.store.next_due().is_some_and(|due| due <= now) {
             self.store.tick(now, &self.clients);
         }

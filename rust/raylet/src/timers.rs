@@ -46,6 +46,8 @@ pub(crate) enum Timer {
     DrainOverdue,
     /// The last value of a node at rest may be gone.
     LookWhetherIdle,
+    /// The control store is asked whether it hears this node.
+    AskWhetherHeard,
     /// A cluster whose control store stays away so long is over.
     AloneTooLong,
 }

@@ -14,7 +14,9 @@ use ray_rs_scheduler::{ClientKey, EnvKey, Event, PoolKey, WorkerKey};
 use ray_rs_types::address::socket_name;
 use ray_rs_types::{ActorId, WorkerId};
 use rustc_hash::{FxHashMap, FxHashSet};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitStatus, pidfd_open, pidfd_send_signal, test_kill_process};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitStatus, kill_process_group, pidfd_open, pidfd_send_signal, test_kill_process,
+};
 
 use crate::clients::{Client, Role};
 use crate::input::{ConnKey, Token, ZygoteKey};
@@ -160,6 +162,8 @@ impl Raylet {
         worker.learn_pid(pid);
         if worker.stop_reason.is_some() {
             worker.kill();
+        } else if self.tenure.is_halted() {
+            worker.halt();
         }
     }
 
@@ -580,6 +584,25 @@ impl WorkerProcess {
             && pidfd_send_signal(pidfd, Signal::KILL).is_ok()
         {
             self.was_killed = true;
+        }
+    }
+
+    /// Stops it where it stands, and what it has started; [`kill`](Self::kill) works all the same.
+    pub fn halt(&self) {
+        self.signal_all(Signal::STOP);
+    }
+
+    pub fn go_on(&self) {
+        self.signal_all(Signal::CONT);
+    }
+
+    fn signal_all(&self, signal: Signal) {
+        if let Some(pidfd) = &self.pidfd
+            && pidfd_send_signal(pidfd, signal).is_ok()
+            && let Some(pid) = self.pid.and_then(as_pid)
+        {
+            // As long as it lives, its number is that of its group; it has none of its own when it was forked just now.
+            let _ = kill_process_group(pid, signal);
         }
     }
 

@@ -18,7 +18,7 @@
 //!
 //! Beside it stand the decisions about many nodes: [`policy`] chooses nodes for strategies and for bundles,
 //! [`placement_group`] is the control store's table of groups, and [`bottom_up`] decides when a request leaves its node, and
-//! which other serves it. Deliberately absent: what an environment consists of.
+//! which other serves it; [`liveness`] says how long a node may work unheard. Deliberately absent: what an environment consists of.
 
 mod admission;
 pub mod autoscale;
@@ -32,6 +32,7 @@ mod groups;
 mod here;
 mod invariants;
 mod ledger;
+pub mod liveness;
 pub mod memory;
 pub mod placement_group;
 mod placing;

@@ -44,6 +44,11 @@ impl ProcessWatch {
         }
     }
 
+    /// Whether a signal has stopped it (SIGSTOP, SIGTSTP), and none has let it go on.
+    pub fn is_stopped(&self) -> bool {
+        stat_fields(self.pid).is_some_and(|fields| fields.starts_with('T'))
+    }
+
     /// Asks the process to end. One that has ended already is no error.
     pub fn terminate(&self) -> io::Result<()> {
         self.signal(Signal::TERM)
@@ -61,6 +66,46 @@ impl ProcessWatch {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// A process as others of its machine find it: also from another container they can tell whether they do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    pub pid: u32,
+    /// Inode of the name space in which that is its number.
+    pub pid_namespace: u64,
+    /// When it began, in ticks since the machine started.
+    pub started_ticks: u64,
+}
+
+impl Identity {
+    /// This process; `None`: there is no `/proc`.
+    pub fn mine() -> Option<Self> {
+        Self::of(std::process::id())
+    }
+
+    /// The process that has this number here.
+    fn of(pid: u32) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let pid_namespace = std::fs::metadata("/proc/self/ns/pid").ok()?.ino();
+        let started_ticks = stat_fields(pid)?.split_whitespace().nth(19)?.parse().ok()?;
+        Some(Self {
+            pid,
+            pid_namespace,
+            started_ticks,
+        })
+    }
+
+    /// Whether it is a process that is seen from here, under its number.
+    pub fn is_here(&self) -> bool {
+        Self::of(self.pid) == Some(*self)
+    }
+}
+
+/// What `/proc/<pid>/stat` says after the name: the state, then numbers.
+fn stat_fields(pid: u32) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    Some(stat.rsplit_once(')')?.1.trim().to_owned())
 }
 
 /// Which of the two processes this is, after [`fork_sibling`].
@@ -123,6 +168,45 @@ mod tests {
             child.wait().expect("reaped");
             watch.terminate().expect("gone is no error");
             ProcessWatch::new(child.id()).expect("watched").ended().await;
+        });
+    }
+
+    #[test]
+    fn a_process_is_found_by_its_identity_and_no_other_is() {
+        let mine = Identity::mine().expect("there is /proc");
+        assert!(mine.is_here());
+        let later = Identity {
+            started_ticks: mine.started_ticks + 1,
+            ..mine
+        };
+        let elsewhere = Identity {
+            pid_namespace: mine.pid_namespace + 1,
+            ..mine
+        };
+        assert!(!later.is_here() && !elsewhere.is_here());
+    }
+
+    #[test]
+    fn a_stopped_process_is_seen_to_be_stopped() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let mut child = std::process::Command::new("sleep")
+                .arg("1000")
+                .spawn()
+                .expect("started");
+            let watch = ProcessWatch::new(child.id()).expect("watched");
+            assert!(!watch.is_stopped());
+            watch.signal(Signal::STOP).expect("signalled");
+            while !watch.is_stopped() {
+                std::thread::yield_now();
+            }
+            watch.kill().expect("a stopped process can be killed");
+            watch.ended().await;
+            assert!(!watch.is_stopped());
+            child.wait().expect("reaped");
         });
     }
 }

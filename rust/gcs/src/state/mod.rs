@@ -9,6 +9,7 @@
 mod actors;
 mod autoscaling;
 mod followers;
+mod hearing;
 mod jobs;
 mod kv;
 mod metrics;
@@ -33,7 +34,7 @@ use crate::commit::{Committer, Flushed};
 use crate::storage::{StorageError, Write};
 
 pub use actors::actor_id;
-pub use nodes::RECONNECT_GRACE;
+use nodes::RECONNECT_GRACE;
 pub use picking::propose;
 
 use actors::Actors;

@@ -71,6 +71,8 @@ pub(super) struct Node {
     /// `None` while the node is not connected.
     commands: Option<Sender<Result<NodeCommand, Status>>>,
     connection: u64,
+    /// When it said something last.
+    pub(super) heard: Instant,
     /// When it said that it is idle; `None`: it is in use, or has not said.
     idle_since: Option<Instant>,
     /// What it had said last, and who was offered its room then, and what that had said.
@@ -346,7 +348,8 @@ impl State {
 
     /// A node connects, for the first time or again. It is told its index, then how things stand: every actor's
     /// status, and what it is to start.
-    pub fn register_node(&mut self, info: v1::NodeInfo) -> Result<NodeRegistration, Status> {
+    /// `bound`: it is declared dead when it was not heard for so long; `None`: the kernel tells of its end.
+    pub fn register_node(&mut self, info: v1::NodeInfo, bound: Option<Duration>) -> Result<NodeRegistration, Status> {
         let node = NodeId::from_bytes(&info.node_id).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let nodes = &mut self.nodes;
         if let Some(refused) = nodes.why_refused(node, &info) {
@@ -373,6 +376,7 @@ impl State {
                 info,
                 commands: Some(sender),
                 connection,
+                heard: Instant::now(),
                 idle_since: None,
                 offered: None,
                 drain_askers: Vec::new(),
@@ -387,6 +391,7 @@ impl State {
             Body::Accepted(v1::NodeAccepted {
                 node_index: index,
                 session: self.session.clone(),
+                bound_ms: bound.map_or(0, |bound| bound.as_millis() as u32),
             }),
         );
         self.tell_of_nodes(node);
@@ -445,6 +450,7 @@ impl State {
     pub fn node_report(&mut self, node: NodeId, report: v1::NodeReport, now_ms: u64) -> Result<(), Status> {
         use node_report::Body as Report;
         let invalid = |error: ray_rs_types::IdError| Status::invalid_argument(error.to_string());
+        self.node_heard(node);
         match report.body {
             Some(Report::Heartbeat(heartbeat)) => {
                 let Some(entry) = self.nodes.nodes.get_mut(&node) else {
@@ -537,6 +543,8 @@ impl State {
                     let _ = asker.send(answer.clone());
                 }
             }
+            // No flush is waited for: it concludes nothing of what was told before.
+            Some(Report::AsksWhetherHeard(number)) => self.order(node, Body::Heard(number)),
             Some(Report::Registered(_)) => return Err(Status::invalid_argument("the node has registered already")),
             // A report that only a newer raylet knows.
             None => {}

@@ -50,7 +50,7 @@ fn an_actor_that_waits_moves_to_a_node_that_comes_and_is_asked_for_once() {
                 .state
                 .lock()
                 .expect("whole")
-                .register_node(info)
+                .register_node(info, None)
                 .expect("taken")
                 .commands
         };
@@ -126,7 +126,7 @@ fn an_actor_that_waits_moves_to_a_node_that_comes_and_is_asked_for_once() {
 fn refusal(served: &Served, info: v1::NodeInfo) -> Option<String> {
     let mut state = served.state.lock().expect("whole");
     state
-        .register_node(info)
+        .register_node(info, None)
         .err()
         .map(|status| status.message().to_owned())
 }
@@ -138,7 +138,7 @@ fn a_node_that_was_declared_dead_does_not_come_back_also_after_a_restart() {
         let served = Served::start(storage.clone());
         let registration = {
             let mut state = served.state.lock().expect("whole");
-            state.register_node(info(7, 1.0)).expect("taken")
+            state.register_node(info(7, 1.0), None).expect("taken")
         };
         let mut commands = registration.commands;
         served

@@ -40,6 +40,24 @@ pub enum ConnectError {
     },
 }
 
+impl ConnectError {
+    /// The other machine is there, and no process listens at the address.
+    pub fn is_refused(&self) -> bool {
+        let Self::Failed { source, .. } = self;
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(source);
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<io::Error>() {
+                return error.kind() == io::ErrorKind::ConnectionRefused;
+            }
+            if let Some(HandshakeError::Io(error)) = error.downcast_ref::<HandshakeError>() {
+                return error.kind() == io::ErrorKind::ConnectionRefused;
+            }
+            cause = error.source();
+        }
+        false
+    }
+}
+
 /// Connects to `address`. When the connection breaks later, the next call connects (and proves itself) again.
 ///
 /// # Errors

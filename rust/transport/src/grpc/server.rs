@@ -14,7 +14,7 @@ use tonic::codegen::{Service, http};
 use tonic::transport::Server;
 
 use super::stream::{Authenticated, Connection, PeerInfo};
-use super::{KEEPALIVE_LIMIT, KEEPALIVE_PAUSE, is_this_machine};
+use super::{KEEPALIVE_LIMIT, KEEPALIVE_PAUSE};
 use crate::handshake;
 use crate::token::Token;
 
@@ -122,9 +122,9 @@ struct Accepted {
 
 impl Accepted {
     fn queue_of(&self, peer: &PeerInfo) -> &Queue {
-        match peer {
-            PeerInfo::Remote { address } if !is_this_machine(address) => &self.to_far,
-            PeerInfo::Local { .. } | PeerInfo::Remote { .. } => &self.to_near,
+        match peer.is_this_machine() {
+            true => &self.to_near,
+            false => &self.to_far,
         }
     }
 }

@@ -22,6 +22,16 @@ pub enum PeerInfo {
     },
 }
 
+impl PeerInfo {
+    /// Whether it is a process of this machine, of whose end the kernel tells.
+    pub fn is_this_machine(&self) -> bool {
+        match self {
+            Self::Local { .. } => true,
+            Self::Remote { address } => super::is_this_machine(address),
+        }
+    }
+}
+
 /// A socket of either family.
 #[derive(Debug)]
 pub enum Connection {
