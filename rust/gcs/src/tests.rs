@@ -1,6 +1,7 @@
 //! The whole service in one process: tonic over a Unix socket in a temporary directory, prost messages, both stores.
 
 mod nodes;
+mod nonsense;
 mod placement_groups;
 
 use std::path::Path;
