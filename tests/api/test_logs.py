@@ -42,7 +42,9 @@ def test_prefixes_streams_and_order():
                 return os.getpid()
 
         plain, named = Plain.remote(), Named.remote()
-        print("PIDS", ray.get(chatty.remote()), ray.get(plain.speak.remote()), ray.get(named.speak.remote()))
+        pids = ray.get([chatty.remote(), plain.speak.remote(), named.speak.remote()])
+        # In one piece, as lines of workers may come between two.
+        sys.stdout.write(" ".join(["PIDS", *map(str, pids)]) + chr(10))
         time.sleep(1)
         """
     )
