@@ -152,7 +152,7 @@ impl Dispatcher {
         // Nobody may overtake: with tasks queued there is no lease that could take this one.
         if self.classes[class as usize].queue.is_empty() {
             let charge = self.functions[function as usize].charge;
-            if let Some(lease) = self.best_lease(class, charge) {
+            if let Some(lease) = self.best_lease(now, class, charge) {
                 self.push(now, lease, task, charge, effects);
                 return;
             }

@@ -19,8 +19,9 @@ impl Dispatcher {
     }
 
     /// The lease that should run a task of that charge now: one that runs so little before it that no other would have
-    /// begun it sooner, else the idle one used last, else the least loaded one with room.
-    pub(crate) fn best_lease(&self, class: u32, charge: u32) -> Option<u32> {
+    /// begun it sooner, else the idle one used last, else the least loaded one with room. One whose current task takes its
+    /// time is no such: what was taken back from it would go there again.
+    pub(crate) fn best_lease(&self, now: Duration, class: u32, charge: u32) -> Option<u32> {
         let class = &self.classes[class as usize];
         let idle = class.idle.back().copied();
         if charge == ALONE || class.streaming == 0 {
@@ -31,7 +32,10 @@ impl Dispatcher {
             lease.state == LeaseState::Streaming && lease.takes(charge)
         });
         let least = streaming.min_by_key(|&index| self.leases[index as usize].load);
-        let is_short = |index: &u32| self.leases[*index as usize].load < WAKE_WORK.as_nanos() as u32;
+        let is_short = |index: &u32| {
+            let lease = &self.leases[*index as usize];
+            lease.load < WAKE_WORK.as_nanos() as u32 && now < lease.last_progress + SLOW_HEAD
+        };
         least.filter(is_short).or(idle).or(least)
     }
 
@@ -73,7 +77,7 @@ impl Dispatcher {
     /// Gives queued tasks to any lease that has room.
     pub(crate) fn place_queued(&mut self, now: Duration, class: u32, effects: &mut Vec<Effect>) {
         while let Some((task, charge)) = self.head(class) {
-            let Some(lease) = self.best_lease(class, charge) else {
+            let Some(lease) = self.best_lease(now, class, charge) else {
                 break;
             };
             self.classes[class as usize].queue.pop();

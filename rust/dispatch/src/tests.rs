@@ -245,4 +245,18 @@ fn a_few_short_tasks_stay_with_the_worker_that_is_awake() {
         })
         .collect();
     assert!(withdrawn.starts_with(&[14, 13]), "{effects:?}");
+
+    // And they do not go there again, little as it has to do by what is known of the function.
+    effects.clear();
+    let result = Event::WithdrawResult {
+        lease: leases[1],
+        task: TaskKey(14),
+        withdrawn: true,
+    };
+    dispatcher.on_event(at(3), result, &mut effects);
+    let push = Effect::Push {
+        lease: leases[0],
+        task: TaskKey(14),
+    };
+    assert!(effects.contains(&push), "{effects:?}");
 }
