@@ -463,3 +463,29 @@ def test_the_collector_may_run_while_a_remote_function_is_made():
         """
     )
     assert "GOOD" in done.stdout
+
+
+def test_a_worker_at_its_last_call_stays_for_what_it_owns():
+    @ray.remote
+    def inner():
+        return "made later"
+
+    @ray.remote(max_calls=1)
+    def outer():
+        return os.getpid(), ray.put("put"), inner.remote()
+
+    @ray.remote(max_calls=1)
+    def owns_nothing():
+        return os.getpid()
+
+    first, *refs = ray.get(outer.remote())
+    second, *more = ray.get(outer.remote())
+    third = ray.get(owns_nothing.remote())
+    assert len({first, second, third}) == 3, "each took its last call"
+    wait_until(lambda: not os.path.exists(f"/proc/{third}"), "the one that owns nothing to end")
+    assert ray.get(refs) == ray.get(more) == ["put", "made later"]
+    assert os.path.exists(f"/proc/{first}")
+    assert ray.get([inner.remote() for _ in range(10)]) == ["made later"] * 10, "its resources are free"
+    del refs
+    wait_until(lambda: not os.path.exists(f"/proc/{first}"), "the first to end")
+    assert ray.get(more) == ["put", "made later"]

@@ -266,6 +266,10 @@ impl CoreWorker {
             state.asked_to_leave = false;
             state.tell_raylet(v1::to_raylet::Body::Unneeded(v1::Unneeded {}));
         }
+        if state.retires.is_some() && !state.owner.owns_any() {
+            let reason = state.retires.take().expect("looked at above");
+            state.order_given(Next::Exit { graceful: true, reason });
+        }
         // The progress thread must not sleep past the next deadline.
         if state.progress_sleeping
             && let Some(deadline) = state.next_deadline()

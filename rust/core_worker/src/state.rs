@@ -182,6 +182,8 @@ pub(crate) struct State {
     pub is_driver: bool,
     /// This worker was asked to leave as idle, and stayed since it owned something.
     pub asked_to_leave: bool,
+    /// Why this worker takes nothing any more and ends as soon as it owns nothing; see [`CoreWorker::retire`].
+    pub retires: Option<String>,
     pub submits: u32,
     pub started: Instant,
     pub arena: Arc<ArenaClient>,
@@ -270,6 +272,7 @@ impl State {
             blocked_threads: 0,
             is_driver: false,
             asked_to_leave: false,
+            retires: None,
             submits: 0,
             started: Instant::now(),
             arena,

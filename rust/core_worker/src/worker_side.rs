@@ -100,6 +100,19 @@ impl CoreWorker {
         }
     }
 
+    /// This worker is to end after the task that it is about to finish. False: it may do so at once. Else it owns what others
+    /// need: it takes no more work, and [`Next::Exit`] comes when it owns nothing any more.
+    pub fn retire(&self, reason: &str) -> bool {
+        self.with(|state| {
+            if !state.owner.owns_any() {
+                return false;
+            }
+            state.retires = Some(reason.to_owned());
+            state.tell_raylet(v1::to_raylet::Body::Retires(v1::Retires {}));
+            true
+        })
+    }
+
     /// For the loop of an async actor that is about to sleep in epoll. True when there is work already.
     pub fn arm_exec(&self) -> bool {
         self.with(|state| {

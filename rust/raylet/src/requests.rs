@@ -137,6 +137,13 @@ impl Raylet {
             To::Shutdown(v1::Shutdown {}) => self.client_says_goodbye(conn),
             To::ClusterView(request) => self.tell_cluster(conn, request.request_id),
             To::Stays(v1::Stays {}) => self.worker_stays(conn),
+            To::Retires(v1::Retires {}) => {
+                if let Some(token) = self.worker_of(conn) {
+                    self.decide(Event::WorkerRetires {
+                        worker: WorkerKey(token.0),
+                    });
+                }
+            }
             To::Unneeded(v1::Unneeded {}) => {
                 if let Some(token) = self.worker_of(conn) {
                     self.decide(Event::WorkerUnneeded {

@@ -98,6 +98,10 @@ pub enum Event {
     WorkerUnneeded {
         worker: WorkerKey,
     },
+    /// A worker is of no use any more after what it runs now, if anything. It ends by itself, when it owns nothing.
+    WorkerRetires {
+        worker: WorkerKey,
+    },
     /// One `StartWorker` has come to nothing. `is_final`: another try would end the same way.
     WorkerStartFailed {
         pool: PoolKey,

@@ -41,9 +41,20 @@ impl Scheduler {
                 last_client: None,
                 client,
                 needed: false,
+                retired: false,
             },
         );
         self.set_worker_state(key, WorkerState::Idle { since: now });
+    }
+
+    pub(crate) fn worker_retires(&mut self, key: WorkerKey) {
+        let Some(worker) = self.workers.get_mut(&key) else {
+            return;
+        };
+        worker.retired = true;
+        if matches!(worker.state, WorkerState::Idle { .. }) {
+            self.set_worker_state(key, WorkerState::Leaving);
+        }
     }
 
     /// It is of use again, and is not asked once more before it owns nothing, or has worked.

@@ -91,6 +91,8 @@ pub(crate) struct Worker {
     pub client: ClientKey,
     /// It was asked to leave since it last worked, and owns something.
     pub needed: bool,
+    /// It gets nothing any more, and ends by itself.
+    pub retired: bool,
 }
 
 #[derive(Debug)]
@@ -278,9 +280,9 @@ impl Scheduler {
         items.any(|item| item.wanted == Wanted::Actor(actor))
     }
 
-    /// Whether some idle worker was asked to leave, and stays since it owns something.
+    /// Whether some worker was asked to leave or wants to, and stays since it owns something.
     pub fn has_needed_workers(&self) -> bool {
-        self.workers.values().any(|worker| worker.needed)
+        self.workers.values().any(|worker| worker.needed || worker.retired)
     }
 
     /// What the workers that are in use are used for.
@@ -324,6 +326,7 @@ impl Scheduler {
             Event::JobEnded { job } => self.job_ended(job, effects),
             Event::WorkerStarted { worker, client, pool } => self.worker_started(now, worker, client, pool),
             Event::WorkerStays { worker } => self.worker_stays(now, worker, effects),
+            Event::WorkerRetires { worker } => self.worker_retires(worker),
             Event::WorkerUnneeded { worker } => {
                 if let Some(worker) = self.workers.get_mut(&worker) {
                     worker.needed = false;
@@ -506,7 +509,11 @@ impl Scheduler {
             let pool = self.workers[&lease.worker].pool;
             let pool = self.pools.get_mut(&pool).expect("a pool lives as long as its workers");
             pool.starts.proved();
-            return self.set_worker_state(lease.worker, WorkerState::Idle { since: now });
+            let state = match self.workers[&lease.worker].retired {
+                true => WorkerState::Leaving,
+                false => WorkerState::Idle { since: now },
+            };
+            return self.set_worker_state(lease.worker, state);
         }
         self.set_worker_state(lease.worker, WorkerState::Leaving);
         effects.push(Effect::StopWorker {
@@ -584,6 +591,13 @@ impl Scheduler {
             pool.is_kept = false;
             idle.extend_from_slice(&pool.idle);
         }
+        let stays = |worker: &Worker| worker.retired && worker.state == WorkerState::Leaving && worker.pool.job == job;
+        idle.extend(
+            self.workers
+                .iter()
+                .filter(|(_, worker)| stays(worker))
+                .map(|(key, _)| *key),
+        );
         idle.sort_unstable();
         for worker in idle {
             self.set_worker_state(worker, WorkerState::Leaving);

@@ -798,3 +798,31 @@ fn an_ended_job_keeps_no_workers_but_serves_its_detached_actors() {
     assert_eq!((world.live.len(), world.actors.len()), (1, 1));
     assert_eq!(world.scheduler.next_deadline(), None);
 }
+
+#[test]
+fn a_worker_that_retires_gets_nothing_any_more_and_ends_with_its_job_at_the_latest() {
+    for told_first in [false, true] {
+        let mut world = World::new(cpus(1.0));
+        let request = world.request(0, cpus(1.0));
+        let lease = world.lease(request).expect("granted");
+        let (client, _, worker, _) = world.granted.remove(&lease).expect("granted");
+        let retires = Event::WorkerRetires { worker };
+        let returned = Event::LeaseReturned {
+            client,
+            lease,
+            worker_gone: false,
+        };
+        let mut words = [returned, retires];
+        if told_first {
+            words.reverse();
+        }
+        words.into_iter().for_each(|word| world.on(word));
+        assert!(world.scheduler.has_needed_workers(), "the node does not leave under it");
+        let next = world.request(0, cpus(1.0));
+        let lease = world.lease(next).expect("its resources are free");
+        assert_ne!(world.granted[&lease].2, worker);
+        assert!(!world.stopped.iter().any(|(stopped, _)| *stopped == worker));
+        world.on(Event::JobEnded { job: job(1) });
+        assert!(world.stopped.contains(&(worker, StopReason::JobEnded)));
+    }
+}

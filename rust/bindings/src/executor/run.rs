@@ -119,7 +119,7 @@ impl Executor {
         let exit = self.count_run(&task);
         self.core
             .finish(*task, TaskStatus::Finished, returns, String::new(), exit.is_some());
-        exit
+        exit.flatten()
     }
 
     /// User code forked, and this is the child, back from the function that only its parent is to answer for.
@@ -140,16 +140,17 @@ impl Executor {
         }
     }
 
-    /// `max_calls`.
-    fn count_run(&self, task: &ExecTask) -> Option<Exit> {
+    /// `max_calls`: `Some` when this was the last run, with the exit if the process need not stay for what it owns.
+    fn count_run(&self, task: &ExecTask) -> Option<Option<Exit>> {
         let limit = task.callee.max_calls;
         if limit == 0 {
             return None;
         }
         match self.callees.find(&task.callee) {
-            Some(Callable::Function(function)) if function.runs.fetch_add(1, Ordering::Relaxed) + 1 >= limit => Some(
-                Exit::graceful(0, format!("{} ran max_calls={limit} times", task.callee.name)),
-            ),
+            Some(Callable::Function(function)) if function.runs.fetch_add(1, Ordering::Relaxed) + 1 >= limit => {
+                let reason = format!("{} ran max_calls={limit} times", task.callee.name);
+                Some((!self.core.retire(&reason)).then(|| Exit::graceful(0, reason)))
+            }
             _ => None,
         }
     }
@@ -218,7 +219,7 @@ impl Executor {
         let returns = self.encode_error(py, &task.callee.name, error, from_argument, task.num_returns);
         let exit = self.count_run(&task);
         self.core.finish(*task, status, returns, text, exit.is_some());
-        exit
+        exit.flatten()
     }
 
     fn is_retryable(&self, py: Python<'_>, task: &ExecTask, error: &PyErr) -> bool {
