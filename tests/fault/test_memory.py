@@ -76,9 +76,9 @@ def test_twenty_tasks_that_need_twice_their_share_complete(small_node):
     assert [which for which, _ in results] == list(range(20))
     starts = ray.get(log.told.remote())
     assert set(starts) == set(range(20))
-    # One of the first two was ended; then what one was seen to need was kept free for the next. But a task that waits
-    # for the log lets another begin beside it, so it happens again: on the whole for fewer than every second one.
-    assert 20 < len(starts) <= 20 + 20, starts
+    # One of the first two was ended; then what one was seen to need was kept free for the next, which the short waits
+    # of a task for the log do not change. Those that had begun before may meet once more.
+    assert len(starts) <= 20 + 6, starts
     assert kernel_kills() == before
 
 

@@ -229,6 +229,7 @@ impl Scheduler {
                     worker,
                     holding,
                     granted_at: now,
+                    lent_at: now,
                     revoked: false,
                     usage: if item.ahead { Use::None } else { Use::Begun },
                 };

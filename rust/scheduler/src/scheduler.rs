@@ -41,6 +41,8 @@ pub struct Options {
     pub max_starting: usize,
     /// Nothing waits for memory for longer.
     pub memory_patience: Duration,
+    /// A task that sleeps counts as one that computes for so long: what waits for memory is not let in beside it at once.
+    pub memory_settles: Duration,
     /// Starts that fail one after another before requests are rejected.
     pub max_start_failures: u32,
     /// Pause after the first failed start; each further one doubles it, up to `longest_start_pause`.
@@ -62,6 +64,7 @@ impl Default for Options {
             max_leases_without_cpu: 256,
             max_starting: 16,
             memory_patience: Duration::from_secs(30),
+            memory_settles: Duration::from_millis(100),
             max_start_failures: 3,
             first_start_pause: Duration::from_millis(20),
             longest_start_pause: Duration::from_secs(10),
@@ -104,6 +107,8 @@ pub(crate) struct Lease {
     pub worker: WorkerKey,
     pub holding: Holding,
     pub granted_at: Duration,
+    /// When its task began to sleep last; of one that never did, when it was granted.
+    pub lent_at: Duration,
     pub revoked: bool,
     pub usage: Use,
 }
@@ -359,6 +364,9 @@ impl Scheduler {
                         .leases
                         .get_mut(&lease)
                         .expect("SCH-2: a leased worker's lease exists");
+                    if lease.usage == Use::None || !lease.holding.cpu_lent {
+                        lease.lent_at = now;
+                    }
                     if lease.usage == Use::None {
                         lease.usage = Use::Blocked;
                     }

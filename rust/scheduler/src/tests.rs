@@ -1,5 +1,6 @@
 //! The scheduler against a small world that obeys its orders.
 
+mod admission;
 mod groups;
 mod random;
 

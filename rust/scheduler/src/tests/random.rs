@@ -67,6 +67,11 @@ enum Step {
     RemoveGroup {
         number: u8,
     },
+    Memory {
+        stop: bool,
+        needs: bool,
+        room_bytes: u64,
+    },
     EndJob,
     StartJob,
 }
@@ -113,6 +118,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(number, pick, commit)| Step::Bundles { number, pick, commit }),
         1 => (0..2u8).prop_map(|number| Step::ReturnBundles { number }),
         1 => (0..40u8).prop_map(|number| Step::RemoveGroup { number }),
+        2 => (prop::bool::weighted(0.2), prop::bool::ANY, 0..3u64)
+            .prop_map(|(stop, needs, room_bytes)| Step::Memory { stop, needs, room_bytes }),
         1 => Just(Step::EndJob),
         1 => Just(Step::StartJob),
     ]
@@ -218,6 +225,15 @@ impl World {
                 bundles: vec![0, 1],
             }),
             Step::RemoveGroup { number } => self.on(Event::GroupRemoved { group: group(number) }),
+            Step::Memory {
+                stop,
+                needs,
+                room_bytes,
+            } => self.on(Event::AdmissionChanged(Admission {
+                stop,
+                room_bytes,
+                needs: needs.then(|| ((job(1), "f".into()), 1)).into_iter().collect(),
+            })),
             Step::EndJob => self.on(Event::JobEnded { job: job(1) }),
             Step::StartJob => self.on(Event::JobStarted { job: job(1) }),
         }
