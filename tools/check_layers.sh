@@ -23,9 +23,10 @@ allowed() {
     gcs) echo "types proto telemetry transport scheduler actors" ;;
     raylet) echo "types proto telemetry transport lanes scheduler object_store" ;;
     core_worker) echo "types proto telemetry transport lanes ownership dispatch actors explain object_store" ;;
-    cli) echo "types proto telemetry transport scheduler raylet gcs" ;;
+    web) echo "" ;;
+    cli) echo "types proto telemetry transport scheduler raylet gcs web" ;;
     bindings) echo "types telemetry core_worker cli object_store" ;;
-    testing) echo "types proto telemetry lanes scheduler ownership dispatch actors object_store transport gcs raylet core_worker cli" ;;
+    testing) echo "types proto telemetry lanes scheduler ownership dispatch actors object_store transport gcs raylet core_worker cli web" ;;
     *) return 1 ;;
     esac
 }
@@ -37,7 +38,7 @@ forbidden() {
     proto | transport) echo "pyo3" ;;
     lanes) echo "tokio tonic prost pyo3" ;;
     scheduler | ownership | dispatch | actors | explain | object_store) echo "tokio tonic prost pyo3" ;;
-    gcs | raylet | core_worker | cli) echo "pyo3" ;;
+    gcs | raylet | core_worker | cli | web) echo "pyo3" ;;
     *) echo "" ;;
     esac
 }

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["ConfigError", "checked", "of_cluster", "read", "request_resources"]
+__all__ = ["ConfigError", "checked", "of_cluster", "parsed", "read", "request_resources"]
 
 _IDLE_MINUTES = 5.0
 _START_MINUTES = 10.0
@@ -59,12 +59,23 @@ def read(path: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the autoscaling configuration {path}: {error}") from None
     try:
-        return checked(_parsed(text))
+        return checked(parsed(text))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def _parsed(text: str) -> Any:
+def parsed(text: str) -> Any:
+    """JSON, or YAML where PyYAML is installed.
+
+    Args:
+        text: The content of a file.
+
+    Returns:
+        Dictionaries, lists and plain values.
+
+    Raises:
+        ConfigError: It is neither, or there is no PyYAML.
+    """
     try:
         return json.loads(text)
     except ValueError as error:

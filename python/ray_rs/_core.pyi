@@ -625,6 +625,8 @@ class Observer:
 
     def actors(self) -> list[dict[str, Any]]: ...
     def jobs(self) -> list[dict[str, Any]]: ...
+    def kv_entries(self, namespace: str, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """Keys that begin with the prefix, with their values."""
     def placement_groups(self) -> list[dict[str, Any]]: ...
     def dead_workers(self) -> list[dict[str, Any]]: ...
     def metrics(self) -> list[dict[str, Any]]: ...
@@ -785,6 +787,13 @@ def run_head(gcs_config_json: str, raylet_config_json: str) -> int:
 
 def run_raylet(config_json: str) -> int:
     """Body of the raylet of a node that has joined a cluster; returns its exit status."""
+
+def serve_web(
+    session_dir: str,
+    answer: Callable[[str, str], tuple[int, str, bytes]],
+    printed: Callable[[str, int], tuple[int, bytes, bool]],
+) -> None:
+    """Serves on the socket that is standard input, until nobody has been connected for a while."""
 
 def run_scheduler(config_json: str) -> int:
     """Body of a replica of the global scheduler; returns its exit status."""

@@ -17,7 +17,15 @@ from ray_rs.exceptions import RuntimeEnvSetupError
 if TYPE_CHECKING:
     import re
 
-__all__ = ["MAX_DIRECTORY_BYTES", "module_path", "store_directory", "store_module", "store_of"]
+__all__ = [
+    "MAX_DIRECTORY_BYTES",
+    "files_of",
+    "module_path",
+    "put_in_place",
+    "store_directory",
+    "store_module",
+    "store_of",
+]
 
 # Decimal megabytes would be 537; Ray counts binary ones.
 MAX_DIRECTORY_BYTES = 512 * 1024 * 1024
@@ -55,6 +63,9 @@ def store_directory(path: str, store: str, excludes: list[str]) -> str:
 
 
 def _stored(path: str, store: str, excludes: list[str]) -> str:
+    # What is there already was named by its content when it came.
+    if os.path.dirname(path) == store and os.path.isdir(path):
+        return path
     import hashlib
     import shutil
     import tempfile
@@ -66,9 +77,9 @@ def _stored(path: str, store: str, excludes: list[str]) -> str:
         if not os.path.exists(target):
             unpacked = tempfile.mkdtemp(dir=store)
             shutil.unpack_archive(path, unpacked)
-            _put_in_place(unpacked, target)
+            put_in_place(unpacked, target)
         return target
-    files = list(_files(path, excludes))
+    files = list(files_of(path, excludes))
     looks = [(name, os.stat(os.path.join(path, name))) for name in files]
     key = (store, path, tuple((name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in looks))
     if key in _known:
@@ -91,12 +102,12 @@ def _stored(path: str, store: str, excludes: list[str]) -> str:
             destination = os.path.join(copy, name)
             os.makedirs(os.path.dirname(destination), exist_ok=True)
             shutil.copy2(os.path.join(path, name), destination)
-        _put_in_place(copy, target)
+        put_in_place(copy, target)
     _known[key] = target
     return target
 
 
-def _put_in_place(made: str, target: str) -> None:
+def put_in_place(made: str, target: str) -> None:
     """Renames; another process may have made the same meanwhile."""
     import shutil
 
@@ -162,14 +173,14 @@ def _stored_module(path: str, store: str, excludes: list[str]) -> str:
         shutil.unpack_archive(path, made, "zip")
     else:
         shutil.copy2(path, os.path.join(made, name))
-    _put_in_place(made, target)
+    put_in_place(made, target)
     return target
 
 
 # ------------------------------------------------------------------------------------------------------------- excludes
 
 
-def _files(root: str, excludes: list[str]) -> Iterator[str]:
+def files_of(root: str, excludes: list[str]) -> Iterator[str]:
     """The files under a directory that are not excluded, relative to it, sorted."""
     rules = _Rules()
     rules.add("", excludes)

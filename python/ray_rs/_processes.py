@@ -19,8 +19,12 @@ __all__ = [
     "living_sessions",
     "object_store_bytes",
     "stop_node",
+    "web_address",
+    "web_options",
 ]
 
+# Where the web service listens unless somebody says otherwise; as Ray's dashboard.
+WEB_PORT = 8265
 MIN_OBJECT_STORE_BYTES = 75 * 1024 * 1024
 _MAX_OBJECT_STORE_BYTES = 200 * 10**9
 
@@ -292,6 +296,32 @@ def list_nodes(address: str, token_path: str) -> list[dict[str, Any]]:
         ConnectionError: The control store cannot be reached, does not take the token, or does not answer within 5 s.
     """
     return _core.list_nodes(address, token_path)
+
+
+def web_options(host: str, port: int | None) -> dict[str, Any]:
+    """What `launch_head` has to know for a web service.
+
+    Args:
+        host: Numeric address, with any port.
+        port: Where it listens; None: the usual port, or one of the next that is free.
+
+    Returns:
+        Further arguments.
+    """
+    wanted = WEB_PORT if port is None else port
+    return {"web_listen": f"{host.rpartition(':')[0]}:{wanted}", "web_may_move": port is None}
+
+
+def web_address(session_dir: str) -> str:
+    """Where a session's web service listens.
+
+    Args:
+        session_dir: The session's directory.
+
+    Returns:
+        "host:port"; empty: there is none.
+    """
+    return _read(f"{session_dir}/dashboard_address").strip()
 
 
 def drain_node(address: str, token_path: str, node_id: str, reason: int, message: str, remaining_ms: int) -> str:

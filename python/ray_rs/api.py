@@ -56,7 +56,6 @@ _HIDDEN = (
 )
 
 _REASONS = {
-    "include_dashboard": "there is no dashboard",
     "enable_resource_isolation": "the engine's processes are not put into control groups",
     "cgroup_path": "the engine's processes are not put into control groups",
 }
@@ -72,7 +71,7 @@ class RayContext(Mapping[str, Any]):
     """What `init` returns: where the session is. As a context manager it ends the session when left.
 
     Attributes:
-        dashboard_url: Address of the web page; empty, as there is none.
+        dashboard_url: Where the web service listens, as host:port; empty when there is none.
         python_version: Version of Python.
         ray_version: Version of ray_rs.
         ray_commit: Commit it was built from, when known.
@@ -82,7 +81,7 @@ class RayContext(Mapping[str, Any]):
     def __init__(self, address_info: dict[str, Any]) -> None:
         from ray_rs import __commit__, __version__
 
-        self.dashboard_url = ""
+        self.dashboard_url = address_info["webui_url"]
         self.python_version = ".".join(map(str, sys.version_info[:3]))
         self.ray_version = __version__
         self.ray_commit = __commit__
@@ -163,8 +162,9 @@ def init(
     """Starts a local session, or joins one that runs.
 
     Args:
-        address: None starts a session (or joins the one that RAY_ADDRESS names), "local" starts one whatever
-            RAY_ADDRESS says, "auto" joins the newest one of this user on this machine, "host:port" joins that one.
+        address: None joins the session that RAY_ADDRESS names, else the newest that `ray_rs start` has started on this
+            machine, else it starts one; "local" starts one whatever there is; "auto" joins the newest one of this user
+            on this machine, "host:port" joins that one.
         num_cpus: Logical processors; all that this process may use when None.
         num_gpus: Logical GPUs; those found when None.
         resources: Further resources by name.
@@ -172,9 +172,9 @@ def init(
         object_store_memory: Size of the object store in bytes; 30 % of the free memory when None.
         local_mode: Not supported any more; must be False.
         ignore_reinit_error: Return the running session instead of raising when there is one.
-        include_dashboard: There is no dashboard yet: True is refused.
-        dashboard_host: Without effect.
-        dashboard_port: Without effect.
+        include_dashboard: True: take jobs and answer REST over HTTP, from a process that starts when somebody connects.
+        dashboard_host: Where that listens: a numeric address.
+        dashboard_port: The same; 8265, or one of the next that is free, when None.
         job_config: A `ray_rs.job_config.JobConfig`: runtime environment, namespace, lifetime of actors.
         configure_logging: False sends the engine's messages to the logger "ray_rs" instead of stderr.
         logging_level: Least severe level of the engine's own messages.
@@ -215,12 +215,13 @@ def init(
         check_namespace(namespace)
         logging_config = _checked_logging(logging_config)
         namespace, runtime_env, lifetime = _checked_job(job_config, namespace, runtime_env)
+        submitted = _of_submitted_job()
+        runtime_env = _laid_over(submitted.get("runtime_env"), runtime_env)
         _refuse(
             enable_resource_isolation=enable_resource_isolation,
             cgroup_path=cgroup_path,
             system_reserved_cpu=system_reserved_cpu,
             system_reserved_memory=system_reserved_memory,
-            include_dashboard=include_dashboard,
         )
         if log_to_driver is None:
             log_to_driver = os.environ.get("RAY_LOG_TO_DRIVER", "1").lower() not in ("0", "false")
@@ -251,9 +252,10 @@ def init(
             "object_store_memory": object_store_memory,
             **hidden,
         }
+        web = _processes.web_options(f"{dashboard_host}:0", dashboard_port) if include_dashboard else {}
         if target is None:
             for_new_sessions.pop("_system_config")
-            session = _start(known_config, **for_new_sessions)
+            session = _start(known_config, web, **for_new_sessions)
             # The first task will need them, and the processes just started take as long to come up.
             from ray_rs import _environments, _function_table, _serialization, remote_function  # noqa: F401
         else:
@@ -268,6 +270,10 @@ def init(
         if env is not None:
             _set_up(env, session, config, started_here=target is None)
         _connect(session, config, started_here=target is None)
+        if submitted.get("metadata"):
+            from ray_rs import _jobs
+
+            _jobs.note_driver(submitted["metadata"])
         _session["default_actor_lifetime"] = lifetime
         _logs.info("Started a local Ray instance." if target is None else "Connected to Ray cluster.")
         return RayContext(_address_info())
@@ -362,6 +368,44 @@ def _checked_job(
     return namespace or given.ray_namespace, runtime_env or given.runtime_env or None, given.default_actor_lifetime
 
 
+def _of_submitted_job() -> dict[str, Any]:
+    """What the supervisor of a submitted job says to its driver; empty: this is none."""
+    text = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
+    if not text:
+        return {}
+    import json
+
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"RAY_JOB_CONFIG_JSON_ENV_VAR is no JSON object: {error}") from None
+
+
+def _laid_over(submitted: dict[str, Any] | None, own: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The environment of a submitted job's driver: both may not say the same thing differently.
+
+    Ray refuses that too, unless RAY_OVERRIDE_JOB_RUNTIME_ENV is 1: then the driver's own word counts.
+    """
+    if not submitted or not own:
+        return own or submitted
+    if os.environ.get("RAY_OVERRIDE_JOB_RUNTIME_ENV") != "1":
+        variables, own_variables = submitted.get("env_vars", {}), own.get("env_vars", {})
+        contradicted = [name for name in own if name != "env_vars" and own[name] != submitted.get(name, own[name])]
+        contradicted += [
+            name for name in own_variables if own_variables[name] != variables.get(name, own_variables[name])
+        ]
+        if contradicted:
+            raise ValueError(
+                f"Failed to merge the Job's runtime env {submitted} with a ray.init's runtime env {own} because of a "
+                f"conflict in {', '.join(contradicted)}. Specifying the same runtime_env fields or the same "
+                "environment variable keys is not allowed; RAY_OVERRIDE_JOB_RUNTIME_ENV=1 lets those of ray.init count."
+            )
+    merged = {**submitted, **own}
+    if "env_vars" in submitted and "env_vars" in own:
+        merged["env_vars"] = {**submitted["env_vars"], **own["env_vars"]}
+    return merged
+
+
 def _target(address: str | None) -> dict[str, Any] | None:
     """The running session that is meant, or None to start one."""
     if address in (None, "auto"):
@@ -369,8 +413,10 @@ def _target(address: str | None) -> dict[str, Any] | None:
         if named:
             _logs.info(f"Using address {named} set in the environment variable RAY_ADDRESS")
             address = named
-    if address is None or address == "local":
+    if address == "local":
         return None
+    if address is None:
+        return _started_by_command()
     if not isinstance(address, str):
         raise TypeError(f"address must be None or a string, not {type(address).__name__}")
     if address.startswith(("http://", "https://")):
@@ -400,8 +446,17 @@ def _target(address: str | None) -> dict[str, Any] | None:
     return json.loads(found)  # type: ignore[no-any-return]
 
 
+def _started_by_command() -> dict[str, Any] | None:
+    """The newest node of this machine that `ray_rs start` has started; sessions of other programs are theirs alone."""
+    started = [session for session in _processes.living_sessions() if session["driver_pid"] is None]
+    if not started:
+        return None
+    return started[-1]
+
+
 def _start(
     config: dict[str, Any] | None,
+    web: dict[str, Any],
     num_cpus: int | None,
     num_gpus: int | None,
     resources: dict[str, float] | None,
@@ -435,6 +490,7 @@ def _start(
         spill_directory=_spill_directory(object_spilling_directory),
         labels=labels or {},
         driver_config=config,
+        **web,
     )
 
 
@@ -548,7 +604,7 @@ def _address_info() -> dict[str, Any]:
         "redis_address": None,
         "object_store_address": f"{directory}/sockets/raylet",
         "raylet_socket_name": f"{directory}/sockets/raylet",
-        "webui_url": "",
+        "webui_url": _processes.web_address(directory),
         "session_dir": directory,
         "metrics_export_port": -1,
         "gcs_address": info["gcs_address"],

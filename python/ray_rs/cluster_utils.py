@@ -156,19 +156,16 @@ class Cluster:
             memory: The resource of this name, in bytes; 70 % of the free memory when None.
             env_vars: Further variables of the environment for its processes. Workers see those that their driver does
                 not have itself.
-            include_dashboard: There is no dashboard: must be False.
-            dashboard_port: Of no effect.
+            include_dashboard: Of the first node: take jobs and answer REST over HTTP.
+            dashboard_port: Where; 8265 or one of the next that is free when None.
             _system_config: Ray's knobs; of no effect.
 
         Returns:
             The node.
 
         Raises:
-            NotImplementedError: With `include_dashboard`.
             TimeoutError: The node did not come.
         """
-        if include_dashboard:
-            raise NotImplementedError("There is no dashboard: leave include_dashboard out to run without it.")
         node_id = os.urandom(28).hex()
         cluster: dict[str, Any] = {
             "listen": "127.0.0.1:0",
@@ -176,6 +173,8 @@ class Cluster:
             "node_name": node_name,
             "outlives_goodbye": True,
         }
+        if include_dashboard and self.head_node is None:
+            cluster |= _processes.web_options("127.0.0.1:0", dashboard_port)
         if self.head_node is not None:
             token_path = os.path.join(self.head_node.session_dir, "token")
             cluster["join"] = {"gcs_address": self._address, "token_path": token_path}

@@ -14,7 +14,7 @@ from importlib import import_module
 
 __all__ = ["main"]
 
-_MODULES = ("_nodes", "_drain", "_state", "_status", "_memory", "_why", "_logs", "_tools")
+_MODULES = ("_nodes", "_drain", "_state", "_status", "_memory", "_why", "_logs", "_job", "_tools")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         status: int = parsed.run(parsed)
         sys.stdout.flush()
         return status
-    except (RayStateApiException, ConnectionError, ValueError) as error:
+    except (RayStateApiException, ConnectionError, ValueError, RuntimeError, FileNotFoundError) as error:
         if isinstance(error, BrokenPipeError):
             return _nobody_reads()
         print(f"Error: {error}", file=sys.stderr)

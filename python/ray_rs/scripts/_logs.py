@@ -20,9 +20,11 @@ def add(commands: Any) -> None:
         commands: What `argparse` calls subparsers.
     """
     parser = commands.add_parser("logs", help="list log files, or print one")
-    parser.add_argument("what", nargs="?", default="cluster", help="cluster, actor, worker, task, or names of files")
+    parser.add_argument(
+        "what", nargs="?", default="cluster", help="cluster, actor, worker, task, job, or names of files"
+    )
     parser.add_argument("glob", nargs="?", help="with cluster: names of files; * and ? stand for others")
-    parser.add_argument("--id", help="of the actor or task")
+    parser.add_argument("--id", help="of the actor, task or job")
     parser.add_argument("-a", "--attempt-number", type=int, default=0, help="of the task")
     parser.add_argument("--pid", type=int, help="of the worker")
     parser.add_argument("--err", action="store_true", help="what was written to stderr")
@@ -38,11 +40,11 @@ def add(commands: Any) -> None:
 def _logs(arguments: argparse.Namespace) -> int:
     what = arguments.what
     where = {"node_id": arguments.node_id, "node_ip": arguments.node_ip, "timeout": arguments.timeout}
-    if what in ("actor", "task", "worker"):
+    if what in ("actor", "task", "worker", "job"):
         option, wanted = ("--pid", arguments.pid) if what == "worker" else ("--id", arguments.id)
         if wanted is None:
             raise ValueError(f"ray_rs logs {what} needs {option}")
-        locator = {"pid" if what == "worker" else f"{what}_id": wanted}
+        locator = {{"worker": "pid", "job": "submission_id"}.get(what, f"{what}_id"): wanted}
         return _show(arguments, {**where, **locator})
     glob = arguments.glob if what == "cluster" else what
     found = logs.list_logs(arguments.address, glob_filter=glob, **where)

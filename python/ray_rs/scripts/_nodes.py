@@ -20,6 +20,7 @@ __all__ = ["add", "token_file"]
 
 _TOKEN_VARIABLE = "RAY_RS_TOKEN"
 _DEFAULT_PORT = 6379
+_WEB_PORT = _processes.WEB_PORT
 _START_LIMIT_S = 30
 _POLL_S = 0.02
 _LAST_LINES = 5
@@ -64,8 +65,19 @@ def add(commands: Any) -> None:
         metavar="FILE",
         help="of a head: JSON or YAML that says which nodes it starts and ends by itself (see docs/cluster.md)",
     )
-    # Of Ray's, for scripts that pass them: here workers listen on no ports, and there is no dashboard.
-    for name in ("--min-worker-port", "--max-worker-port", "--dashboard-port"):
+    start.add_argument(
+        "--include-dashboard",
+        type=_truth,
+        default=True,
+        metavar="BOOL",
+        help="of a head: take jobs and answer REST over HTTP; what serves is started when somebody connects",
+    )
+    start.add_argument("--dashboard-host", default="127.0.0.1", metavar="IP", help="where that listens")
+    start.add_argument(
+        "--dashboard-port", type=int, help=f"the same (default: {_WEB_PORT}, or one of the next that is free; 0: any)"
+    )
+    # Of Ray's, for scripts that pass them: here workers listen on no ports.
+    for name in ("--min-worker-port", "--max-worker-port"):
         start.add_argument(name, type=int, help=argparse.SUPPRESS)
     start.add_argument("--block", action="store_true", help="stay until the node ends; Ctrl-C stops it")
     start.set_defaults(run=_start)
@@ -86,6 +98,13 @@ def _mapping(text: str) -> dict[str, float]:
         raise argparse.ArgumentTypeError(f"{text!r} is no JSON object of numbers, nor name=1,name=2") from None
 
 
+def _truth(text: str) -> bool:
+    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return words[text.lower()]
+
+
 def _labels(text: str) -> dict[str, str]:
     pairs = [part.partition("=") for part in text.split(",") if part]
     if any(not name or not equals for name, equals, _ in pairs):
@@ -101,6 +120,8 @@ def _start(arguments: argparse.Namespace) -> int:
         raise ValueError("--port is of a head; a node that joins listens wherever a port is free")
     if arguments.autoscaling_config and not arguments.head:
         raise ValueError("--autoscaling-config is of a head: it starts the nodes of its cluster")
+    if arguments.dashboard_port is not None and not arguments.head:
+        raise ValueError("--dashboard-port is of a head: it takes the jobs of its cluster")
     if not arguments.block:
         _tell(arguments, *_launched(arguments))
         return 0
@@ -136,6 +157,10 @@ def _tell(arguments: argparse.Namespace, session: dict[str, Any], address: str) 
         print(f"To add a node to this cluster, run there\n  ray_rs start --address={address} --token-file=FILE")
         print(f"with a copy of this file, which is the key to the cluster:\n  {directory}/token\n")
     print("To connect a program on this machine:\n  import ray_rs as ray\n  ray.init(address='auto')\n")
+    web = _processes.web_address(directory)
+    if arguments.head and web:
+        print(f"To submit a job (the service starts when it is asked: http://{web}):")
+        print(f"  RAY_API_SERVER_ADDRESS='http://{web}' ray_rs job submit --working-dir . -- python my_script.py\n")
     print("To see the cluster:\n  ray_rs status\nTo stop what was started on this machine:\n  ray_rs stop", flush=True)
 
 
@@ -232,6 +257,8 @@ def _launch(arguments: argparse.Namespace, address: str | None, token_path: str 
     }
     if address is None:
         cluster |= {"gcs_listen": f"{host}:{port}", "token_path": token_path}
+        if arguments.include_dashboard:
+            cluster |= _processes.web_options(_numeric(f"{arguments.dashboard_host}:0"), arguments.dashboard_port)
         if arguments.autoscaling_config:
             cluster["autoscaling"] = _autoscaling.read(arguments.autoscaling_config)
     else:
@@ -249,7 +276,11 @@ def _launch(arguments: argparse.Namespace, address: str | None, token_path: str 
     except RuntimeError as error:
         raise ConnectionError(f"The node did not start: {error}") from None
     try:
-        return session, _wait_until_part(session, node_id, address)
+        gcs_address = _wait_until_part(session, node_id, address)
+        if arguments.dashboard_port is not None and not _processes.web_address(session["session_dir"]):
+            words = _last_words(session["session_dir"], ["gcs"])
+            raise ConnectionError(f"The web service can't listen on port {arguments.dashboard_port}. {words}")
+        return session, gcs_address
     except BaseException:
         _processes.stop_node(session["session_dir"])
         raise

@@ -10,7 +10,7 @@ from ray_rs.scripts import _output
 from ray_rs.scripts._state import add_common
 from ray_rs.util.state._rows import Source, drain_text
 
-__all__ = ["add"]
+__all__ = ["add", "text_of"]
 
 # Of placement groups: those that have no place yet, and the words for their strategies.
 _PENDING_GROUP = (0, 1, 4)
@@ -158,34 +158,44 @@ def _group_demands(groups: list[dict[str, Any]]) -> list[str]:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    source = Source(arguments.address, arguments.timeout)
+    print(text_of(arguments.address, arguments.timeout, verbose=arguments.verbose))
+    return 0
+
+
+def text_of(address: str | None, timeout: float = 30.0, *, verbose: bool = False) -> str:
+    """Nodes, resources in use, and what waits for some.
+
+    Args:
+        address: Of the session; this process's, else the newest one, when None.
+        timeout: Seconds to wait for an answer.
+        verbose: Also each node's resources.
+
+    Returns:
+        Lines.
+
+    Raises:
+        ServerUnavailable: There is no session.
+    """
+    source = Source(address, timeout)
     cluster = source.answer(source.observer.cluster)
     nodes = [node for node in cluster["nodes"] if node["alive"]]
     described = source.observer.describe_processes(waiting=True)
     groups = [group for group in source.observer.placement_groups() if group["state"] in _PENDING_GROUP]
-    print(f"======== Autoscaler status: {_output.now()} ========")
-    print("Node status\n---------------------------------------------------------------")
-    print("Active:")
-    print(*(f" 1 {_name(node)}" for node in nodes if not node["drain"]), sep="\n")
+    rule = "---------------------------------------------------------------"
+    lines = [f"======== Autoscaler status: {_output.now()} ========", "Node status", rule, "Active:"]
+    lines += [f" 1 {_name(node)}" for node in nodes if not node["drain"]]
     if draining := [node for node in nodes if node["drain"]]:
-        print("Draining:")
-        print(*(f" 1 {_name(node)}, {drain_text(node['drain'])}" for node in draining), sep="\n")
-    print("Pending:")
-    print(*(_pending(cluster) or [" (no pending nodes)"]), sep="\n")
-    print("Recent failures:")
-    print(*(_failures(cluster) or [" (no failures)"]), sep="\n")
-    print()
-    print("Resources\n---------------------------------------------------------------")
-    print("Total Usage:", *_usage(nodes), sep="\n")
-    print("\nFrom request_resources:")
+        lines += ["Draining:", *(f" 1 {_name(node)}, {drain_text(node['drain'])}" for node in draining)]
+    lines += ["Pending:", *(_pending(cluster) or [" (no pending nodes)"])]
+    lines += ["Recent failures:", *(_failures(cluster) or [" (no failures)"])]
+    lines += ["", "Resources", rule, "Total Usage:", *_usage(nodes)]
     requested = [
         f" {_shape(row['resources'])}: {row['count']} from request_resources()" for row in cluster["requested"]
     ]
-    print(*(requested or [" (none)"]), sep="\n")
-    print("Pending Demands:")
+    lines += ["", "From request_resources:", *(requested or [" (none)"])]
     demands = _demands(described, cluster) + _group_demands(groups)
-    print(*(demands or [" (no resource demands)"]), sep="\n")
-    if arguments.verbose:
+    lines += ["Pending Demands:", *(demands or [" (no resource demands)"])]
+    if verbose:
         for node in nodes:
-            print(f"\nNode: {node['node_id']}", " Usage:", *(f"  {line.strip()}" for line in _usage([node])), sep="\n")
-    return 0
+            lines += ["", f"Node: {node['node_id']}", " Usage:", *(f"  {line.strip()}" for line in _usage([node]))]
+    return "\n".join(lines)

@@ -1,11 +1,14 @@
 //! Starting and stopping a node, and the bodies of its daemons: all composed by `ray_rs_cli`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyConnectionError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
+use ray_rs_cli::web_service::{Answer, Api, Printed};
 use ray_rs_cli::{HeadConfig, Session, SessionInfo};
 
 use crate::executor::title::Title;
@@ -110,6 +113,67 @@ pub fn run_head(py: Python<'_>, gcs_config_json: &str, raylet_config_json: &str)
 #[pyfunction]
 pub fn run_raylet(py: Python<'_>, config_json: &str) -> i32 {
     py.detach(|| ray_rs_cli::run_raylet(config_json, entitle))
+}
+
+/// Answers of the web service, given by Python.
+struct Answers {
+    answer: Py<PyAny>,
+    printed: Py<PyAny>,
+}
+
+/// Python is to blame, and who asks learns no more than that.
+fn failed(py: Python<'_>, error: PyErr) -> Answer {
+    error.write_unraisable(py, None);
+    Answer {
+        status: 500,
+        content_type: "text/plain".to_owned(),
+        body: Bytes::from_static(b"The service failed to answer; logs/dashboard.log of the session says why."),
+    }
+}
+
+impl Api for Answers {
+    fn answer(&self, operation: &str, arguments: serde_json::Value) -> Answer {
+        Python::attach(|py| {
+            let answered = self.answer.call1(py, (operation, arguments.to_string()));
+            let said = answered.and_then(|said| said.extract::<(u16, String, Vec<u8>)>(py));
+            match said {
+                Ok((status, content_type, body)) => Answer {
+                    status,
+                    content_type,
+                    body: body.into(),
+                },
+                Err(error) => failed(py, error),
+            }
+        })
+    }
+
+    fn printed(&self, job: &str, offset: u64) -> Result<Printed, Answer> {
+        Python::attach(|py| {
+            let answered = self.printed.call1(py, (job, offset));
+            let said = answered.and_then(|said| said.extract::<(u16, Vec<u8>, bool)>(py));
+            match said {
+                Ok((200, bytes, is_last)) => Ok(Printed {
+                    bytes: bytes.into(),
+                    is_last,
+                }),
+                Ok((status, text, _)) => Err(Answer {
+                    status,
+                    content_type: "text/plain".to_owned(),
+                    body: text.into(),
+                }),
+                Err(error) => Err(failed(py, error)),
+            }
+        })
+    }
+}
+
+/// Serves on the socket that is this process's standard input until nobody has been connected for a while; `answer` and
+/// `printed` are called on threads of the engine.
+#[pyfunction]
+pub fn serve_web(py: Python<'_>, session_dir: PathBuf, answer: Py<PyAny>, printed: Py<PyAny>) -> PyResult<()> {
+    let answers = Arc::new(Answers { answer, printed });
+    py.detach(|| ray_rs_cli::serve_web(&session_dir, answers))
+        .map_err(|error| PyRuntimeError::new_err(format!("{error:#}")))
 }
 
 #[pyfunction]

@@ -120,6 +120,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         daemons::run_head,
         daemons::run_raylet,
         daemons::run_scheduler,
+        daemons::serve_web,
         executor::run_worker_loop,
         executor::context::current_task,
         executor::context::current_task_name,

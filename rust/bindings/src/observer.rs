@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use prost::Message;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
+use pyo3::types::{PyBytes, PyDict, PyList};
 use ray_rs_core_worker::v1::from_raylet::Body as From;
 use ray_rs_core_worker::v1::to_raylet::Body as To;
 use ray_rs_core_worker::{CoreError, v1};
@@ -32,8 +32,17 @@ impl Observer {
     }
 
     fn gcs<Reply: Message + Default + Send>(&self, py: Python<'_>, method: &str) -> PyResult<Reply> {
+        self.ask_with(py, method, &v1::Empty {})
+    }
+
+    fn ask_with<Request: Message, Reply: Message + Default + Send>(
+        &self,
+        py: Python<'_>,
+        method: &str,
+        request: &Request,
+    ) -> PyResult<Reply> {
         gil::wait_for(py, |interrupt| {
-            self.inner.ask_gcs(method, &v1::Empty {}, self.limit, interrupt)
+            self.inner.ask_gcs(method, request, self.limit, interrupt)
         })
     }
 }
@@ -213,6 +222,37 @@ impl Observer {
                 "finished": job.finished,
             ))
         })
+    }
+
+    /// Keys that begin with `prefix`, with their values.
+    fn kv_entries<'py>(
+        &self,
+        py: Python<'py>,
+        namespace: String,
+        prefix: Vec<u8>,
+    ) -> PyResult<Vec<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)>> {
+        let keys: v1::KvKeysReply = self.ask_with(
+            py,
+            "KvKeys",
+            &v1::KvKeysRequest {
+                namespace: namespace.clone(),
+                prefix,
+            },
+        )?;
+        let mut entries = Vec::with_capacity(keys.keys.len());
+        for key in keys.keys {
+            let namespace = namespace.clone();
+            let request = v1::KvGetRequest {
+                namespace,
+                key: key.clone(),
+            };
+            let reply: v1::KvGetReply = self.ask_with(py, "KvGet", &request)?;
+            // It may have been removed meanwhile.
+            if reply.found {
+                entries.push((PyBytes::new(py, &key), PyBytes::new(py, &reply.value)));
+            }
+        }
+        Ok(entries)
     }
 
     fn placement_groups<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {

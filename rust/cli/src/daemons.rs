@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::autoscaling::{AutoscalingArguments, LocalNodes};
 use crate::boot::title;
 use crate::session;
+use crate::web::{WebArguments, WebSocket};
 
 /// Idle threads of the blocking pool end soon: an idle daemon should be one thread.
 const BLOCKING_KEEP_ALIVE: Duration = Duration::from_millis(200);
@@ -42,6 +43,9 @@ pub struct GcsArguments {
     /// Nodes that it starts by itself, and what is needed for those of this machine.
     #[serde(default)]
     pub autoscaling: Option<(AutoscalingArguments, LocalNodes)>,
+    /// The web service; none: there is none.
+    #[serde(default)]
+    pub web: Option<WebArguments>,
 }
 
 pub(crate) fn gcs(arguments: GcsArguments, socket: OwnedFd) -> anyhow::Result<()> {
@@ -54,7 +58,23 @@ pub(crate) fn gcs(arguments: GcsArguments, socket: OwnedFd) -> anyhow::Result<()
     }
     config.autoscaling =
         (arguments.autoscaling).map(|(autoscaling, head)| autoscaling.compose(head, &arguments.session_dir));
-    block_on(ray_rs_gcs::run(config))
+    block_on(async {
+        let control_store = ray_rs_gcs::run(config);
+        // A cluster can do without.
+        let socket = arguments.web.and_then(|web| {
+            let bound = WebSocket::bind(web, &arguments.session_dir);
+            bound
+                .inspect_err(|error| tracing::error!(%error, "no web service"))
+                .ok()
+        });
+        match socket {
+            Some(socket) => tokio::select! {
+                outcome = control_store => outcome,
+                () = socket.watch() => unreachable!("it watches to the end"),
+            },
+            None => control_store.await,
+        }
+    })
 }
 
 /// A replica's part of the command line.

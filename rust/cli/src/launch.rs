@@ -23,6 +23,7 @@ use crate::boot;
 use crate::daemon::Daemon;
 use crate::daemons::{GcsArguments, SchedulerArguments};
 use crate::session::{self, SessionInfo};
+use crate::web::WebArguments;
 use crate::{resources, stop};
 
 /// Loads the extension module by its path and runs one of its daemons: nothing else is imported, not even `site`.
@@ -85,6 +86,10 @@ pub struct HeadConfig {
     pub node_id: String,
     /// Of a head: which nodes its cluster starts and ends by itself.
     pub autoscaling: Option<AutoscalingArguments>,
+    /// Of a head: where its web service listens; none: there is none.
+    pub web_listen: Option<SocketAddr>,
+    /// The web service takes another port when that one is taken.
+    pub web_may_move: bool,
 }
 
 /// A cluster to join.
@@ -129,6 +134,8 @@ impl Default for HeadConfig {
             outlives_goodbye: false,
             node_id: String::new(),
             autoscaling: None,
+            web_listen: None,
+            web_may_move: false,
         }
     }
 }
@@ -345,6 +352,12 @@ fn start_head(config: &HeadConfig, made: &SessionDir, mut raylet: RayletConfig) 
             .autoscaling
             .clone()
             .map(|autoscaling| (autoscaling, config.into())),
+        web: config.web_listen.map(|listen| WebArguments {
+            listen,
+            may_move: config.web_may_move,
+            python: config.python.clone(),
+            package_dir: package_dir(&config.core_path),
+        }),
     })?;
     let raylet_arguments = serde_json::to_string(&raylet)?;
     let (channel, theirs) = UnixStream::pair()?;

@@ -9,6 +9,7 @@
 //! | [`daemons`] | what those processes run |
 //! | [`list_nodes`] | asks a cluster from outside |
 //! | [`autoscaling`] | the autoscaler's configuration, and nodes that it starts on this machine |
+//! | [`web`] | the web service's socket, and the process that serves it |
 //! | [`resources`] | what a node has when nobody says otherwise |
 //!
 //! The launcher binds both Unix sockets itself and hands them over listening, so a client may connect at once and
@@ -24,11 +25,14 @@ pub mod launch;
 pub mod resources;
 pub mod session;
 pub mod stop;
+pub mod web;
 
 pub use ask::{drain_node, list_nodes};
 pub use boot::run_head;
 pub use daemon::Daemon;
 pub use daemons::{run_raylet, run_scheduler};
 pub use launch::{HeadConfig, LaunchError, Session, launch_head};
+pub use ray_rs_web as web_service;
 pub use session::{SessionInfo, discover, sweep};
 pub use stop::{stop, stop_session};
+pub use web::{WebArguments, serve_web};

@@ -14,7 +14,10 @@ use crate::raylet::Raylet;
 fn is_question(body: &To) -> bool {
     match body {
         To::ClusterView(_) | To::StoreStats(_) | To::ListObjects(_) | To::Describe(_) => true,
-        To::GcsCall(call) => call.method.starts_with("List") || call.method.starts_with("Get"),
+        To::GcsCall(call) => {
+            let method = call.method.as_str();
+            method.starts_with("List") || method.starts_with("Get") || matches!(method, "KvGet" | "KvKeys")
+        }
         _ => false,
     }
 }

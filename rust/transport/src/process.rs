@@ -23,9 +23,7 @@ impl ProcessWatch {
         let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
         let raw = raw.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("{pid} is no process id")))?;
         let fd = match pidfd_open(raw, PidfdFlags::NONBLOCK) {
-            // SAFETY: an `OwnedFd` is open until it is dropped, always answers with the same number, and nothing here
-            // takes it out of the `AsyncFd`.
-            Ok(fd) => Some(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE)? }),
+            Ok(fd) => Some(watch_readable(fd)?),
             Err(rustix::io::Errno::SRCH) => None,
             Err(error) => return Err(error.into()),
         };
@@ -66,6 +64,15 @@ impl ProcessWatch {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Watches when a descriptor can be read: a pidfd, or a socket that listens.
+///
+/// Must be called inside a Tokio runtime with I/O enabled.
+pub fn watch_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open until it is dropped, always answers with the same number, and nobody can take it out of
+    // the `AsyncFd` without ending the watch.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE)? })
 }
 
 /// A process as others of its machine find it: also from another container they can tell whether they do.

@@ -6,6 +6,9 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
 /// Length of a token in bytes.
 pub const TOKEN_BYTES: usize = 32;
 
@@ -80,6 +83,18 @@ impl Token {
         Some(Self(bytes))
     }
 
+    /// A key for another purpose, in hex: it follows from the token and the purpose, and tells neither the token nor the key
+    /// of any other purpose.
+    pub fn key_for(&self, purpose: &str) -> String {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
+        mac.update(purpose.as_bytes());
+        mac.finalize()
+            .into_bytes()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+
     /// For keying the MACs of the handshake, and for nothing else.
     pub(crate) fn secret(&self) -> &[u8; TOKEN_BYTES] {
         &self.0
@@ -111,6 +126,17 @@ mod tests {
             Token::read(&path).expect_err("open to others").kind(),
             io::ErrorKind::PermissionDenied
         );
+    }
+
+    #[test]
+    fn keys_for_other_purposes_do_not_show_the_token() {
+        let token = Token([7; TOKEN_BYTES]);
+        let key = token.key_for("one");
+        assert_eq!(key.len(), 2 * TOKEN_BYTES);
+        assert_eq!(key, Token([7; TOKEN_BYTES]).key_for("one"));
+        assert_ne!(key, token.key_for("two"));
+        assert_ne!(key, Token([8; TOKEN_BYTES]).key_for("one"));
+        assert!(!key.contains("0707"));
     }
 
     #[test]

@@ -387,21 +387,52 @@ def _workers(source: Source) -> list[Any]:
 
 
 def _jobs(source: Source) -> list[Any]:
-    return [
-        common.JobState(
-            job_id=job["job_id"],
-            submission_id=None,
-            entrypoint=job["entrypoint"],
-            type="DRIVER",
-            status="SUCCEEDED" if job["finished"] else "RUNNING",
-            message=None,
-            error_type=None,
-            driver_info={"id": job["job_id"], "node_id": job["driver_node_id"], "pid": job["driver_pid"]},
-            start_time=job["start_ms"],
-            end_time=job["end_ms"] or None,
+    from ray_rs import _jobs
+
+    addresses = source.addresses()
+    submitted = _jobs.records(source.observer)
+    rows = []
+    drivers = set()
+    for submission, (info, driver) in submitted.items():
+        drivers.add(driver["id"] if driver else None)
+        rows.append(
+            common.JobState(
+                job_id=driver["id"] if driver else None,
+                submission_id=submission,
+                entrypoint=info.entrypoint,
+                type="SUBMISSION",
+                status=info.status.value,
+                message=info.message,
+                error_type=None if info.error_type is None else info.error_type.value,
+                driver_info={**driver, "node_id": info.driver_node_id} if driver else None,
+                start_time=info.start_time,
+                end_time=info.end_time,
+            )
         )
-        for job in source.observer.jobs()
-    ]
+    for job in source.observer.jobs():
+        # Drivers of the engine's own services are nobody's jobs.
+        if job["job_id"] in drivers or job["namespace"].startswith("_ray_internal"):
+            continue
+        rows.append(
+            common.JobState(
+                job_id=job["job_id"],
+                submission_id=None,
+                entrypoint=job["entrypoint"],
+                type="DRIVER",
+                status="SUCCEEDED" if job["finished"] else "RUNNING",
+                message=None,
+                error_type=None,
+                driver_info={
+                    "id": job["job_id"],
+                    "node_id": job["driver_node_id"],
+                    "node_ip_address": addresses.get(job["driver_node_id"], ""),
+                    "pid": job["driver_pid"],
+                },
+                start_time=job["start_ms"],
+                end_time=job["end_ms"] or None,
+            )
+        )
+    return rows
 
 
 def _objects(source: Source) -> list[Any]:

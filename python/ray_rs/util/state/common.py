@@ -153,9 +153,9 @@ class WorkerState(StateSchema):
 
 @dataclasses.dataclass
 class JobState(StateSchema):
-    """A job: what one driver runs."""
+    """A job: what one driver runs, or a command that was submitted; that has no `job_id` before its driver is there."""
 
-    job_id: str
+    job_id: str | None
     submission_id: str | None
     entrypoint: str
     type: str

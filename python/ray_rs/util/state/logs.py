@@ -93,7 +93,8 @@ def get_log(
     _interval: float | None = None,
     filter_ansi_code: bool = False,
 ) -> Iterator[Any]:
-    """Reads a log file. Exactly one of `filename`, `actor_id`, `task_id` and `pid` says which.
+    """Reads a log file. Exactly one of `filename`, `actor_id`, `task_id`, `pid` and `submission_id`
+    says which.
 
     Args:
         address: Of the session; this process's, else the newest one, when None.
@@ -109,7 +110,7 @@ def get_log(
         suffix: "out" or "err".
         encoding: Of the text; None: bytes.
         errors: What to do with bytes that are no text.
-        submission_id: Not supported: there are no submitted jobs.
+        submission_id: What the command of this submitted job writes, if it ran on this machine.
         attempt_number: Which try of the task.
         _interval: Without effect.
         filter_ansi_code: Remove colours.
@@ -128,11 +129,11 @@ def get_log(
         raise ValueError(f"Exactly one of {', '.join(_LOCATORS)} must be given, got {', '.join(given) or 'none'}.")
     if suffix not in ("out", "err"):
         raise ValueError(f"suffix must be 'out' or 'err', not {suffix!r}")
-    if submission_id is not None:
-        raise RayStateApiException("There are no submitted jobs, so none with a submission id.")
     source = Source(address, timeout)
     _check_node(source, node_id, node_ip)
-    if filename is None:
+    if submission_id is not None:
+        filename = f"job-driver-{submission_id}.log"
+    elif filename is None:
         worker = _worker_of(source, actor_id, task_id, attempt_number, pid)
         filename = _file_of(source.directory, worker, suffix)
     path = os.path.join(source.directory, "logs", filename)

@@ -1,0 +1,343 @@
+//! What is where. Most requests become an operation of the [`Api`] with a JSON object of arguments:
+//!
+//! | route | operation | arguments |
+//! | --- | --- | --- |
+//! | `GET /api/version` | `version` | |
+//! | `GET /api/jobs/` | `list_jobs` | |
+//! | `POST /api/jobs/` | `submit_job` | the request's object |
+//! | `GET /api/jobs/{id}` | `get_job` | `id` |
+//! | `DELETE /api/jobs/{id}` | `delete_job` | `id` |
+//! | `POST /api/jobs/{id}/stop` | `stop_job` | `id` |
+//! | `GET /api/jobs/{id}/logs` | `job_logs` | `id` |
+//! | `GET /api/v0/{kind}` | `list_state` | `kind`, `query`: as in the address |
+//! | `GET /api/v0/{kind}/summarize` | `summarize_state` | `kind`, `query` |
+//! | `GET /api/v0/tasks/timeline` | `timeline` | |
+//! | `GET /api/cluster_status` | `cluster_status` | |
+//! | `GET /metrics` | `metrics` | |
+//! | `GET /nodes` | `nodes` | `query` |
+//! | `GET /nodes/{id}` | `node` | `id` |
+//! | `GET /logical/actors` | `actors` | |
+//! | `GET /api/gcs_healthz`, `/api/healthz`, `/api/local_raylet_healthz` | `health` | |
+//!
+//! `GET /api/jobs/{id}/logs/tail` is a WebSocket on which each message is what the job has printed since the last, until
+//! it ends; `GET` and `PUT /api/packages/{protocol}/{name}` are for archives.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade, close_code};
+use axum::extract::{DefaultBodyLimit, Path, RawQuery, Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+use crate::gate::{self, Gate};
+use crate::packages::{self, Rejected};
+use crate::{Answer, Api, Printed};
+
+/// Of a request that is no archive.
+const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
+/// Between two looks at the file of a job that has printed nothing new.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
+
+#[derive(Clone)]
+struct Service {
+    api: Arc<dyn Api>,
+    package_dir: Arc<PathBuf>,
+}
+
+pub(crate) fn router(api: Arc<dyn Api>, package_dir: PathBuf, gate: Gate) -> Router {
+    let service = Service {
+        api,
+        package_dir: Arc::new(package_dir),
+    };
+    let jobs = || get(list_jobs).post(submit_job);
+    Router::new()
+        .route(
+            "/api/version",
+            get(|State(service): State<Service>| plain(service, "version")),
+        )
+        .route("/api/jobs", jobs())
+        .route("/api/jobs/", jobs())
+        .route("/api/jobs/{id}", get(get_job).delete(delete_job))
+        .route("/api/jobs/{id}/stop", post(stop_job))
+        .route("/api/jobs/{id}/logs", get(job_logs))
+        .route("/api/jobs/{id}/logs/tail", get(tail))
+        .route("/api/packages/{protocol}/{name}", get(has_package).put(put_package))
+        .route(
+            "/api/v0/tasks/timeline",
+            get(|State(service): State<Service>| plain(service, "timeline")),
+        )
+        .route("/api/v0/{kind}", get(list_state))
+        .route("/api/v0/{kind}/summarize", get(summarize_state))
+        .route(
+            "/api/cluster_status",
+            get(|State(service): State<Service>| plain(service, "cluster_status")),
+        )
+        .route(
+            "/metrics",
+            get(|State(service): State<Service>| plain(service, "metrics")),
+        )
+        .route("/nodes", get(nodes))
+        .route("/nodes/{id}", get(node))
+        .route(
+            "/logical/actors",
+            get(|State(service): State<Service>| plain(service, "actors")),
+        )
+        .route(
+            "/api/gcs_healthz",
+            get(|State(service): State<Service>| plain(service, "health")),
+        )
+        .route(
+            "/api/healthz",
+            get(|State(service): State<Service>| plain(service, "health")),
+        )
+        .route(
+            "/api/local_raylet_healthz",
+            get(|State(service): State<Service>| plain(service, "health")),
+        )
+        .fallback(nothing_there)
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(axum::middleware::from_fn_with_state(Arc::new(gate), gate::guard))
+        .with_state(service)
+}
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, [(header::CONTENT_TYPE, self.content_type)], self.body).into_response()
+    }
+}
+
+async fn plain(service: Service, operation: &'static str) -> Response {
+    service.ask(operation, json!({})).await
+}
+
+impl Service {
+    async fn ask(self, operation: &'static str, arguments: Value) -> Response {
+        let api = Arc::clone(&self.api);
+        match tokio::task::spawn_blocking(move || api.answer(operation, arguments)).await {
+            Ok(answer) => answer.into_response(),
+            Err(error) => {
+                tracing::error!(%error, operation, "no answer");
+                (
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "The service failed to answer; its log says more.",
+                )
+                    .into_response()
+            }
+        }
+    }
+
+    async fn printed(&self, job: &str, offset: u64) -> Result<Printed, Answer> {
+        let (api, job) = (Arc::clone(&self.api), job.to_owned());
+        let failed = || Answer {
+            status: 500,
+            content_type: "text/plain".to_owned(),
+            body: Bytes::new(),
+        };
+        tokio::task::spawn_blocking(move || api.printed(&job, offset))
+            .await
+            .unwrap_or_else(|_| Err(failed()))
+    }
+}
+
+async fn nothing_there(request: Request) -> Response {
+    (
+        StatusCode::NOT_FOUND,
+        format!("There is nothing at {} {}.", request.method(), request.uri().path()),
+    )
+        .into_response()
+}
+
+// ---------------------------------------------------------------------------------------------------------------- jobs
+
+async fn list_jobs(State(service): State<Service>) -> Response {
+    service.ask("list_jobs", json!({})).await
+}
+
+async fn submit_job(State(service): State<Service>, body: Bytes) -> Response {
+    match serde_json::from_slice::<Map<String, Value>>(&body) {
+        Ok(job) => service.ask("submit_job", Value::Object(job)).await,
+        Err(error) => (
+            StatusCode::BAD_REQUEST,
+            format!("The body must be a JSON object: {error}"),
+        )
+            .into_response(),
+    }
+}
+
+async fn get_job(State(service): State<Service>, Path(id): Path<String>) -> Response {
+    service.ask("get_job", json!({ "id": id })).await
+}
+
+async fn delete_job(State(service): State<Service>, Path(id): Path<String>) -> Response {
+    service.ask("delete_job", json!({ "id": id })).await
+}
+
+async fn stop_job(State(service): State<Service>, Path(id): Path<String>) -> Response {
+    service.ask("stop_job", json!({ "id": id })).await
+}
+
+async fn job_logs(State(service): State<Service>, Path(id): Path<String>) -> Response {
+    service.ask("job_logs", json!({ "id": id })).await
+}
+
+async fn tail(State(service): State<Service>, Path(id): Path<String>, upgrade: WebSocketUpgrade) -> Response {
+    match service.printed(&id, 0).await {
+        Ok(first) => upgrade.on_upgrade(move |socket| follow(service, id, first, socket)),
+        Err(answer) => answer.into_response(),
+    }
+}
+
+/// Sends what the job prints until it ends or the other side goes.
+async fn follow(service: Service, id: String, first: Printed, mut socket: WebSocket) {
+    let mut offset = 0;
+    let mut printed = first;
+    loop {
+        let whole = &printed.bytes[..whole_letters(&printed)];
+        let text = String::from_utf8_lossy(whole).into_owned();
+        offset += whole.len() as u64;
+        let has_more = !whole.is_empty();
+        if !text.is_empty() && socket.send(Message::Text(text.into())).await.is_err() {
+            return;
+        }
+        if printed.is_last && !has_more {
+            let end = axum::extract::ws::CloseFrame {
+                code: close_code::NORMAL,
+                reason: "".into(),
+            };
+            let _ = socket.send(Message::Close(Some(end))).await;
+            return;
+        }
+        if !has_more {
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_PAUSE) => {}
+                // A close, or an error; what else a client says means nothing here.
+                said = socket.recv() => if !matches!(said, Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Text(_) | Message::Binary(_)))) {
+                    return;
+                },
+            }
+        }
+        printed = match service.printed(&id, offset).await {
+            Ok(printed) => printed,
+            // Deleted meanwhile.
+            Err(_) => return,
+        };
+    }
+}
+
+/// So many bytes are whole letters: the last may have been printed in part. In the end what is no text is shown as such.
+fn whole_letters(printed: &Printed) -> usize {
+    match std::str::from_utf8(&printed.bytes) {
+        Err(error) if error.error_len().is_none() && !printed.is_last => error.valid_up_to(),
+        // What follows a byte that belongs to no letter may be cut as well.
+        Err(error) if !printed.is_last => error.valid_up_to() + error.error_len().expect("the arm above"),
+        Ok(_) | Err(_) => printed.bytes.len(),
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------------ packages
+
+async fn has_package(State(service): State<Service>, Path((protocol, name)): Path<(String, String)>) -> Response {
+    match packages::path_of(&service.package_dir, &protocol, &name) {
+        Some(path) if path.is_file() => StatusCode::OK.into_response(),
+        Some(_) => (
+            StatusCode::NOT_FOUND,
+            format!("Package {protocol}://{name} does not exist"),
+        )
+            .into_response(),
+        None => (
+            StatusCode::BAD_REQUEST,
+            format!("{protocol}://{name} can't be the name of a package"),
+        )
+            .into_response(),
+    }
+}
+
+async fn put_package(
+    State(service): State<Service>,
+    Path((protocol, name)): Path<(String, String)>,
+    body: Body,
+) -> Response {
+    match packages::receive(&service.package_dir, &protocol, &name, body).await {
+        Ok(()) => StatusCode::OK.into_response(),
+        Err(Rejected::BadName) => (
+            StatusCode::BAD_REQUEST,
+            format!("{protocol}://{name} can't be the name of a package"),
+        )
+            .into_response(),
+        Err(Rejected::TooLarge) => {
+            let limit = packages::MAX_BYTES >> 20;
+            (StatusCode::PAYLOAD_TOO_LARGE, format!("A package may have {limit} MiB")).into_response()
+        }
+        Err(Rejected::Broken(error)) => (StatusCode::BAD_REQUEST, error).into_response(),
+        Err(Rejected::Disk(error)) => (
+            StatusCode::INSUFFICIENT_STORAGE,
+            format!("The package could not be written: {error}"),
+        )
+            .into_response(),
+    }
+}
+
+// --------------------------------------------------------------------------------------------------------------- state
+
+async fn list_state(State(service): State<Service>, Path(kind): Path<String>, RawQuery(query): RawQuery) -> Response {
+    service
+        .ask(
+            "list_state",
+            json!({ "kind": kind, "query": query.unwrap_or_default() }),
+        )
+        .await
+}
+
+async fn summarize_state(
+    State(service): State<Service>,
+    Path(kind): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    service
+        .ask(
+            "summarize_state",
+            json!({ "kind": kind, "query": query.unwrap_or_default() }),
+        )
+        .await
+}
+
+async fn nodes(State(service): State<Service>, RawQuery(query): RawQuery) -> Response {
+    service
+        .ask("nodes", json!({ "query": query.unwrap_or_default() }))
+        .await
+}
+
+async fn node(State(service): State<Service>, Path(id): Path<String>) -> Response {
+    service.ask("node", json!({ "id": id })).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cut(bytes: &'static [u8], is_last: bool) -> usize {
+        whole_letters(&Printed {
+            bytes: Bytes::from_static(bytes),
+            is_last,
+        })
+    }
+
+    #[test]
+    fn letters_are_not_torn() {
+        assert_eq!(cut(b"", false), 0);
+        assert_eq!(cut(b"plain", false), 5);
+        assert_eq!(cut("h\u{fc}".as_bytes(), false), 3);
+        assert_eq!(cut(b"h\xc3", false), 1, "its second half has not been printed yet");
+        assert_eq!(cut(b"h\xc3", true), 2, "and never will");
+        assert_eq!(cut(b"h\xff\xc3", false), 2);
+        assert_eq!(cut(b"\xff", false), 1);
+    }
+}
