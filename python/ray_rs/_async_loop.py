@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import sys
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
-__all__ = ["awaited", "construct", "iterate", "make", "run", "send_items"]
+__all__ = ["awaited", "awaited_by_tasks", "construct", "iterate", "make", "run", "send_items"]
 
 
 class _Selector(selectors.DefaultSelector):
@@ -155,6 +156,49 @@ def awaited(
         if futures:
             found.append((number, futures))
     return found
+
+
+def awaited_by_tasks(
+    loops: list[tuple[int, asyncio.AbstractEventLoop]],
+) -> tuple[list[tuple[int, list[asyncio.Future[Any]]]], list[int]]:
+    """The same for tasks and methods that are no coroutines but run some: `asyncio.run`, `run_until_complete`.
+
+    Args:
+        loops: Numbers of tasks, and loops on which they await something.
+
+    Returns:
+        For each task that waits: its number and the futures; and the numbers of those whose loop has nothing to do.
+    """
+    found = []
+    idle = []
+    for number, loop in loops:
+        roots = [(number, each) for each in _tasks_of(loop) if _ends_its_loop(each)]
+        # With one in another, as libraries do that patch asyncio, nobody knows which of them the thread is at.
+        if len(roots) == 1:
+            found += awaited(roots, loop)
+        if _sleeps(loop):
+            idle.append(number)
+    return found, idle
+
+
+def _sleeps(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether the loop waits for something to happen; False for those of others, which do not show it."""
+    frame = sys._current_frames().get(getattr(loop, "_thread_id", None) or 0)
+    in_select = frame is not None and frame.f_code.co_name == "select"
+    return in_select and not getattr(loop, "_ready", True)
+
+
+def _tasks_of(loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:
+    try:
+        return asyncio.all_tasks(loop)
+    except RuntimeError:  # they come and go too fast: it does not wait
+        return set()
+
+
+def _ends_its_loop(task: asyncio.Task[Any]) -> bool:
+    """Whether the loop runs until the task is done, which shows in what is called then."""
+    callbacks = getattr(task, "_callbacks", None) or ()
+    return any(getattr(each[0], "__name__", "") == "_run_until_complete_cb" for each in callbacks)
 
 
 def _with_time_limits(loop: asyncio.AbstractEventLoop) -> set[int]:

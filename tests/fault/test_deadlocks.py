@@ -204,6 +204,49 @@ def test_a_coroutine_that_awaits_a_task_that_waits_for_it(how):
     assert ray.get(actor.value.remote()) == 1
 
 
+@ray.remote(num_cpus=0)
+class Box:
+    async def put(self, held):
+        self.held = held
+
+    async def take(self):
+        while not hasattr(self, "held"):
+            await asyncio.sleep(0.005)
+        return self.held
+
+
+def runs_coroutine(box, how):
+    (given,) = ray.get(box.take.remote())
+    return asyncio.run(how(given))
+
+
+@ray.remote(num_cpus=0)
+class RunsCoroutines:
+    run = staticmethod(runs_coroutine)
+
+    def value(self):
+        return 1
+
+
+@pytest.mark.parametrize("how", [plainly, in_a_task_of_its_own, gathered])
+def test_a_task_whose_coroutine_awaits_what_waits_for_it(how):
+    box = Box.remote()
+    result = ray.remote(runs_coroutine).remote(box, how)
+    ray.get(box.put.remote([follow.remote(result)]))
+    with pytest.raises(exceptions.DeadlockError, match=r"'runs_coroutine' .*awaits the result of 'follow'") as raised:
+        ray.get(result)
+    assert "'follow' waits for 'runs_coroutine'" in str(raised.value)
+
+
+def test_a_method_whose_coroutine_awaits_what_waits_for_it():
+    box, actor = Box.remote(), RunsCoroutines.remote()
+    result = actor.run.remote(box, plainly)
+    ray.get(box.put.remote([follow.remote(result)]))
+    with pytest.raises(exceptions.DeadlockError, match=r"awaits the result of 'follow'"):
+        ray.get(result)
+    assert ray.get(actor.value.remote()) == 1
+
+
 def test_a_coroutine_on_an_actor_with_one_place():
     actor = Coroutines.options(max_concurrency=1).remote()
     ray.get(actor.meet.remote(actor))

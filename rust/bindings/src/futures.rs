@@ -11,14 +11,23 @@ use pyo3::prelude::*;
 use ray_rs_core_worker::{Awaited, AwaitingCall, AwaitsSeen, CoreWorker, Read, ReadData, v1};
 use rustc_hash::FxHashMap;
 
-use crate::executor::asyncio;
+use crate::executor::{asyncio, context};
 use crate::object_ref::Counted;
 use crate::{errors, imports, objects};
 
 enum Waiter {
-    Asyncio { event_loop: Py<PyAny>, future: Py<PyAny> },
-    Concurrent { future: Py<PyAny> },
-    Callback { callback: Py<PyAny> },
+    Asyncio {
+        event_loop: Py<PyAny>,
+        future: Py<PyAny>,
+        /// The number of the task whose thread runs the loop; none in drivers and on the loop of an async actor.
+        task: Option<u64>,
+    },
+    Concurrent {
+        future: Py<PyAny>,
+    },
+    Callback {
+        callback: Py<PyAny>,
+    },
 }
 
 static NEXT_TOKEN: AtomicU64 = AtomicU64::new(1);
@@ -155,6 +164,7 @@ pub fn asyncio<'py>(py: Python<'py>, counted: &Counted) -> PyResult<Bound<'py, P
     let waiter = Waiter::Asyncio {
         event_loop: event_loop.unbind(),
         future: future.clone().unbind(),
+        task: context::task_of_thread(),
     };
     register(counted, waiter);
     Ok(future)
@@ -174,7 +184,7 @@ pub fn complete(py: Python<'_>, tokens: &[u64]) {
             continue;
         };
         let result = match waiter {
-            Waiter::Asyncio { event_loop, future } => {
+            Waiter::Asyncio { event_loop, future, .. } => {
                 match batches.iter_mut().find(|(other, _)| other.is(&event_loop)) {
                     Some((_, batch)) => batch.push((arrived, future)),
                     None => batches.push((event_loop, vec![(arrived, future)])),
@@ -209,19 +219,35 @@ fn settle_on_loop(py: Python<'_>, event_loop: &Py<PyAny>, batch: Vec<(Arrived, P
 pub fn look_at_awaits(py: Python<'_>, core: &Arc<CoreWorker>, is_asked: bool) -> PyResult<()> {
     // Cloned under the lock, which makes no Python object; looked at when it is free.
     let mut pending = Vec::new();
+    let mut loops: Vec<(u64, Py<PyAny>)> = Vec::new();
     if let Some(waiters) = WAITERS.lock().as_ref() {
         for (token, entry) in waiters {
-            if let Waiter::Asyncio { future, .. } = &entry.waiter
+            if let Waiter::Asyncio {
+                future,
+                event_loop,
+                task,
+            } = &entry.waiter
                 && entry.arrived.value.is_none()
                 && Arc::ptr_eq(&entry.arrived.counted.core, core)
             {
-                pending.push((*token, entry.arrived.counted.slot, entry.since, future.clone_ref(py)));
+                pending.push((
+                    *token,
+                    entry.arrived.counted.slot,
+                    entry.since,
+                    future.clone_ref(py),
+                    *task,
+                ));
+                if let Some(task) = task
+                    && !loops.iter().any(|(other, known)| other == task && known.is(event_loop))
+                {
+                    loops.push((*task, event_loop.clone_ref(py)));
+                }
             }
         }
     }
     let mut seen = AwaitsSeen::default();
     let mut token_of = FxHashMap::default();
-    for (token, slot, since, future) in &pending {
+    for (token, slot, since, future, _) in &pending {
         // One that was cancelled is awaited by nobody.
         if !future.call_method0(py, "done")?.is_truthy(py)? {
             token_of.insert(future.as_ptr().addr(), *token);
@@ -232,10 +258,24 @@ pub fn look_at_awaits(py: Python<'_>, core: &Arc<CoreWorker>, is_asked: bool) ->
             });
         }
     }
-    let calls = match is_asked || seen.are_long() {
+    let mut calls = match is_asked || seen.are_long() {
         true => asyncio::awaiting(py)?,
         false => Vec::new(),
     };
+    if !loops.is_empty() {
+        let found = imports::AWAITED_BY_TASKS.get(py)?.call1((loops,))?;
+        let (stuck, idle): (Vec<(u64, Vec<Py<PyAny>>)>, Vec<u64>) = found.extract()?;
+        calls.extend(stuck);
+        for call in idle {
+            let of_call = |(token, _, _, _, task): &&(u64, _, _, Py<PyAny>, Option<u64>)| {
+                *task == Some(call) && seen.awaited.iter().any(|one| one.token == *token)
+            };
+            let tokens: Vec<u64> = pending.iter().filter(of_call).map(|(token, ..)| *token).collect();
+            if !tokens.is_empty() {
+                seen.idle.push(AwaitingCall { call, tokens });
+            }
+        }
+    }
     for (call, futures) in calls {
         let tokens: Vec<u64> = futures
             .iter()
@@ -254,7 +294,7 @@ pub fn awaits_described(py: Python<'_>, core: &Arc<CoreWorker>, answer: Box<v1::
     for (token, why) in py.detach(|| core.awaits_described(answer)) {
         let Some(mut entry) = take(token) else { continue };
         match entry.waiter {
-            Waiter::Asyncio { event_loop, future } => {
+            Waiter::Asyncio { event_loop, future, .. } => {
                 entry.arrived.value = Some(Err(errors::deadlock(py, why)));
                 settle_on_loop(py, &event_loop, vec![(entry.arrived, future)]);
             }

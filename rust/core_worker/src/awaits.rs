@@ -18,6 +18,7 @@ use ray_rs_types::config::DEADLOCK_LOOK;
 use ray_rs_types::{ObjectId, TaskId};
 use rustc_hash::FxHashMap;
 
+use crate::await_lending::AwaitLending;
 use crate::core::CoreWorker;
 use crate::look::{self, LONGEST_PAUSE, MOST_TOLD, PROOF_PAUSE, TASKS, WAITING};
 use crate::model::HostEvent;
@@ -35,7 +36,7 @@ pub struct Awaited {
     pub since: Instant,
 }
 
-/// A call of this process's actor that can't go on before all of these tokens have come.
+/// A call of this process's actor, or a task that it runs, that can't go on before all of these tokens have come.
 pub struct AwaitingCall {
     /// Number of the call.
     pub call: u64,
@@ -47,6 +48,8 @@ pub struct AwaitingCall {
 pub struct AwaitsSeen {
     pub awaited: Vec<Awaited>,
     pub calls: Vec<AwaitingCall>,
+    /// Tasks whose event loop has nothing to do, each with all that is awaited on it.
+    pub idle: Vec<AwaitingCall>,
 }
 
 /// A call that awaits, as descriptions tell of it.
@@ -282,6 +285,10 @@ pub(crate) struct Awaits {
     deferred: Vec<(v1::DescribeYourself, Duration)>,
     /// Rows are of this moment.
     pub is_fresh: bool,
+    /// Tasks that await in an event loop of their own.
+    pub lending: AwaitLending,
+    /// Something was awaited when the host looked last, or has been since.
+    any: bool,
     /// The raylet was asked, and for what.
     asked: Option<Due>,
 }
@@ -294,6 +301,8 @@ impl Default for Awaits {
             look_at: None,
             deferred: Vec::new(),
             is_fresh: false,
+            lending: AwaitLending::default(),
+            any: false,
             asked: None,
         }
     }
@@ -309,8 +318,54 @@ impl Awaits {
 impl State {
     /// A reference begins to be awaited.
     pub fn await_begins(&mut self) {
+        let now = self.now();
+        self.awaits.any = true;
         if self.awaits.look_at.is_none() {
-            self.awaits.look_at = self.awaits.watch.first_look(self.now(), self.hosts_async_actor());
+            self.awaits.look_at = self.awaits.watch.first_look(now, self.runs_coroutines());
+        }
+        if self.may_lend() {
+            let look_at = self.awaits.lending.look_at(now);
+            self.awaits.look_at = Some(self.awaits.look_at.map_or(look_at, |at| at.min(look_at)));
+        }
+    }
+
+    /// Coroutines may be what tasks or an actor of this process consist of.
+    fn runs_coroutines(&self) -> bool {
+        self.hosts_async_actor() || !self.execution.running.is_empty()
+    }
+
+    /// It runs a task, which holds a CPU; an actor's calls hold none of their own.
+    fn may_lend(&self) -> bool {
+        self.execution.hosted.is_none() && !self.execution.running.is_empty()
+    }
+
+    /// What a coroutine of a task awaits is there.
+    pub fn await_ends(&mut self, token: u64) {
+        for _ in 0..self.awaits.lending.came(token) {
+            self.task_unblocks();
+        }
+    }
+
+    /// A task that may have lent its CPU has ended.
+    pub fn awaiting_task_ended(&mut self, unique: u64) {
+        if self.awaits.lending.ended(unique) {
+            self.task_unblocks();
+        }
+    }
+
+    fn lend_for(&mut self, mut idle: Vec<AwaitingCall>, now: Duration) {
+        if self.execution.hosted.is_some() {
+            return;
+        }
+        idle.retain(|call| self.execution.running.iter().any(|running| running.unique == call.call));
+        let idle: Vec<(u64, Vec<u64>)> = idle.into_iter().map(|call| (call.call, call.tokens)).collect();
+        let turn = self.awaits.lending.seen(&idle);
+        self.awaits.lending.looked(now);
+        for _ in 0..turn.lend {
+            self.task_blocks();
+        }
+        for _ in 0..turn.take_back {
+            self.task_unblocks();
         }
     }
 
@@ -320,7 +375,8 @@ impl State {
 
     /// Whether the answer needs what the host sees; then it is given later.
     pub fn defers(&mut self, question: &v1::DescribeYourself) -> bool {
-        if question.parts & TASKS == 0 || !self.hosts_async_actor() || self.execution.running.is_empty() {
+        let may_await = self.hosts_async_actor() || self.awaits.any;
+        if question.parts & TASKS == 0 || !may_await || self.execution.running.is_empty() {
             return false;
         }
         let until = self.now() + HOST_PAUSE;
@@ -352,8 +408,13 @@ impl State {
     fn awaits_seen(&mut self, seen: AwaitsSeen) {
         let awaited = seen.awaited.iter().filter(|one| !self.owner.is_ready(one.slot));
         let awaited = awaited.map(|one| (one.token, self.owner.id(one.slot), one.since));
-        let awaited = awaited.collect();
+        let awaited: Vec<_> = awaited.collect();
+        self.awaits.any = !awaited.is_empty();
+        let missing = |token: &u64| awaited.iter().any(|(other, ..)| other == token);
+        let mut idle = seen.idle;
+        idle.retain(|call| call.tokens.iter().all(missing));
         self.awaits.watch.seen(awaited, seen.calls, &mut self.next_wait);
+        self.lend_for(idle, self.now());
         self.awaits.is_fresh = true;
         let questions = std::mem::take(&mut self.awaits.deferred);
         self.answer_deferred(questions);
@@ -390,9 +451,10 @@ impl State {
             // The answer comes first.
             return;
         }
-        let next = self.awaits.watch.next_look(now, self.hosts_async_actor());
+        let next = self.awaits.watch.next_look(now, self.runs_coroutines());
         let next = next.map(|at| self.now() + at.saturating_duration_since(now));
-        self.awaits.look_at = next.into_iter().chain(self.awaits.look_at).min();
+        let lends = (self.awaits.any && self.may_lend()).then(|| self.awaits.lending.look_at(self.now()));
+        self.awaits.look_at = next.into_iter().chain(lends).chain(self.awaits.look_at).min();
     }
 
     pub fn awaits_described(&mut self, answer: Answer) {

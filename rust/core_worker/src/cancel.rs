@@ -273,6 +273,9 @@ impl State {
                     .compare_exchange(ended.unique, 0, Ordering::SeqCst, Ordering::SeqCst);
                 self.execution.interrupted = None;
             }
+            if !self.awaits.lending.is_idle() {
+                self.awaiting_task_ended(ended.unique);
+            }
         }
     }
 

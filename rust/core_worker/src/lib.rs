@@ -15,6 +15,7 @@
 mod actors;
 mod ahead;
 mod argument_error;
+mod await_lending;
 mod awaits;
 mod bring;
 mod building;

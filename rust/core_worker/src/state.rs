@@ -530,6 +530,9 @@ impl State {
             Watcher::Peer { lane, request } => self.answer_peer(lane, request, slot),
             Watcher::Notify(token) => {
                 self.drop_local(slot);
+                if !self.awaits.lending.is_idle() {
+                    self.await_ends(token);
+                }
                 match self.after.host.last_mut() {
                     Some(HostEvent::Ready(tokens)) => tokens.push(token),
                     _ => self.after.host.push(HostEvent::Ready(vec![token])),

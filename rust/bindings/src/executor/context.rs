@@ -140,6 +140,11 @@ pub fn interruptible() -> Option<TaskId> {
     current.filter(|_| IN_BODY.get())
 }
 
+/// The number of the task that this thread runs.
+pub fn task_of_thread() -> Option<u64> {
+    CURRENT.with_borrow(|current| current.as_ref().map(|context| context.task_id.unique()))
+}
+
 /// While it lives, the thread runs a task.
 pub struct Running(Option<TaskContext>);
 
