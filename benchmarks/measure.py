@@ -300,6 +300,17 @@ def actors(ray):
         timeit("n:n actor calls with arg async", body, k * n_actors, no_ops=k * n_actors)
 
 
+def durable_actors(ray):
+    if ray.__name__ != "ray_rs":
+        return  # Ray has none
+    names = define(ray)
+    actor = names.Actor.options(durable=True).remote()
+    ray.get(actor.small_value.remote())
+    timeit("1:1 durable actor calls sync", lambda: ray.get(actor.small_value.remote()), no_ops=1, latency=True)
+    body = lambda: ray.get([actor.small_value.remote() for _ in range(1000)])
+    timeit("1:1 durable actor calls async", body, 1000, no_ops=1000)
+
+
 def async_actors(ray):
     names = define(ray)
     n_actors = max(1, CORES // 2)
@@ -461,6 +472,7 @@ BODIES = {
     "tasks": tasks,
     "actors": actors,
     "async actors": async_actors,
+    "durable actors": durable_actors,
     "busy": busy,
     "churn": churn,
     "placement groups": placement_groups,

@@ -271,6 +271,7 @@ class ActorDescriptor:
         methods: Sequence[tuple[str, _Signature, int, int, bytes, bool, bool, float | None, int, str]],
         max_pending_calls: int = ...,
         extra: Any = None,
+        is_durable: bool = False,
     ) -> Self:
         """`methods`: (name, signature, num_returns, max_task_retries, retry_exceptions as in `_prepare`, is_async,
         unlisted, timeout_s, backpressure, concurrency_group), with the builtin ones (`__ray_ready__`, `__ray_call__`,
@@ -331,6 +332,8 @@ class ActorMethod:
     ) -> ActorMethod: ...
     @property
     def _concurrency_groups(self) -> tuple[str, ...]: ...
+    @property
+    def _is_durable(self) -> bool: ...
     def bind(self, *args: Any, **kwargs: Any) -> Any:
         """A node of `ray_rs.dag`; put here by `ray_rs.api`."""
     @property
@@ -363,10 +366,12 @@ def create_actor(
     strategy: _Strategy | None = None,
     captures_children: bool = False,
     unlisted: bool = False,
+    durability: tuple[int, float | None] | None = None,
 ) -> ActorHandle[Any]:
     """Returns at once unless named. `namespace` "" is the job's. `class_blob` is exported once per content.
     Raises ActorAlreadyExistsError. `extra`: pickled dict given to the hosting worker's `start_actor` callback.
-    `strategy` as in the message SchedulingStrategy; absent: any node."""
+    `strategy` as in the message SchedulingStrategy; absent: any node. `durability`: checkpoint_every, and
+    checkpoint_interval_s."""
 
 def create_placement_group(
     bundles: Sequence[Mapping[str, float]],
@@ -812,6 +817,12 @@ class _WorkerCallbacks(Protocol):
     def start_actor(self, cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any], info: dict[str, Any]) -> Any:
         """Constructs and returns the instance. `info`: actor_id (ActorID), class_name, name, namespace, incarnation,
         max_concurrency, is_async, gpu_ids, resources, job_id (JobID), extra (bytes). `cls` is the unpickled blob."""
+    def restore_actor(
+        self, cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any], info: dict[str, Any], state: bytes
+    ) -> Any:
+        """The same of a durable actor that ran before. `args` is empty unless the class restores itself."""
+    def save_actor(self, instance: Any) -> bytes:
+        """The state of a durable actor, between two calls."""
     def say_creation_failed(self, class_name: str, error: bytes) -> None:
         """`start_actor`, or reading its arguments, has raised; `error` as from `make_error`."""
     def set_gpus(self, gpu_ids: list[int]) -> None:

@@ -80,6 +80,9 @@ class ActorOptions(_Options, total=False):
     lifetime: Literal["detached", "non_detached"] | None
     max_restarts: int | None
     max_task_retries: int | None
+    durable: bool
+    checkpoint_every: int | None
+    checkpoint_interval_s: float | None
     max_concurrency: int | None
     max_pending_calls: int | None
     allow_out_of_order_execution: bool | None

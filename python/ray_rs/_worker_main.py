@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from ray_rs import (
     _core,
+    _durable,
     _environments,
     _function_table,  # noqa: F401 - imported before the fork
     _logging_config,
@@ -288,6 +289,23 @@ class _Callbacks:
         return isinstance(error, classes)
 
     def start_actor(self, cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any], info: dict[str, Any]) -> Any:
+        self._become_actor(info)
+        instance = cls(*args, **kwargs)
+        self._name_actor(instance, info)
+        return instance
+
+    def restore_actor(
+        self, cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any], info: dict[str, Any], state: bytes
+    ) -> Any:
+        self._become_actor(info)
+        instance = _durable.restore(cls, args, kwargs, state)
+        self._name_actor(instance, info)
+        return instance
+
+    def save_actor(self, instance: Any) -> bytes:
+        return _durable.save(instance)
+
+    def _become_actor(self, info: dict[str, Any]) -> None:
         global _actor_marker
         runtime_context._actor_info.update(info)
         _actor_marker = f":actor_name:{info['class_name']}\n"
@@ -297,14 +315,15 @@ class _Callbacks:
         if info["is_async"]:
             # Each coroutine that awaits another uses up Python frames, and a thousand may be under way.
             sys.setrecursionlimit(max(sys.getrecursionlimit(), 10_000))
-        instance = cls(*args, **kwargs)
+
+    def _name_actor(self, instance: Any, info: dict[str, Any]) -> None:
+        global _actor_marker
         if any("__repr__" in base.__dict__ for base in type(instance).__mro__ if base.__module__ != "builtins"):
             try:
                 name = repr(instance).replace("\n", " ")
             except Exception:
                 name = info["class_name"]
             _actor_marker = f":actor_name:{name}\n"
-        return instance
 
     def say_creation_failed(self, class_name: str, error: bytes) -> None:
         global _actor_marker

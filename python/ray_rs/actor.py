@@ -7,10 +7,10 @@ methods, their signatures and `@method` settings) and pickled once a session; `r
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
-from ray_rs import _core, _environments, _reloads
+from ray_rs import _core, _durable, _environments, _reloads
 from ray_rs import options as _table
 from ray_rs._core import ActorHandle, ActorMethod
 from ray_rs._signature import Signature, is_async, is_generator, signature_of
@@ -110,7 +110,9 @@ class ActorClass(_Creates[T], Generic[T]):
         """
         given: Any = options
         _table.validate_actor_options(given, in_options=True)
-        return _ActorClassWithOptions(self, {**self._ray_options, **given})
+        merged = {**self._ray_options, **given}
+        self._ray_state.check_durable(merged)
+        return _ActorClassWithOptions(self, merged)
 
     def bind(self, *args: Any, **kwargs: Any) -> ClassNode:
         """Describes an actor instead of creating it; see `ray_rs.dag`."""
@@ -175,7 +177,9 @@ class _ActorClassWithOptions(_Creates[T], Generic[T]):
         """Gives the same class with these options laid over those that this has; see `ActorClass.options`."""
         given: Any = options
         _table.validate_actor_options(given, in_options=True)
-        return _ActorClassWithOptions(self._actor_class, {**self._ray_options, **given})
+        merged = {**self._ray_options, **given}
+        self._ray_state.check_durable(merged)
+        return _ActorClassWithOptions(self._actor_class, merged)
 
     def bind(self, *args: Any, **kwargs: Any) -> ClassNode:
         """Describes an actor instead of creating it; see `ray_rs.dag`."""
@@ -199,8 +203,8 @@ class _ClassState:
         self._methods: dict[str, Callable[..., Any]] | None = None
         self._is_async = False
         self._constructor: Signature = None
-        # (max_task_retries, max_pending_calls, unlisted) -> descriptor of the handles.
-        self._descriptors: dict[tuple[int, int, bool], _core.ActorDescriptor] = {}
+        # (max_task_retries, max_pending_calls, unlisted, durable) -> descriptor of the handles.
+        self._descriptors: dict[tuple[int, int, bool, bool], _core.ActorDescriptor] = {}
         # (the options' environment, the text that the engine is told); for the session below.
         self._environment: tuple[Any, str] = (None, "")
         self._session: Any = None
@@ -268,11 +272,21 @@ class _ClassState:
             strategy=plan.strategy,
             captures_children=plan.captures_children,
             unlisted=plan.unlisted,
+            durability=plan.durability,
         )
+
+    def check_durable(self, options: Mapping[str, Any]) -> None:
+        """Checks what is durable about these options.
+
+        Raises:
+            ValueError: The class can't be durable with them.
+        """
+        if "durable" in options or "checkpoint_every" in options or "checkpoint_interval_s" in options:
+            _durable.check(self._cls, {name: _unbound(member) for name, member in _methods_of(self._cls)}, options)
 
     def _inspect(self) -> None:
         cls = self._cls
-        methods = {name: member for name in dir(cls) if (member := _find_method(cls, name)) is not None}
+        methods = dict(_methods_of(cls))
         self._is_async = any(is_async(_unbound(member)) for member in methods.values())
         constructor = methods.get("__init__")
         if constructor is not None:
@@ -282,7 +296,8 @@ class _ClassState:
         self._methods = methods
 
     def _descriptor(self, plan: _table.ActorPlan) -> _core.ActorDescriptor:
-        key = (plan.max_task_retries, plan.max_pending_calls, plan.unlisted)
+        is_durable = plan.durability is not None
+        key = (plan.max_task_retries, plan.max_pending_calls, plan.unlisted, is_durable)
         if key not in self._descriptors:
             assert self._methods is not None, "create() inspects the class first"
             rows = [_describe(name, member, plan) for name, member in self._methods.items()]
@@ -297,7 +312,7 @@ class _ClassState:
                     f"{sorted(groups) or 'none'}."
                 )
             self._descriptors[key] = _core.ActorDescriptor(
-                self.class_name, self._cls.__module__, rows, plan.max_pending_calls, groups
+                self.class_name, self._cls.__module__, rows, plan.max_pending_calls, groups, is_durable
             )
         return self._descriptors[key]
 
@@ -317,10 +332,12 @@ def make_actor_class(cls: type[T], options: Mapping[str, Any]) -> ActorClass[T]:
         ValueError: A bad option.
     """
     _table.validate_actor_options(options, in_options=False)
+    state = _ClassState(cls)
+    state.check_durable(options)
     body = {
         "_ray_class": cls,
         "_ray_options": dict(options),
-        "_ray_state": _ClassState(cls),
+        "_ray_state": state,
         "__module__": cls.__module__,
         "__doc__": cls.__doc__,
     }
@@ -336,6 +353,13 @@ def make_actor_class(cls: type[T], options: Mapping[str, Any]) -> ActorClass[T]:
     heap_type = 1 << 9
     builtin: Any = next(base for base in made.__mro__ if not base.__flags__ & heap_type)
     return builtin.__new__(made)  # type: ignore[no-any-return]
+
+
+def _methods_of(cls: type[Any]) -> Iterator[tuple[str, Any]]:
+    for name in dir(cls):
+        member = _find_method(cls, name)
+        if member is not None:
+            yield name, member
 
 
 def _find_method(cls: type[Any], name: str) -> Any:
@@ -447,6 +471,8 @@ def _method_options(method: ActorMethod, options: dict[str, Any]) -> ActorMethod
     retry = options.get("retry_exceptions")
     num_returns = options.get("num_returns")
     backpressure = options.get("_generator_backpressure_num_objects")
+    if method._is_durable:
+        _durable.check_returns(num_returns)
     group = options.get("concurrency_group")
     listed = options.get("enable_task_events")
     known = method._concurrency_groups

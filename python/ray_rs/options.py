@@ -146,6 +146,20 @@ def _timeout(seconds: float | None) -> str | None:
     return f"The keyword 'timeout_s' only accepts None or a positive number of seconds, but got {seconds!r}."
 
 
+def _checkpoint_every(calls: int | None) -> str | None:
+    if calls is None or 1 <= calls < 2**31:
+        return None
+    return f"The keyword 'checkpoint_every' only accepts None or a positive number of calls, but got {calls!r}."
+
+
+def _checkpoint_interval(seconds: float | None) -> str | None:
+    if seconds is None or (seconds > 0 and seconds == seconds):
+        return None
+    return (
+        f"The keyword 'checkpoint_interval_s' only accepts None or a positive number of seconds, but got {seconds!r}."
+    )
+
+
 def concurrency_groups(given: dict[str, int] | list[dict[str, Any]] | None) -> dict[str, int]:
     """`concurrency_groups` in its one form: name to the most calls that run at once."""
     if not given:
@@ -263,6 +277,10 @@ OPTIONS: Final[dict[str, Option]] = {
     "max_calls": Option(TASK, _INT, _count("max_calls", infinite=False), 0),
     "max_restarts": Option(ACTOR, _INT, _count("max_restarts", infinite=True), 0),
     "max_task_retries": Option(ACTOR + METHOD, _INT, _count("max_task_retries", infinite=True), 0),
+    # What becomes of its state when its process ends.
+    "durable": Option(ACTOR, bool, default=False),
+    "checkpoint_every": Option(ACTOR, _INT, _checkpoint_every),
+    "checkpoint_interval_s": Option(ACTOR, _NUMBER, _checkpoint_interval),
     # How calls are run.
     "timeout_s": Option(TASK + METHOD, _NUMBER, _timeout),
     "max_concurrency": Option(ACTOR, _INT, _count("max_concurrency", infinite=False)),
@@ -422,6 +440,7 @@ class ActorPlan(NamedTuple):
     strategy: _scheduling.Strategy | None
     captures_children: bool
     unlisted: bool
+    durability: tuple[int, float | None] | None
 
 
 class MethodPlan(NamedTuple):
@@ -532,10 +551,18 @@ def actor_plan(options: Mapping[str, Any], *, is_async: bool, class_name: str = 
             running["CPU"] = 1.0
         placement["CPU"] = 1.0
     placed = _scheduling.place(options, [placement, running], class_name)
+    durability = None
+    max_restarts = options.get("max_restarts")
+    if options.get("durable"):
+        every = options.get("checkpoint_every")
+        interval = options.get("checkpoint_interval_s")
+        durability = (CHECKPOINT_EVERY if every is None else every, None if interval is None else float(interval))
+        if max_restarts is None:
+            max_restarts = -1
     return ActorPlan(
         placement_resources=placed.demands[0],
         running_resources=placed.demands[1],
-        max_restarts=_clamped(options.get("max_restarts")),
+        max_restarts=_clamped(max_restarts),
         max_task_retries=_clamped(options.get("max_task_retries")),
         max_concurrency=max_concurrency,
         max_pending_calls=-1 if options.get("max_pending_calls") is None else options["max_pending_calls"],
@@ -547,7 +574,12 @@ def actor_plan(options: Mapping[str, Any], *, is_async: bool, class_name: str = 
         strategy=placed.strategy,
         captures_children=placed.captures_children,
         unlisted=not options.get("enable_task_events", True),
+        durability=durability,
     )
+
+
+# Calls after which the state of a durable actor is saved, if nobody says.
+CHECKPOINT_EVERY: Final = 100
 
 
 def _default_lifetime() -> str | None:

@@ -4,8 +4,8 @@ use std::path::Path;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = Path::new("../../proto");
-    let files =
-        ["common", "task", "describe", "raylet", "gcs"].map(|name| root.join(format!("ray_rs/v1/{name}.proto")));
+    let files = ["common", "task", "durable", "describe", "raylet", "gcs"]
+        .map(|name| root.join(format!("ray_rs/v1/{name}.proto")));
     for file in &files {
         println!("cargo:rerun-if-changed={}", file.display());
     }
@@ -14,6 +14,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build_transport(true)
         // Cloning and slicing a value's data must not copy it.
         .bytes(".ray_rs.v1.Value.data")
+        .bytes(".ray_rs.v1.CommitCallsRequest.records")
+        .bytes(".ray_rs.v1.GetCallLogReply.records")
+        .bytes(".ray_rs.v1.Checkpoint.data")
+        .bytes(".ray_rs.v1.CallCheckpoint.state")
+        .bytes(".ray_rs.v1.AnswerRecord.reply")
         // Few messages have one.
         .boxed(".ray_rs.v1.PushTask.dep_refs")
         .compile_fds(descriptors)?;

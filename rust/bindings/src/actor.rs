@@ -285,6 +285,12 @@ impl ActorMethod {
         self.descriptor.get().groups(py)
     }
 
+    /// Its actor is durable.
+    #[getter]
+    fn _is_durable(&self) -> bool {
+        self.descriptor.get().is_durable
+    }
+
     #[getter]
     fn _method_name(&self) -> &str {
         self.name()

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
-use ray_rs_core_worker::{ActorCreated, ActorRequest, CoreWorker, NamedActor};
+use ray_rs_core_worker::{ActorCreated, ActorRequest, CoreWorker, Durability, NamedActor};
 
 use crate::actor::ActorHandle;
 use crate::descriptor::ActorDescriptor;
@@ -17,7 +17,8 @@ use crate::{args, control, core, gil, placement_group};
 #[pyo3(signature = (descriptor, class_blob, signature, args, kwargs, *, placement_resources, running_resources,
                     max_restarts=0, max_task_retries=0, max_concurrency=1, is_async=false, detached=false, name="",
                     namespace="", get_if_exists=false, extra=vec![], concurrency_groups=vec![], runtime_env="",
-                    strategy=None, captures_children=false, unlisted=false))]
+                    strategy=None, captures_children=false, unlisted=false,
+                    durability=None))]
 #[allow(
     clippy::too_many_arguments,
     reason = "they are keywords, one for each option of an actor"
@@ -45,6 +46,7 @@ pub fn create_actor<'py>(
     strategy: Option<Bound<'py, PyAny>>,
     captures_children: bool,
     unlisted: bool,
+    durability: Option<(u32, Option<f64>)>,
 ) -> PyResult<ActorHandle> {
     Signature::new(signature)?.check(args, Some(kwargs))?;
     let core = core::require(py)?;
@@ -75,6 +77,10 @@ pub fn create_actor<'py>(
         runtime_env: runtime_env.to_owned(),
         definition: bytes::Bytes::new(),
         unlisted,
+        durability: durability.map(|(checkpoint_every, interval)| Durability {
+            checkpoint_every,
+            checkpoint_interval: control::time_limit(interval),
+        }),
     };
     let created = gil::wait_for(py, |interrupt| {
         let definition = core.export_function(class_id, class_blob, interrupt)?;

@@ -39,6 +39,8 @@ pub struct ActorDescriptor {
     /// Keeps those addresses taken.
     names: Vec<Py<PyString>>,
     pub max_pending_calls: Option<usize>,
+    /// Its actors are durable.
+    pub is_durable: bool,
     extra: Py<PyAny>,
     bytes: PyOnceLock<Py<PyBytes>>,
     /// The constructor's arguments, for `to_bytes`.
@@ -101,6 +103,7 @@ impl ActorDescriptor {
             backpressure,
             group: group.map_or_else(|| Arc::clone(&method.group), Into::into),
             unlisted,
+            is_durable: self.is_durable,
         }
     }
 
@@ -125,10 +128,10 @@ impl ActorDescriptor {
             return Ok(known);
         }
         let given = pickle::loads(py, data)?;
-        let (class_name, module, methods, max_pending_calls, extra) = given.extract()?;
+        let (class_name, module, methods, max_pending_calls, extra, is_durable) = given.extract()?;
         let made = Py::new(
             py,
-            Self::new(py, class_name, module, methods, max_pending_calls, extra)?,
+            Self::new(py, class_name, module, methods, max_pending_calls, extra, is_durable)?,
         )?;
         let older = KNOWN
             .lock()
@@ -142,7 +145,7 @@ impl ActorDescriptor {
 #[pymethods]
 impl ActorDescriptor {
     #[new]
-    #[pyo3(signature = (class_name, module, methods, max_pending_calls=-1, extra=None))]
+    #[pyo3(signature = (class_name, module, methods, max_pending_calls=-1, extra=None, is_durable=false))]
     fn new(
         py: Python<'_>,
         class_name: String,
@@ -150,6 +153,7 @@ impl ActorDescriptor {
         methods: Bound<'_, PyAny>,
         max_pending_calls: isize,
         extra: Option<Py<PyAny>>,
+        is_durable: bool,
     ) -> PyResult<Self> {
         let extra = extra.unwrap_or_else(|| py.None());
         let rows = PyList::empty(py);
@@ -199,7 +203,7 @@ impl ActorDescriptor {
             });
             rows.append(row)?;
         }
-        let given = (&class_name, &module, rows, max_pending_calls, &extra)
+        let given = (&class_name, &module, rows, max_pending_calls, &extra, is_durable)
             .into_pyobject(py)?
             .into_any()
             .unbind();
@@ -211,6 +215,7 @@ impl ActorDescriptor {
             by_address,
             names,
             max_pending_calls: usize::try_from(max_pending_calls).ok().filter(|limit| *limit > 0),
+            is_durable,
             extra,
             bytes: PyOnceLock::new(),
             given,

@@ -9,6 +9,7 @@ use ray_rs_proto::v1;
 use ray_rs_types::{ActorId, WorkerAddress};
 
 use crate::creation::{Creator, Registration};
+use crate::durable::CallNumbers;
 use crate::model::{ActorDeathCause, ActorIndex, CoreError, Failure, MethodIndex, Returns, StoredValue, TaskArgs};
 use crate::peers::{CALL_SEQ, PeerIndex};
 use crate::state::State;
@@ -33,6 +34,8 @@ pub(crate) struct ActorTarget {
     /// The creation task, which holds the constructor's references for the actor's life.
     pub creation: Option<TaskKey>,
     next_seq: u64,
+    /// Of a durable actor that was called.
+    pub numbers: Option<Box<CallNumbers>>,
 }
 
 impl State {
@@ -73,6 +76,7 @@ impl State {
             creator: None,
             creation: None,
             next_seq: 1,
+            numbers: None,
         });
         self.actor_by_id.insert(id, index);
         ActorIndex(index)
@@ -102,7 +106,9 @@ impl State {
             self.owner.local_added(handle);
         }
         let task_id = self.fresh_task_id(id);
-        let retries = self.methods[method.0 as usize].max_task_retries;
+        let spec = &self.methods[method.0 as usize];
+        let retries = spec.max_task_retries;
+        let resends = if spec.is_durable { -1 } else { retries };
         let backpressure = self.methods[method.0 as usize].backpressure;
         let (mut spec, deps, held) = split(Work::Call { actor, method }, task_id.unique(), args, handle);
         let num_returns = self.open_if_streaming(task_id, num_returns, backpressure, &mut spec);
@@ -134,7 +140,7 @@ impl State {
                 call_order::Event::CallSubmitted {
                     call: CallKey(key.0),
                     ready,
-                    retries,
+                    retries: resends,
                 },
             );
         }
@@ -158,10 +164,12 @@ impl State {
     }
 
     pub fn call_dropped(&mut self, actor: ActorIndex, key: TaskKey) {
+        self.close_call(actor, key);
         self.order_event(actor, call_order::Event::CallDropped { call: CallKey(key.0) });
     }
 
     pub fn call_replied(&mut self, actor: ActorIndex, key: TaskKey) {
+        self.close_call(actor, key);
         self.order_event(actor, call_order::Event::CallReplied { call: CallKey(key.0) });
     }
 
@@ -172,7 +180,11 @@ impl State {
     /// The method raised an error that its retry rule covers.
     pub fn call_again(&mut self, actor: ActorIndex, key: TaskKey) {
         self.call_replied(actor, key);
-        let retries = self.owner.retries_left(key);
+        let is_durable = match self.owner.spec(key).map(|spec| spec.work) {
+            Some(Work::Call { method, .. }) => self.methods[method.0 as usize].is_durable,
+            _ => false,
+        };
+        let retries = if is_durable { -1 } else { self.owner.retries_left(key) };
         self.order_event(
             actor,
             call_order::Event::CallSubmitted {
@@ -212,6 +224,9 @@ impl State {
         };
         if self.peers.get(lane).is_none() {
             return;
+        }
+        if self.methods[method.0 as usize].is_durable {
+            self.number_call(actor, key);
         }
         let index = self.define_method(lane, method);
         let who = self.peers.get(lane).expect("looked at above").who;
@@ -257,6 +272,7 @@ impl State {
     }
 
     fn fail_call(&mut self, actor: ActorIndex, key: TaskKey, why: Why) {
+        self.close_call(actor, key);
         if let Some((lane, seq)) = self.owner.spec_mut(key).and_then(|spec| spec.sent.take()) {
             self.take_in_flight(lane, seq);
         }

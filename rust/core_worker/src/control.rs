@@ -222,6 +222,10 @@ impl State {
                     self.brought_for(token, location, &restored, memory);
                 }
             }
+            Some(Question::CommitCalls) => {
+                self.questions.remove(&request);
+                self.commit_answered(answer);
+            }
             Some(Question::LookAtAwaits) => {
                 self.questions.remove(&request);
                 self.awaits_described(answer);
@@ -372,6 +376,7 @@ impl State {
                 | Question::Bring { .. }
                 | Question::Look { .. }
                 | Question::LookAtAwaits
+                | Question::CommitCalls
                 | Question::Forget => None,
             })
             .chain(self.groups.values().flat_map(|view| view.waiting_threads().cloned()))

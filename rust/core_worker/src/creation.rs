@@ -230,6 +230,12 @@ impl State {
             captures_children: request.captures_children,
             created_us: Moment::now().us(),
             unlisted: request.unlisted,
+            durability: request.durability.map(|durability| v1::Durability {
+                checkpoint_every: durability.checkpoint_every,
+                checkpoint_interval_ms: (durability.checkpoint_interval).map_or(0, |interval| {
+                    u64::try_from(interval.as_millis()).unwrap_or(u64::MAX).max(1)
+                }),
+            }),
             concurrency_groups: request
                 .groups
                 .into_iter()

@@ -31,6 +31,7 @@ enum Incoming {
     Item(v1::GeneratorItem),
     Withdraw(v1::WithdrawEntries),
     Consumed(v1::GeneratorConsumed),
+    Acknowledged(v1::CallsAcknowledged),
     Ping,
 }
 
@@ -52,6 +53,7 @@ fn decode(bytes: &[u8]) -> Result<Incoming, prost::DecodeError> {
         Some(Kind::CancelObject) => Incoming::CancelObject(Message::decode(body)?),
         Some(Kind::GeneratorItem) => Incoming::Item(Message::decode(body)?),
         Some(Kind::GeneratorConsumed) => Incoming::Consumed(Message::decode(body)?),
+        Some(Kind::CallsAcknowledged) => Incoming::Acknowledged(Message::decode(body)?),
         Some(Kind::WithdrawEntries) => Incoming::Withdraw(Message::decode(body)?),
         // An unknown kind is a broken peer, as is a message that cannot be decoded.
         Some(Kind::Ping) => Incoming::Ping,
@@ -176,6 +178,7 @@ impl State {
             Incoming::Item(item) => self.item_arrived(lane, item),
             Incoming::Consumed(consumed) => self.execution.consumed(lane, &consumed),
             Incoming::Withdraw(wanted) => self.entries_wanted(lane, wanted.seqs),
+            Incoming::Acknowledged(message) => self.calls_acknowledged(lane, &message),
             Incoming::Ping => {}
         }
     }

@@ -15,9 +15,10 @@ use ray_rs_types::{ActorId, FunctionId, JobId, TaskId};
 use smallvec::SmallVec;
 
 use crate::cancel::{Interrupted, Running};
+use crate::durable;
 use crate::events::cut;
 use crate::lineage::ArgumentRefs;
-use crate::model::{ActorStart, Callee, ExecTask, Next, ReadValue, StoredValue, TaskStatus};
+use crate::model::{ActorStart, Callee, Durability, ExecTask, Next, ReadValue, StoredValue, TaskStatus};
 use crate::peers::{CALL_SEQ, PeerIndex};
 use crate::pull::{Brought, Reader};
 use crate::state::State;
@@ -33,10 +34,36 @@ pub struct ReplyTo {
 }
 
 impl ReplyTo {
+    /// Of a call that is replayed: nobody is answered.
+    pub(crate) fn nowhere(arg_refs: SmallVec<[RefSlot; 0]>) -> Self {
+        Self {
+            lane: PeerIndex(u32::MAX),
+            seq: 0,
+            started: Instant::now(),
+            arg_refs,
+        }
+    }
+
+    pub(crate) fn into_refs(self) -> SmallVec<[RefSlot; 0]> {
+        self.arg_refs
+    }
+
     /// Which task of which lane it answers.
     pub(crate) fn at(&self) -> (PeerIndex, u64) {
         (self.lane, self.seq)
     }
+}
+
+/// How a task ended, on the way to its submitter.
+pub(crate) struct Answered {
+    pub lane: PeerIndex,
+    pub seq: u64,
+    pub status: TaskStatus,
+    pub returns: Vec<StoredValue>,
+    run: Duration,
+    arg_refs: SmallVec<[RefSlot; 0]>,
+    pub error_text: String,
+    exiting: bool,
 }
 
 struct Queued {
@@ -98,6 +125,8 @@ pub(crate) struct Execution {
     /// What else there is to say of it, to whoever asks.
     pub hosted: Option<Hosted>,
     creation_refs: Vec<RefSlot>,
+    /// It is a durable one: its calls are kept.
+    pub durable: Option<Box<durable::Hosted>>,
     /// The loop of an async actor sleeps in epoll and is to be woken through its own eventfd.
     pub loop_asleep: bool,
 }
@@ -133,7 +162,10 @@ impl Execution {
             .queue
             .front()
             .is_some_and(|first| first.is_whole() && (first.task.seq & CALL_SEQ == 0 || self.actor.is_some()));
-        runnable || !self.orders.is_empty()
+        match &self.durable {
+            None => runnable || !self.orders.is_empty(),
+            Some(hosted) => runnable && hosted.has_room() || hosted.wants_checkpoint() || !self.orders.is_empty(),
+        }
     }
 
     pub fn waiting(&self) -> usize {
@@ -203,7 +235,7 @@ impl State {
         self.execution.queue[at].is_whole().then_some(at)
     }
 
-    fn wake_executor(&mut self) {
+    pub fn wake_executor(&mut self) {
         if self.execution.has_groups {
             // Which of them is of the right group, each finds out for itself.
             self.after.wake.extend(self.execution.parked.drain(..));
@@ -294,11 +326,17 @@ impl State {
             handle_descriptor: spec.handle_descriptor,
             extra: spec.extra,
             job_id: JobId::from_bytes(&spec.job_id).unwrap_or(self.job),
+            durability: spec.durability.map(|durability| Durability {
+                checkpoint_every: durability.checkpoint_every,
+                checkpoint_interval: Some(durability.checkpoint_interval_ms)
+                    .filter(|millis| *millis > 0)
+                    .map(Duration::from_millis),
+            }),
         };
         self.order_given(Next::StartActor(Box::new(order)));
     }
 
-    fn read_argument(&mut self, wire: v1::Value, refs: &mut SmallVec<[RefSlot; 0]>) -> ReadValue {
+    pub fn read_argument(&mut self, wire: v1::Value, refs: &mut SmallVec<[RefSlot; 0]>) -> ReadValue {
         let value = self.value_from_wire(wire, Coverage::ByTask);
         refs.extend(value.refs.iter().copied());
         match self.read_value(&value) {
@@ -313,6 +351,15 @@ impl State {
         if let Some(order) = self.execution.orders.pop_front() {
             self.ring_callers();
             return Some(order);
+        }
+        if let Some(hosted) = &self.execution.durable {
+            if hosted.wants_checkpoint() {
+                return Some(Next::Checkpoint);
+            }
+            if !hosted.has_room() {
+                self.ring_callers();
+                return None;
+            }
         }
         loop {
             let at = match group {
@@ -338,6 +385,13 @@ impl State {
             };
             let caller = self.peers.address(peer.who);
             let lease = Arc::clone(&peer.lease_terms);
+            let mut recorded = None;
+            if self.execution.durable.is_some() {
+                if !self.call_may_run(lane, &task) {
+                    continue;
+                }
+                recorded = self.begin_record(caller.worker_id, &task, &callee);
+            }
             // The caller must not wait for results that are there while a task that may take long runs.
             if callee.average_us.load(Ordering::Relaxed) > SHORT_US {
                 self.ring_callers();
@@ -385,6 +439,7 @@ impl State {
                 attempt: task.attempt,
                 caller,
                 lease,
+                recorded,
                 reply: ReplyTo {
                     lane,
                     seq: task.seq,
@@ -412,7 +467,7 @@ impl State {
 
     pub fn finish(
         &mut self,
-        task: ExecTask,
+        mut task: ExecTask,
         status: TaskStatus,
         returns: Vec<StoredValue>,
         error_text: String,
@@ -424,6 +479,35 @@ impl State {
             lane, seq, arg_refs, ..
         } = task.reply;
         self.no_longer_running(lane, seq);
+        let answered = Answered {
+            lane,
+            seq,
+            status,
+            returns,
+            run,
+            arg_refs,
+            error_text,
+            exiting,
+        };
+        match task.recorded.take() {
+            // An actor that has left by its own will is not restarted: nothing of it is kept.
+            Some(recorded) if status != TaskStatus::ActorExited => self.hold_answer(*recorded, answered),
+            _ => self.answer(answered),
+        }
+    }
+
+    /// Tells the submitter how its task ended.
+    pub fn answer(&mut self, answered: Answered) {
+        let Answered {
+            lane,
+            seq,
+            status,
+            returns,
+            run,
+            arg_refs,
+            error_text,
+            exiting,
+        } = answered;
         let who = self.peers.get(lane).map(|peer| peer.who);
         let Some(who) = who else {
             for value in returns {

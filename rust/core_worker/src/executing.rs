@@ -22,6 +22,6 @@ pub(crate) fn note_executing(next: &Option<Next>) {
             EXECUTING.set(task.task_id.unique());
         }
         Some(Next::StartActor(_)) => EXECUTING.set(CONSTRUCTOR),
-        Some(Next::Exit { .. } | Next::Nothing) | None => {}
+        Some(Next::Exit { .. } | Next::Checkpoint | Next::Nothing) | None => {}
     }
 }

@@ -145,6 +145,17 @@ pub struct MethodSpec {
     pub group: Arc<str>,
     /// As [`FunctionSpec::unlisted`].
     pub unlisted: bool,
+    /// Its actor is durable: calls have numbers, and are sent again for as long as the actor restarts.
+    pub is_durable: bool,
+}
+
+/// How a durable actor is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Durability {
+    /// A checkpoint after so many calls, 1 at least.
+    pub checkpoint_every: u32,
+    /// And after so long, if there were calls.
+    pub checkpoint_interval: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -203,6 +214,8 @@ pub struct ActorRequest {
     pub definition: Bytes,
     /// As [`FunctionSpec::unlisted`], of its creation.
     pub unlisted: bool,
+    /// Its state outlives its process.
+    pub durability: Option<Durability>,
 }
 
 /// What `create_actor` gives.
@@ -316,6 +329,8 @@ pub enum WaitOutcome {
 pub enum Next {
     Task(Box<ExecTask>),
     StartActor(Box<ActorStart>),
+    /// Of a durable actor: save its state; answered by [`crate::CoreWorker::checkpoint_taken`].
+    Checkpoint,
     /// End the process; when graceful, run atexit handlers.
     Exit {
         graceful: bool,
@@ -371,6 +386,8 @@ pub struct ExecTask {
     pub caller: WorkerAddress,
     /// Of a normal task; an actor's call holds what its actor holds, and has empty terms.
     pub lease: Arc<LeaseTerms>,
+    /// Of a durable actor's call.
+    pub(crate) recorded: Option<Box<crate::durable::Recorded>>,
     pub(crate) reply: crate::execute::ReplyTo,
 }
 
@@ -399,6 +416,14 @@ pub struct ActorStart {
     pub handle_descriptor: Vec<u8>,
     pub extra: Vec<u8>,
     pub job_id: JobId,
+    pub durability: Option<Durability>,
+}
+
+impl ExecTask {
+    /// A call that is kept, so that it must not hold or give what does not last.
+    pub fn is_recorded(&self) -> bool {
+        self.recorded.is_some()
+    }
 }
 
 /// How a task ended.

@@ -117,6 +117,8 @@ pub(crate) enum Question {
     Look { waiter: u32, serial: u64 },
     /// Awaits last.
     LookAtAwaits,
+    /// The commit of a durable actor's calls.
+    CommitCalls,
     /// Nobody waits.
     Forget,
 }
@@ -580,6 +582,10 @@ impl State {
             self.memory_retries.next_due(),
             self.send_later_at,
             self.awaits.next_deadline(),
+            self.execution
+                .durable
+                .as_ref()
+                .and_then(|hosted| hosted.next_deadline()),
         ];
         for at in others.into_iter().flatten() {
             deadline = Some(deadline.map_or(at, |other| other.min(at)));
@@ -605,6 +611,7 @@ impl State {
         self.run_memory_retries(now);
         self.send_what_was_put_off(now);
         self.await_deadlines(now);
+        self.durable_deadlines(now);
         if let Some(batch) = self
             .events
             .take_if_due(now, self.execution.actor.map(|(actor, _)| actor))

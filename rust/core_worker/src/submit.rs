@@ -60,6 +60,8 @@ pub(crate) struct Spec {
     pub backpressure: u32,
     /// When it was submitted.
     pub since: Moment,
+    /// Of a call to a durable actor that was sent: its number. Else 0.
+    pub call_number: u64,
 }
 
 pub(crate) struct Lease {
@@ -497,6 +499,7 @@ impl State {
         let Some(spec) = self.owner.spec_mut(key) else { return };
         spec.sent = Some((lane, seq));
         let (unique, streaming, backpressure) = (spec.unique, spec.streaming, spec.backpressure);
+        let (work, call_number) = (spec.work, spec.call_number);
         let layout = spec.layout.clone();
         let kwarg_names = spec.kwarg_names.clone();
         let args = match spec.args.data {
@@ -521,6 +524,11 @@ impl State {
             streaming,
             backpressure,
             dep_refs,
+            call_number,
+            acknowledged: match work {
+                Work::Call { actor, .. } if call_number != 0 => self.acknowledged(actor),
+                _ => 0,
+            },
         };
         self.send_on(lane, Kind::PushTask, &message, EXEC);
     }
@@ -747,6 +755,7 @@ pub(crate) fn split(
             memory_retries: 0,
             backpressure: 0,
             since: Moment::now(),
+            call_number: 0,
         },
         deps,
         held,

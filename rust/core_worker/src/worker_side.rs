@@ -89,15 +89,19 @@ impl CoreWorker {
         EXECUTING.set(0);
         self.with(|state| state.finish(task, status, returns, error_text, exiting));
         if exiting {
-            // The process is about to end: the answer must be out of our own memory.
-            while self.with(|state| {
-                state.drain_lanes(16);
-                state.peers.backlog > 0
-            }) {
-                std::thread::park_timeout(Duration::from_millis(1));
-            }
-            self.flush_pipes();
+            self.flush_answers();
         }
+    }
+
+    /// The process is about to end: answers must be out of our own memory.
+    pub(crate) fn flush_answers(&self) {
+        while self.with(|state| {
+            state.drain_lanes(16);
+            state.peers.backlog > 0
+        }) {
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        self.flush_pipes();
     }
 
     /// This worker is to end after the task that it is about to finish. False: it may do so at once. Else it owns what others

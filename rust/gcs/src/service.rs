@@ -410,6 +410,22 @@ impl Gcs for GcsService {
         after(durable, Empty {}).await
     }
 
+    async fn commit_calls(
+        &self,
+        request: Request<v1::CommitCallsRequest>,
+    ) -> Result<Response<v1::CommitCallsReply>, Status> {
+        let (reply, durable) = self.state().commit_calls(request.into_inner())?;
+        after(durable, reply).await
+    }
+
+    async fn get_call_log(
+        &self,
+        request: Request<v1::GetCallLogRequest>,
+    ) -> Result<Response<v1::GetCallLogReply>, Status> {
+        let (reply, durable) = self.state().call_log(&request.into_inner())?;
+        after(durable, reply).await
+    }
+
     async fn get_placement_group(
         &self,
         request: Request<v1::GetPlacementGroupRequest>,

@@ -1,5 +1,6 @@
 //! The whole service in one process: tonic over a Unix socket in a temporary directory, prost messages, both stores.
 
+mod durable;
 mod nodes;
 mod nonsense;
 mod placement_groups;
@@ -25,7 +26,7 @@ use crate::config::GcsConfig;
 use crate::run::release_flushed;
 use crate::service::GcsService;
 use crate::state::State;
-use crate::storage::{MemoryStorage, SledStorage, Storage};
+use crate::storage::{MemoryStorage, SledStorage, Storage, Table};
 
 fn run<F: Future>(test: F) -> F::Output {
     crate::tests::init_tracing();

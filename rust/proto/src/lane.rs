@@ -48,4 +48,6 @@ kinds! {
     GeneratorConsumed = 15,
     /// [`crate::v1::WithdrawEntries`]
     WithdrawEntries = 16,
+    /// [`crate::v1::CallsAcknowledged`]
+    CallsAcknowledged = 17,
 }

@@ -121,6 +121,25 @@ class Counter:
         return str(k)
 
 
+@ray.remote(durable=True, checkpoint_every=10)
+class Account:
+    def __init__(self) -> None:
+        self.balance = 0
+
+    @ray.method
+    def deposit(self, amount: int) -> int:
+        self.balance += amount
+        return self.balance
+
+    def __ray_save__(self) -> int:
+        return self.balance
+
+    def __ray_restore__(self, state: int) -> None:
+        self.balance = state
+
+
+assert_type(Account.options(checkpoint_interval_s=5).remote().deposit.remote(1), ObjectRef[int])
+
 counter = Counter.remote(1, name="c")
 Counter.remote(n)
 Counter.options(name="x", get_if_exists=True, num_cpus=1).remote(2)

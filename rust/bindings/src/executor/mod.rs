@@ -8,6 +8,7 @@ pub mod asyncio;
 mod away;
 pub mod callee;
 pub mod context;
+mod durable;
 pub mod run;
 pub mod sync;
 pub mod threaded;
@@ -48,6 +49,8 @@ pub struct Callbacks {
     pub make_error: Py<PyAny>,
     pub should_retry: Py<PyAny>,
     pub start_actor: Py<PyAny>,
+    pub restore_actor: Py<PyAny>,
+    pub save_actor: Py<PyAny>,
     pub say_creation_failed: Py<PyAny>,
     pub set_gpus: Py<PyAny>,
     pub set_cpus: Py<PyAny>,
@@ -64,6 +67,8 @@ impl Callbacks {
             make_error: find("make_error")?,
             should_retry: find("should_retry")?,
             start_actor: find("start_actor")?,
+            restore_actor: find("restore_actor")?,
+            save_actor: find("save_actor")?,
             say_creation_failed: find("say_creation_failed")?,
             set_gpus: find("set_gpus")?,
             set_cpus: find("set_cpus")?,
@@ -108,7 +113,7 @@ fn exit_of(next: Next) -> Option<Exit> {
             reason,
         }),
         // An actor's process is given no second actor, and tasks are taken before this is asked.
-        Next::Task(_) | Next::StartActor(_) | Next::Nothing => None,
+        Next::Task(_) | Next::StartActor(_) | Next::Checkpoint | Next::Nothing => None,
     }
 }
 

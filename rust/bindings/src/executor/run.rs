@@ -47,6 +47,11 @@ impl Executor {
     /// Runs a task to its end on this thread. Gives an exit when the process is to end.
     pub fn run(&self, py: Python<'_>, mut task: Box<ExecTask>) -> Option<Exit> {
         let running = context::enter(&task);
+        if task.is_recorded()
+            && let Err(ended) = self.keep_arguments(py, &mut task)
+        {
+            return self.complete(py, task, ended);
+        }
         let ended = match self.prepare(py, &mut task) {
             Ok((callable, (args, kwargs))) => self.body(py, &task, &callable, &args, kwargs.as_ref()),
             Err(ended) => ended,
@@ -115,6 +120,12 @@ impl Executor {
             Ok(returns) => returns,
             Err(error) => return self.fail(py, task, error, false),
         };
+        if task.is_recorded()
+            && let Err(error) = self.check_kept(&task, &returns)
+        {
+            returns.into_iter().for_each(|stored| self.core.abandon(stored));
+            return self.fail(py, task, error, false);
+        }
         drop(value);
         let exit = self.count_run(&task);
         self.core
@@ -155,7 +166,7 @@ impl Executor {
         }
     }
 
-    fn encode_returns(&self, task: &ExecTask, value: &Bound<'_, PyAny>) -> PyResult<Vec<StoredValue>> {
+    pub fn encode_returns(&self, task: &ExecTask, value: &Bound<'_, PyAny>) -> PyResult<Vec<StoredValue>> {
         let name = &task.callee.name;
         let what = || format!("the result of {name}");
         match task.num_returns {
@@ -203,6 +214,7 @@ impl Executor {
     fn fail(&self, py: Python<'_>, task: Box<ExecTask>, error: PyErr, from_argument: bool) -> Option<Exit> {
         if let Some(exit) = self.exit_of_error(py, &error) {
             if exit.code == 0 && self.hosted.get().is_some() {
+                self.settle_calls(py);
                 py.detach(|| self.core.actor_exiting(exit.reason.clone()));
                 let text = exit.reason.clone();
                 self.core.finish(*task, TaskStatus::ActorExited, Vec::new(), text, true);

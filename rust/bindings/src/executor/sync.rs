@@ -6,7 +6,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict};
-use ray_rs_core_worker::{ActorStart, ExecTask, LeaseTerms, Next};
+use ray_rs_core_worker::{ActorStart, ExecTask, LeaseTerms, Next, ReadValue};
 
 use super::title::Title;
 use super::{Executor, Exit, Hosted, asyncio, exit_of, threaded};
@@ -51,9 +51,13 @@ pub fn run(py: Python<'_>, executor: &Arc<Executor>) -> PyResult<Exit> {
                     Started::Running => None,
                 }
             }
+            Next::Checkpoint => executor.take_checkpoint(py),
             other => exit_of(other),
         };
         if let Some(exit) = exit {
+            if exit.graceful {
+                executor.settle_calls(py);
+            }
             return Ok(exit);
         }
     }
@@ -158,7 +162,7 @@ impl Executor {
         Started::Failed
     }
 
-    fn construct(&self, py: Python<'_>, start: ActorStart) -> Result<(), BadArgs> {
+    fn construct(&self, py: Python<'_>, mut start: ActorStart) -> Result<(), BadArgs> {
         let hosted = self.hosted.get_or_init(|| Hosted {
             actor_id: start.actor_id,
             descriptor: start.handle_descriptor.clone(),
@@ -170,32 +174,43 @@ impl Executor {
             super::context::now_captures();
         }
         let info = actor_info(py, &start).map_err(BadArgs::Own)?;
+        if let Some(durability) = start.durability {
+            return self.construct_durable(py, start, durability, &info);
+        }
         let call = args::decode(
             py,
             &self.core,
-            start.args,
+            std::mem::replace(&mut start.args, ReadValue::empty()),
             &start.layout,
             &start.kwarg_names,
-            start.deps,
+            std::mem::take(&mut start.deps),
             &start.dep_refs,
         );
         let (args, kwargs) = call?;
         let kwargs = kwargs.unwrap_or_else(|| PyDict::new(py));
         let instance = || -> PyResult<Py<PyAny>> {
-            let class = if start.definition.is_empty() {
-                let blob = gil::wait_for(py, |interrupt| self.core.fetch_blob(start.class_id, interrupt))?;
-                pickle::loads(py, &blob)?
-            } else {
-                pickle::loads(py, &start.definition)?
-            };
-            if !start.gpu_ids.is_empty() {
-                self.callbacks.set_gpus.call1(py, (start.gpu_ids,))?;
-            }
+            let class = self.load_class(py, &start)?;
             self.callbacks.start_actor.call1(py, (class, args, kwargs, info))
         };
         let instance = instance().map_err(BadArgs::Own)?;
         let _ = hosted.instance.set(py, instance);
         Ok(())
+    }
+}
+
+impl Executor {
+    /// The actor's class, with its GPUs to be seen.
+    pub fn load_class<'py>(&self, py: Python<'py>, start: &ActorStart) -> PyResult<Bound<'py, PyAny>> {
+        let class = if start.definition.is_empty() {
+            let blob = gil::wait_for(py, |interrupt| self.core.fetch_blob(start.class_id, interrupt))?;
+            pickle::loads(py, &blob)?
+        } else {
+            pickle::loads(py, &start.definition)?
+        };
+        if !start.gpu_ids.is_empty() {
+            self.callbacks.set_gpus.call1(py, (start.gpu_ids.clone(),))?;
+        }
+        Ok(class)
     }
 }
 

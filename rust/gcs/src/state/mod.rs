@@ -8,6 +8,7 @@
 
 mod actors;
 mod autoscaling;
+mod durable;
 mod followers;
 mod hearing;
 mod jobs;
@@ -38,6 +39,7 @@ use nodes::RECONNECT_GRACE;
 pub use picking::propose;
 
 use actors::Actors;
+use durable::CallLogs;
 use jobs::Jobs;
 use kv::KeyValues;
 use metrics::Metrics;
@@ -56,6 +58,7 @@ pub struct State {
     outbox: Outbox,
     lifecycle: Lifecycle,
     actors: Actors,
+    call_logs: CallLogs,
     jobs: Jobs,
     nodes: Nodes,
     kv: KeyValues,
@@ -154,6 +157,9 @@ impl State {
         for effect in effects {
             if let Effect::Persist { actor } = effect {
                 let status = self.lifecycle.status(*actor);
+                if status.is_none_or(|status| status.phase == Phase::Dead) {
+                    self.call_logs.forget(*actor, writes);
+                }
                 self.actors.persist(*actor, status, writes);
             }
         }

@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use prost::Message;
-use ray_rs_actors::lifecycle::Lifecycle;
+use ray_rs_actors::lifecycle::{Lifecycle, Phase};
 use ray_rs_proto::v1;
 use ray_rs_types::{ActorId, NodeId};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::actors::{Actors, facts_of};
+use super::durable::CallLogs;
 use super::jobs::Jobs;
 use super::kv::KeyValues;
 use super::metrics::Metrics;
@@ -43,6 +44,9 @@ impl State {
             }
         })?;
         let (lifecycle, actors) = read_actors(&*storage)?;
+        let is_durable = |actor| actors.spec(actor).is_some_and(|spec| spec.durability.is_some());
+        let is_dead = |actor| lifecycle.status(actor).is_none_or(|status| status.phase == Phase::Dead);
+        let call_logs = CallLogs::restored(&*storage, |actor| is_durable(actor) && !is_dead(actor))?;
         let mut groups = PlacementGroups::default();
         storage.scan(Table::PlacementGroups, &mut |key, value| {
             if let Some(record) = decoded::<v1::PlacementGroupInfo>(Table::PlacementGroups, key, value) {
@@ -64,6 +68,7 @@ impl State {
                 outbox,
                 lifecycle,
                 actors,
+                call_logs,
                 jobs,
                 nodes,
                 kv,

@@ -17,7 +17,7 @@ trait Bench {
     fn crash(self) -> Self;
     const SHARDS: usize = 1;
     /// Where a key lies.
-    fn shard_of(_: &Self::Kept, _key: &[u8]) -> usize {
+    fn shard_of(_: &Self::Kept, _table: Table, _key: &[u8]) -> usize {
         0
     }
 }
@@ -163,8 +163,8 @@ impl Bench for InShards {
     type Kept = ShardedStorage<MemoryStorage>;
     const SHARDS: usize = 2;
 
-    fn shard_of(storage: &Self::Kept, key: &[u8]) -> usize {
-        storage.shard_of(key)
+    fn shard_of(storage: &Self::Kept, table: Table, key: &[u8]) -> usize {
+        storage.shard_of(table, key)
     }
 
     fn storage(&self) -> &Self::Kept {
@@ -209,8 +209,8 @@ impl Bench for OnDisks {
     type Kept = ShardedStorage<JournaledStorage<SledStorage, JournalFile>>;
     const SHARDS: usize = 2;
 
-    fn shard_of(storage: &Self::Kept, key: &[u8]) -> usize {
-        storage.shard_of(key)
+    fn shard_of(storage: &Self::Kept, table: Table, key: &[u8]) -> usize {
+        storage.shard_of(table, key)
     }
 
     fn storage(&self) -> &Self::Kept {
@@ -318,7 +318,9 @@ fn any_history_survives<B: Bench>(bench: B, history: &[(Vec<Write>, bool)]) {
     let mut flushed = 0;
     for (index, (batch, flush)) in history.iter().enumerate() {
         bench.storage().apply(batch).expect("applied");
-        let mut shards = batch.iter().map(|write| B::shard_of(bench.storage(), &write.key));
+        let mut shards = batch
+            .iter()
+            .map(|write| B::shard_of(bench.storage(), write.table, &write.key));
         let first = shards.next();
         // A batch for several shards is as good as flushed.
         if *flush || shards.any(|shard| Some(shard) != first) {
@@ -332,7 +334,7 @@ fn any_history_survives<B: Bench>(bench: B, history: &[(Vec<Write>, bool)]) {
     assert_eq!(content(bench.storage()), model(&batches));
     let bench = bench.crash();
     let of_shard = |mut all: Content, shard: usize| {
-        all.retain(|(_, key), _| B::shard_of(bench.storage(), key) == shard);
+        all.retain(|(table, key), _| B::shard_of(bench.storage(), *table, key) == shard);
         all
     };
     for shard in 0..B::SHARDS {

@@ -21,6 +21,7 @@ pub use self::sharded::ShardedStorage;
 pub use self::sled::SledStorage;
 
 use bytes::Bytes;
+use ray_rs_types::ActorId;
 
 /// A name space of keys. The number is the first byte of each stored key: never reuse one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,11 +43,16 @@ pub enum Table {
     PlacementGroups = 40,
     /// A batch for several shards that is being carried out.
     Intents = 41,
+    /// ActorID, and the call's position (eight bytes, big endian), to an encoded `CallRecord` of a durable actor.
+    CallRecords = 60,
+    /// ActorID, and the part's number (four bytes, big endian), to that part of its checkpoint. The first part begins with the
+    /// checkpoint's position (eight bytes, little endian) and the number of parts (four).
+    Checkpoints = 61,
 }
 
 impl Table {
     /// All that callers know.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Jobs,
         Self::ActorSpecs,
         Self::ActorStates,
@@ -54,7 +60,24 @@ impl Table {
         Self::KeyValue,
         Self::Nodes,
         Self::PlacementGroups,
+        Self::CallRecords,
+        Self::Checkpoints,
     ];
+
+    /// The part of a key that says in which shard it lies: what changes together lies together.
+    fn shard_key(self, key: &[u8]) -> &[u8] {
+        match self {
+            Self::CallRecords | Self::Checkpoints => &key[..key.len().min(ActorId::SIZE)],
+            Self::Jobs
+            | Self::ActorSpecs
+            | Self::ActorStates
+            | Self::Functions
+            | Self::KeyValue
+            | Self::Nodes
+            | Self::PlacementGroups
+            | Self::Intents => key,
+        }
+    }
 
     fn of(number: u8) -> Option<Self> {
         let mut all = Self::ALL.into_iter().chain([Self::Intents]);

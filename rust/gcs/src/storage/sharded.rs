@@ -38,14 +38,14 @@ impl<S: Storage> ShardedStorage<S> {
         Ok(storage)
     }
 
-    pub(super) fn shard_of(&self, key: &[u8]) -> usize {
-        (fnv(key) % self.shards.len() as u64) as usize
+    pub(super) fn shard_of(&self, table: Table, key: &[u8]) -> usize {
+        (fnv(table.shard_key(key)) % self.shards.len() as u64) as usize
     }
 
     fn parts(&self, batch: &[Write]) -> Vec<Vec<Write>> {
         let mut parts = vec![Vec::new(); self.shards.len()];
         for write in batch {
-            parts[self.shard_of(&write.key)].push(write.clone());
+            parts[self.shard_of(write.table, &write.key)].push(write.clone());
         }
         parts
     }
@@ -65,7 +65,7 @@ impl<S: Storage> ShardedStorage<S> {
 
 impl<S: Storage> Storage for ShardedStorage<S> {
     fn apply(&self, batch: &[Write]) -> Result<(), StorageError> {
-        let mut shards = batch.iter().map(|write| self.shard_of(&write.key));
+        let mut shards = batch.iter().map(|write| self.shard_of(write.table, &write.key));
         let Some(first) = shards.next() else { return Ok(()) };
         if shards.all(|shard| shard == first) {
             return self.shards[first].apply(batch);
