@@ -480,6 +480,7 @@ BODIES = {
     "memory": memory,
     "many": lambda ray: sizes.many(ray, record, wanted, options.quick),
     "first puts": lambda ray: sizes.first_puts(ray, partial(init, ray), record, wanted, options.quick),
+    "mapped": lambda ray: sizes.mapped_gets(ray, partial(init, ray), record, wanted, options.quick),
     "spilling": lambda ray: sizes.spilling(ray, partial(init, ray), record, wanted, options.quick),
 }
 

@@ -1,5 +1,6 @@
 """Rows about much: many objects in one call, the first large `put`, and more data than the store holds."""
 
+import statistics
 import subprocess
 import tempfile
 import time
@@ -7,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from table import DISK
 
 MIB = 2**20
 # Small enough that a quick disk does not take the benchmark's time, large enough for many spill files.
@@ -64,16 +66,31 @@ def first_puts(ray, init, record, wanted, quick):
             record(name, size / 1e9 / seconds(partial(ray.put, array)))
 
 
+def mapped_gets(ray, init, record, wanted, quick):
+    """A `get` of what lies in the store, by a process that has it mapped: nothing is copied, whatever its size."""
+    for name, size in (("1 MiB", MIB), ("64 MiB", 64 * MIB), ("1 GiB", 1024 * MIB)):
+        row = f"get of {name} that is mapped p50"
+        if not wanted(row) or (quick and size > 64 * MIB):
+            continue
+        ray.shutdown()
+        init(object_store_memory=2 * size + 128 * MIB)
+        ref = ray.put(np.ones(size, dtype=np.uint8))
+        for _ in range(2 if quick else 5):
+            record(row, 1e6 * statistics.median(seconds(partial(ray.get, ref)) for _ in range(1000)))
+        assert ray.get(ref)[-1] == 1
+        del ref
+
+
 def spilling(ray, init, record, wanted, quick):
     """Four times the store is put, and then read; beside what the disk itself does."""
     piece = 8 * MIB
     total = SPILL_BYTES // (4 if quick else 1)
-    if wanted("disk, dd conv=fdatasync"):
+    if wanted(DISK):
         with tempfile.TemporaryDirectory() as folder:
             target = f"of={Path(folder) / 'zeros'}"
             command = ["dd", "if=/dev/zero", target, "bs=8M", f"count={total // piece}", "conv=fdatasync"]
             run = lambda: subprocess.run(command, check=True, capture_output=True)
-            record("disk, dd conv=fdatasync", total / 1e9 / seconds(run))
+            record(DISK, total / 1e9 / seconds(run))
     if not (wanted("spill: put beyond the store") or wanted("restore: get from disk")):
         return
     ray.shutdown()
