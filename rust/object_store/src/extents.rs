@@ -492,7 +492,7 @@ impl ExtentTable {
         let (start, end) = free
             .filter_map(|(&start, &end)| self.populated.within(start, end).last())
             .find(|(start, end)| start < end)?;
-        let len = (end - start).min(bytes.next_multiple_of(PAGE));
+        let len = (end - start).min(bytes.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX));
         if len == 0 {
             return None;
         }

@@ -23,7 +23,7 @@ pub mod spill;
 pub use allocator::NeedExtent;
 pub use extents::{Extent, FullReason, NotGranted, StoreFull};
 pub use segment::{
-    ArenaClient, ArenaHost, Block, BlockWriter, Class, ClientStats, DeathSummary, FreeOutcome, HostStats, LentFile,
-    LentMap, LentPart, MAX_CLIENTS, PendingGrant, Pin, PrivateBlock, Restore, SetAside, SetAsideBlocks, StoredObject,
-    copy_bytes,
+    ArenaClient, ArenaHost, Block, BlockWriter, Class, ClientStats, DeathSummary, FreeOutcome, Heap, HostStats,
+    LentFile, LentMap, LentPart, MAX_CLIENTS, PageFill, PendingGrant, Pin, PrivateBlock, Restore, SetAside,
+    SetAsideBlocks, StoredObject, copy_bytes,
 };

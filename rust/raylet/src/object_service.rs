@@ -35,6 +35,8 @@ pub(crate) type Clients = HashMap<ConnKey, Client, FxBuildHasher>;
 /// The reserve grows in steps, so that the loop never waits long for the arena; it is there a tenth of a second after the
 /// first client came, if a core is idle.
 const RESERVE_STEP_BYTES: u64 = 256 << 10;
+/// Pages of an extent that are filled in at a time, ahead of the copying of its holder.
+const FILL_STEP_BYTES: u64 = 1 << 20;
 const RESERVE_PAUSE: Duration = Duration::from_micros(200);
 /// Lowest priority of an ordinary thread.
 const LOWEST_PRIORITY: i32 = 19;
@@ -204,16 +206,20 @@ impl ObjectService {
             return Ok(());
         }
         drop(arena);
-        let (inputs, row) = (self.inputs.clone(), client.arena_row);
+        let (inputs, row, arena) = (self.inputs.clone(), client.arena_row, Arc::clone(&self.arena));
         tokio::task::spawn_blocking(move || {
             let mut grant = begun;
             grant.reserve_pages();
+            let fill = grant.fill();
             let _ = inputs.blocking_send(Input::PagesReserved {
                 conn,
                 request_id,
                 row,
                 grant,
             });
+            if let Some(mut fill) = fill {
+                while lock(&arena).wants_filled(&fill) && fill.step(FILL_STEP_BYTES) {}
+            }
         });
         Ok(())
     }

@@ -11,7 +11,9 @@ use rustc_hash::FxHashMap;
 
 use super::FreeOutcome;
 use super::PrivateBlock;
-use super::map::{DATA_START, FREE, FREEING, Map, PINS_PER_ROW, SEALED, SPILLED, WRITING};
+use super::backing::Backing;
+use super::map::{DATA_START, Map, PINS_PER_ROW};
+use super::protocol::{FREE, FREEING, SEALED, SPILLED, WRITING};
 use crate::allocator::{Allocator, HEADER_BYTES, NeedExtent, Placement, block_len};
 
 /// A block that was allocated: its data is at `offset` from the start of the arena.
@@ -51,8 +53,8 @@ struct Pins {
 /// A process's view of the arena: the extents it allocates in, and what it reads.
 pub struct ArenaClient {
     map: Map,
-    /// The arena's file, for mappings of a reader's own.
-    file: OwnedFd,
+    /// For mappings of a reader's own, and for sockets.
+    backing: Backing,
     client: u32,
     /// What stands in the headers of the blocks that are this process's own.
     owner: u64,
@@ -72,7 +74,11 @@ impl ArenaClient {
     /// # Errors
     /// When `fd` is no arena or cannot be mapped.
     pub fn attach(fd: OwnedFd, client: u32, owner: u64) -> io::Result<Self> {
-        let map = Map::new(&fd)?;
+        Self::over(Backing::File(fd), client, owner)
+    }
+
+    pub(super) fn over(backing: Backing, client: u32, owner: u64) -> io::Result<Self> {
+        let map = backing.map()?;
         if !map.is_arena() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is no arena"));
         }
@@ -82,7 +88,7 @@ impl ArenaClient {
         let next_generation = u64::from(client) << 48 | u64::from(u32::from_le_bytes(random)) << 8;
         Ok(Self {
             map,
-            file: fd,
+            backing,
             client,
             owner,
             inside: Mutex::new(Inside {
@@ -169,7 +175,7 @@ impl ArenaClient {
     /// From here on the data never changes.
     pub fn seal(&self, block: Block) {
         if let Some(header) = self.map.header(block.offset) {
-            header.state.store(SEALED, Ordering::Release);
+            header.seal();
         }
     }
 
@@ -186,9 +192,9 @@ impl ArenaClient {
     }
 
     fn is(&self, offset: u64, generation: u64, state: u32) -> bool {
-        self.map.header(offset).is_some_and(|header| {
-            header.state.load(Ordering::Acquire) == state && header.generation.load(Ordering::Relaxed) == generation
-        })
+        self.map
+            .header(offset)
+            .is_some_and(|header| header.is(generation, state))
     }
 
     /// Frees a sealed block of one of our extents, as soon as nobody looks at it.
@@ -207,10 +213,7 @@ impl ArenaClient {
     /// A block that is SEALED, or FREEING by the word of its owner.
     fn free_sealed(&self, inside: &mut Inside, offset: u64, generation: u64) -> FreeOutcome {
         let header = self.map.header(offset).expect("the caller looked at it");
-        let taken = header
-            .state
-            .compare_exchange(SEALED, FREEING, Ordering::SeqCst, Ordering::SeqCst);
-        if taken.is_err_and(|state| state != FREEING) {
+        if !header.begin_free() {
             // The raylet was faster: it is on its way to disk.
             return FreeOutcome::Stale;
         }
@@ -230,12 +233,8 @@ impl ArenaClient {
         let Some(header) = self.map.header(offset) else {
             return false;
         };
-        if header.generation.load(Ordering::Relaxed) != generation {
-            return false;
-        }
-        header.owner.store(owner, Ordering::SeqCst);
         self.has_handed_over.store(true, Ordering::Release);
-        header.state.load(Ordering::SeqCst) == SEALED
+        header.hand_over(generation, owner)
     }
 
     /// Nothing more is placed in the extent at `offset`, which goes back to the raylet once it is empty.
@@ -280,7 +279,9 @@ impl ArenaClient {
     /// on its way to disk, or there.
     #[must_use]
     pub fn mark_unwanted(&self, offset: u64, generation: u64) -> bool {
-        self.map.mark_unwanted(offset, generation)
+        self.map
+            .header(offset)
+            .is_some_and(|header| header.mark_unwanted(generation))
     }
 
     /// Frees what was handed over to a process that has ended; how many blocks.
@@ -333,9 +334,13 @@ impl ArenaClient {
         let zombies = std::mem::take(&mut inside.zombies);
         let before = zombies.len();
         for (offset, generation) in zombies {
-            if self.map.is_pinned(offset) {
+            // A mark that was meant for the block here before may have made it SEALED again.
+            let is_ours = self.map.header(offset).is_some_and(|header| {
+                (header.is(generation, FREEING) || header.is(generation, SEALED)) && header.begin_free()
+            });
+            if is_ours && self.map.is_pinned(offset) {
                 inside.zombies.push((offset, generation));
-            } else if self.is(offset, generation, FREEING) {
+            } else if is_ours {
                 self.release(&mut inside, offset);
             }
         }
@@ -399,7 +404,7 @@ impl ArenaClient {
     pub fn send_pages(&self, socket: BorrowedFd<'_>, offset: u64, bytes: u64) -> io::Result<u64> {
         let mut offset = offset;
         let count = usize::try_from(bytes).unwrap_or(usize::MAX);
-        Ok(rustix::fs::sendfile(socket, &self.file, Some(&mut offset), count)? as u64)
+        Ok(rustix::fs::sendfile(socket, self.backing.descriptor()?, Some(&mut offset), count)? as u64)
     }
 
     /// The bytes of a sealed block that cannot be pinned, because this process has pinned as much as it can. The caller
@@ -511,7 +516,7 @@ impl Pin {
     pub fn into_private(self) -> io::Result<PrivateBlock> {
         let client = Arc::clone(&self.client);
         let (offset, len) = (self.offset, self.len);
-        PrivateBlock::map(&client.file, offset, len, self)
+        PrivateBlock::map(client.backing.descriptor()?, offset, len, self)
     }
 }
 

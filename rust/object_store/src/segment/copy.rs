@@ -62,7 +62,7 @@ unsafe impl Sync for Pieces<'_> {}
 
 impl Pieces<'_> {
     fn copy(&self, is_wanted: &AtomicBool) {
-        let mut pages_are_new = false;
+        let mut new = NewPages::default();
         while is_wanted.load(Ordering::Relaxed) {
             let start = self.next.fetch_add(PIECE, Ordering::Relaxed);
             if start >= self.src.len() {
@@ -71,20 +71,38 @@ impl Pieces<'_> {
             let src = &self.src[start..self.src.len().min(start + PIECE)];
             // SAFETY: within the borrow (see `Sync` above), and this piece is this thread's alone.
             let dst = unsafe { std::slice::from_raw_parts_mut(self.dst.add(start), src.len()) };
-            if pages_are_new {
-                bring_in(dst, src);
-                WAYS.copy(dst, src);
-            } else {
-                let before = page_faults();
-                WAYS.copy(dst, src);
-                pages_are_new = page_faults() - before > MANY_FAULTS;
+            if new.dst {
+                bring_in(dst);
             }
+            if new.src {
+                bring_in(src);
+            }
+            let before = page_faults();
+            WAYS.copy(dst, src);
+            new.seen(page_faults() - before);
+        }
+    }
+}
+
+/// Which side of a copy this process has not mapped yet, as it turns out.
+#[derive(Debug, Default)]
+struct NewPages {
+    dst: bool,
+    src: bool,
+}
+
+impl NewPages {
+    fn seen(&mut self, faults: i64) {
+        if faults > MANY_FAULTS {
+            // If it is not the one side it is the other.
+            self.src = self.dst;
+            self.dst = true;
         }
     }
 }
 
 /// Page faults of this thread that needed no disk.
-fn page_faults() -> i64 {
+pub(super) fn page_faults() -> i64 {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: the pointer is to a whole `rusage`; all zeroes is a valid one, so it is initialised even on failure.
     let usage = unsafe {
@@ -94,27 +112,19 @@ fn page_faults() -> i64 {
     usage.ru_minflt
 }
 
-/// Maps the pages of both sides into this process, in two calls instead of a fault for each. Only ever saves time: what
-/// the kernel refuses is left to the copy.
-fn bring_in(dst: &mut [u8], src: &[u8]) {
+/// Maps the pages of a slice into this process, in one call instead of a fault for each. Only ever saves time: what the
+/// kernel refuses is left to the copy.
+fn bring_in(bytes: &[u8]) {
     use rustix::mm::{Advice, madvise};
-    let whole_pages = |start: usize, len: usize| {
-        let first = start.next_multiple_of(PAGE);
-        ((start + len) / PAGE * PAGE)
-            .checked_sub(first)
-            .map(|len| (first - start, len))
-    };
-    if let Some((offset, len)) = whole_pages(src.as_ptr().addr(), src.len()) {
-        let start = src[offset..].as_ptr().cast_mut().cast();
+    let start = bytes.as_ptr();
+    let skipped = start.addr().next_multiple_of(PAGE) - start.addr();
+    let whole = bytes.len().saturating_sub(skipped) / PAGE * PAGE;
+    if whole > 0 {
+        let first = start.wrapping_add(skipped).cast_mut().cast();
+        // For reading, although it may be written: a fault of that kind maps the sixteen pages around it that have a
+        // content, and pages of shared memory are mapped for both at once.
         // SAFETY: the range lies in a slice that is borrowed; populating for reading changes no byte of it.
-        let _ = unsafe { madvise(start, len, Advice::LinuxPopulateRead) };
-    }
-    if let Some((offset, len)) = whole_pages(dst.as_ptr().addr(), dst.len()) {
-        let start = dst[offset..].as_mut_ptr().cast();
-        // For reading, although it will be written: a fault of that kind maps the sixteen pages around it that are there,
-        // and pages of shared memory are mapped for both at once. It takes a third of the time of a fault for writing each.
-        // SAFETY: the range lies in a slice that is borrowed uniquely; populating changes no byte of it.
-        let _ = unsafe { madvise(start, len, Advice::LinuxPopulateRead) };
+        let _ = unsafe { madvise(first, whole, Advice::LinuxPopulateRead) };
     }
 }
 

@@ -1,21 +1,20 @@
 //! The raylet's end of the arena.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::{FallocateFlags, MemfdFlags};
-use shared_memory::ShmemConf;
-
-use super::FreeOutcome;
-use super::map::{DATA_START, FREEING, MAX_CLIENTS, Map, SEALED, SPILLING};
+use super::backing::Backing;
+use super::heap::Heap;
+use super::map::{DATA_START, MAX_CLIENTS, Map};
+use super::protocol::{FREEING, SEALED, SPILLING};
+use super::{ArenaClient, FreeOutcome};
 use crate::allocator::HEADER_BYTES;
 use crate::extents::{Extent, ExtentTable, FullReason, KeptBlock, NotGranted, PAGE, StoreFull};
 
-/// Pages kept ready ahead of need, at most; a quarter of a small store.
-const RESERVE_BYTES: u64 = 60 << 20;
+/// Pages kept ready ahead of need, at most; a quarter of a small store. With the pages of the pin tables, less than 64 MiB.
+const RESERVE_BYTES: u64 = (64 << 20) - (512 << 10);
 
 /// What a dead client left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,37 +41,89 @@ pub struct HostStats {
 pub struct PendingGrant {
     client: u32,
     pub(super) extent: Extent,
-    /// Its parts without pages; none once they are made.
+    /// Its parts that had no pages.
     cold: Vec<Extent>,
-    /// Set as long as pages are missing.
-    file: Option<OwnedFd>,
-    failed: bool,
+    backing: Option<Backing>,
+    stage: Stage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Pages are still to be made.
+    Cold,
+    /// All pages are there.
+    Reserved,
+    Failed,
+}
+
+/// What is left to be done for pages that were only reserved: the kernel gives them a content when somebody first looks,
+/// page by page, and maps pages that have none one by one. Given one beforehand, they are mapped sixteen at a time, which
+/// more than halves the time of the first copy into them.
+#[derive(Debug)]
+pub struct PageFill {
+    backing: Backing,
+    client: u32,
+    left: Vec<Extent>,
+}
+
+impl PageFill {
+    /// Fills up to `bytes`, on any thread; false when nothing is left to do. The caller has looked that it
+    /// [is wanted](ArenaHost::wants_filled): should the extent have gone since, some pages exist that count as absent.
+    pub fn step(&mut self, bytes: u64) -> bool {
+        let Some(first) = self.left.first_mut() else {
+            return false;
+        };
+        let len = first.len.min(bytes);
+        if self.backing.fill_in(Extent { len, ..*first }).is_err() {
+            return false;
+        }
+        *first = Extent {
+            offset: first.offset + len,
+            len: first.len - len,
+        };
+        if first.len == 0 {
+            self.left.remove(0);
+        }
+        !self.left.is_empty()
+    }
 }
 
 impl PendingGrant {
     pub fn needs_pages(&self) -> bool {
-        self.file.is_some()
+        self.stage == Stage::Cold
     }
 
     pub(super) fn has_pages(&self) -> bool {
-        self.file.is_none() && !self.failed
+        self.stage == Stage::Reserved
     }
 
     /// Makes the pages. Out of memory is an error of the grant, and never a SIGBUS in whoever writes later.
     pub fn reserve_pages(&mut self) {
-        if let Some(file) = self.file.take() {
-            // Not the whole extent: it takes a third of a microsecond to find a page that is there.
-            let mut made = std::mem::take(&mut self.cold)
-                .into_iter()
-                .map(|Extent { offset, len }| rustix::fs::fallocate(&file, FallocateFlags::empty(), offset, len));
-            self.failed = made.any(|outcome| outcome.is_err());
+        if self.stage != Stage::Cold {
+            return;
         }
+        // Not the whole extent: it takes a third of a microsecond to find a page that is there.
+        let backing = self.backing.as_ref();
+        let all = backing.is_some_and(|backing| self.cold.iter().all(|cold| backing.make_pages(*cold).is_ok()));
+        self.stage = if all { Stage::Reserved } else { Stage::Failed };
+    }
+
+    /// What may be done for its new pages once they are made, beside whoever uses them already.
+    pub fn fill(&mut self) -> Option<PageFill> {
+        if !self.has_pages() {
+            return None;
+        }
+        Some(PageFill {
+            backing: self.backing.take()?,
+            client: self.client,
+            left: std::mem::take(&mut self.cold),
+        })
     }
 }
 
 /// The arena, with the truth about who may allocate where.
 pub struct ArenaHost {
-    file: OwnedFd,
+    backing: Backing,
     pub(super) map: Arc<Map>,
     pub(super) table: ExtentTable,
     capacity: u64,
@@ -93,18 +144,34 @@ impl ArenaHost {
     /// When no shared memory of that size can be made.
     pub fn create(capacity: u64) -> io::Result<(Self, OwnedFd)> {
         let capacity = capacity.max(PAGE).next_multiple_of(PAGE);
+        let (backing, is_memfd) = Backing::file(DATA_START + capacity)?;
+        let host = Self::over(backing, capacity, is_memfd)?;
+        let share = host.share()?;
+        Ok((host, share))
+    }
+
+    /// The twin on the heap of this process: see [`Heap`]. Its clients come from [`Self::client_here`].
+    ///
+    /// # Errors
+    /// When not even the first pages are within `limit_bytes`.
+    pub fn on_heap(capacity: u64, limit_bytes: u64) -> io::Result<(Self, Arc<Heap>)> {
+        let capacity = capacity.max(PAGE).next_multiple_of(PAGE);
+        let heap = Arc::new(Heap::new(DATA_START + capacity, limit_bytes));
+        let host = Self::over(Backing::Heap(Arc::clone(&heap)), capacity, false)?;
+        Ok((host, heap))
+    }
+
+    fn over(backing: Backing, capacity: u64, is_memfd: bool) -> io::Result<Self> {
         let size = DATA_START + capacity;
-        let (file, is_memfd) = match posix_segment(size) {
-            Ok(file) => (file, false),
-            Err(_) => (anonymous_file(size)?, true),
-        };
         // The first pages are written before anything is granted.
-        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, 2 * PAGE)?;
-        let map = Arc::new(Map::new(&file)?);
+        backing.make_pages(Extent {
+            offset: 0,
+            len: 2 * PAGE,
+        })?;
+        let map = Arc::new(backing.map()?);
         map.initialise();
-        let share = file.try_clone()?;
-        let host = Self {
-            file,
+        Ok(Self {
+            backing,
             map,
             table: ExtentTable::new(DATA_START, size),
             capacity,
@@ -114,13 +181,23 @@ impl ArenaHost {
             zombies: Vec::new(),
             next_generation: 0,
             is_memfd,
-        };
-        Ok((host, share))
+        })
     }
 
     /// Another descriptor of the arena, for a client.
+    ///
+    /// # Errors
+    /// When there is none left, or the arena lies on the heap.
     pub fn share(&self) -> io::Result<OwnedFd> {
-        self.file.try_clone()
+        self.backing.descriptor()?.try_clone_to_owned()
+    }
+
+    /// A client in this process, with a view of its own where the arena is a file.
+    ///
+    /// # Errors
+    /// As of [`ArenaClient::attach`].
+    pub fn client_here(&self, client: u32, owner: u64) -> io::Result<ArenaClient> {
+        ArenaClient::over(self.backing.try_clone()?, client, owner)
     }
 
     /// A row of the pin tables for a new client; 0 when all are taken.
@@ -168,31 +245,29 @@ impl ArenaHost {
     pub(super) fn pending(&self, client: u32, extent: Extent) -> PendingGrant {
         self.map.next_epoch();
         let cold = self.table.cold_within(extent);
-        let file = if cold.is_empty() {
-            None
-        } else {
-            self.file.try_clone().ok()
+        let backing = match cold.is_empty() {
+            true => None,
+            false => self.backing.try_clone().ok(),
+        };
+        let stage = match (cold.is_empty(), &backing) {
+            (true, _) => Stage::Reserved,
+            (false, Some(_)) => Stage::Cold,
+            (false, None) => Stage::Failed,
         };
         PendingGrant {
             client,
             extent,
-            failed: !cold.is_empty() && file.is_none(),
             cold,
-            file,
+            backing,
+            stage,
         }
     }
 
     /// # Errors
     /// [`StoreFull`] when the pages could not be had, or the client died meanwhile.
     pub fn finish_grant(&mut self, pending: PendingGrant) -> Result<Extent, StoreFull> {
-        let PendingGrant {
-            client,
-            extent,
-            file,
-            failed,
-            cold: _,
-        } = pending;
-        if failed || file.is_some() {
+        let PendingGrant { client, extent, .. } = pending;
+        if !pending.has_pages() {
             self.table.cancel(extent);
             return Err(self.table.full(FullReason::NoMemory, extent.len));
         }
@@ -200,14 +275,10 @@ impl ArenaHost {
         Ok(extent)
     }
 
-    /// Out of memory is an error here, and never a SIGBUS in whoever writes later.
-    fn reserve(&self, extent: Extent) -> io::Result<()> {
-        Ok(rustix::fs::fallocate(
-            &self.file,
-            FallocateFlags::empty(),
-            extent.offset,
-            extent.len,
-        )?)
+    /// Whether the first of what is left to fill in is still its client's.
+    pub fn wants_filled(&self, fill: &PageFill) -> bool {
+        let holder = |extent: &Extent| self.table.holder_of(extent.offset);
+        fill.left.first().and_then(holder) == Some(fill.client)
     }
 
     /// # Errors
@@ -293,7 +364,9 @@ impl ArenaHost {
             Some(_) => return FreeOutcome::Stale,
             None if self.table.is_granted(offset) => {
                 // Its writer has died, as the owner knows and this node's daemon does not yet.
-                self.map.mark_unwanted(offset, generation);
+                if let Some(header) = self.map.header(offset) {
+                    header.mark_unwanted(generation);
+                }
                 return FreeOutcome::NotMine;
             }
             None => return FreeOutcome::Stale,
@@ -335,7 +408,7 @@ impl ArenaHost {
         let Some(extent) = self.table.next_prefault(bytes, RESERVE_BYTES.min(self.capacity / 4)) else {
             return 0;
         };
-        if self.reserve(extent).is_err() {
+        if self.backing.make_pages(extent).is_err() || self.backing.fill_in(extent).is_err() {
             return 0;
         }
         self.table.mark_populated(extent);
@@ -349,8 +422,7 @@ impl ArenaHost {
             let Some(extent) = self.table.take_populated_free(bytes - trimmed) else {
                 break;
             };
-            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            if rustix::fs::fallocate(&self.file, flags, extent.offset, extent.len).is_err() {
+            if self.backing.drop_pages(extent).is_err() {
                 break;
             }
             trimmed += extent.len;
@@ -388,27 +460,4 @@ impl ArenaHost {
             clients: self.live_rows,
         }
     }
-}
-
-/// A POSIX segment, opened once more as a descriptor and unlinked at once: nothing is left to clean up.
-fn posix_segment(size: u64) -> io::Result<OwnedFd> {
-    let space = rustix::fs::statvfs("/dev/shm")?;
-    if space.f_bavail.saturating_mul(space.f_frsize) < size - DATA_START {
-        return Err(io::Error::new(io::ErrorKind::StorageFull, "/dev/shm is too small"));
-    }
-    let segment = ShmemConf::new()
-        .size(size as usize)
-        .create()
-        .map_err(io::Error::other)?;
-    let path = format!("/dev/shm/{}", segment.get_os_id().trim_start_matches('/'));
-    let file: File = OpenOptions::new().read(true).write(true).open(path)?;
-    // Dropping it unmaps and unlinks.
-    drop(segment);
-    Ok(file.into())
-}
-
-fn anonymous_file(size: u64) -> io::Result<OwnedFd> {
-    let file = rustix::fs::memfd_create("ray_rs-arena", MemfdFlags::CLOEXEC)?;
-    rustix::fs::ftruncate(file.as_fd(), size)?;
-    Ok(file)
 }

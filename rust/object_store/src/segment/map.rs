@@ -1,12 +1,16 @@
 //! The mapping, and the words in it that several processes share.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use rustc_hash::FxHashSet;
 use rustix::mm::{MapFlags, ProtFlags};
 
+use super::heap::Heap;
+use super::protocol::{self, Header, PinTable};
 use crate::allocator::HEADER_BYTES;
 use crate::extents::PAGE;
 
@@ -20,37 +24,17 @@ const ROW_BYTES: u64 = PINS_PER_ROW as u64 * 8;
 pub(super) const DATA_START: u64 = ROWS_START + MAX_CLIENTS as u64 * ROW_BYTES;
 const MAGIC: u64 = 0x6172_656e_6130_3031;
 
-pub(super) const FREE: u32 = 0x00f2_ee01;
-pub(super) const WRITING: u32 = 0x00f2_ee02;
-pub(super) const SEALED: u32 = 0x00f2_ee03;
-pub(super) const FREEING: u32 = 0x00f2_ee04;
-/// Set aside by the raylet, which writes it to disk. Only the raylet ends this state.
-pub(super) const SPILLING: u32 = 0x00f2_ee05;
-/// It is on disk; the holder may use the room again as soon as it hears of it.
-pub(super) const SPILLED: u32 = 0x00f2_ee06;
 /// Counts what the raylet grants: the age of blocks is measured by it.
 const EPOCH: u64 = 8;
 
-/// In front of each block's data.
-#[repr(C, align(64))]
-pub(super) struct Header {
-    pub state: AtomicU32,
-    /// [`Map::epoch`] when it was allocated.
-    pub epoch: AtomicU32,
-    pub generation: AtomicU64,
-    pub data_len: AtomicU64,
-    pub block_len: AtomicU64,
-    /// The process that counts the references to a sealed block: the one that wrote it, until it is handed over. With
-    /// the end of that process the block is nobody's. 0: it stays whoever ends.
-    pub owner: AtomicU64,
-}
-
 const _: () = assert!(size_of::<Header>() as u64 == HEADER_BYTES);
 
-/// A mapping of the whole arena file.
+/// A view of the whole arena: a mapping of its file, or the heap that it lies in.
 pub(super) struct Map {
     start: *mut u8,
     len: u64,
+    /// Of the twin on the heap; otherwise the mapping is this value's.
+    heap: Option<Arc<Heap>>,
 }
 
 // SAFETY: the mapping lives as long as the value, and all shared words in it are atomics; data bytes are handed out under
@@ -80,7 +64,16 @@ impl Map {
         Ok(Self {
             start: start.cast(),
             len,
+            heap: None,
         })
+    }
+
+    pub fn of_heap(heap: &Arc<Heap>) -> Self {
+        Self {
+            start: heap.start(),
+            len: heap.len(),
+            heap: Some(Arc::clone(heap)),
+        }
     }
 
     pub fn initialise(&self) {
@@ -110,17 +103,6 @@ impl Map {
         self.word(EPOCH).fetch_add(1, Ordering::Relaxed);
     }
 
-    fn mark(&self, row: u32) -> &AtomicU32 {
-        assert!(row < MAX_CLIENTS, "STO-3");
-        // SAFETY: the page of marks is in bounds for all rows; it is only ever touched as atomics.
-        unsafe { &*self.start.add((PAGE + u64::from(row) * 4) as usize).cast::<AtomicU32>() }
-    }
-
-    fn pin_word(&self, row: u32, slot: u32) -> &AtomicU64 {
-        assert!(row < MAX_CLIENTS && slot < PINS_PER_ROW, "STO-3");
-        self.word(ROWS_START + u64::from(row) * ROW_BYTES + u64::from(slot) * 8)
-    }
-
     /// The header of the block whose data is at `data_offset`; `None` when no block can be there.
     pub fn header(&self, data_offset: u64) -> Option<&Header> {
         let offset = data_offset.checked_sub(HEADER_BYTES)?;
@@ -131,38 +113,11 @@ impl Map {
         Some(unsafe { &*self.start.add(offset as usize).cast::<Header>() })
     }
 
-    /// Writes a header: the lengths first, the state last.
+    /// Writes the header of a block: its state last.
     pub fn write_header(&self, block_offset: u64, block_len: u64, state: u32, generation: u64, data_len: u64) {
-        let header = self
-            .header(block_offset + HEADER_BYTES)
-            .expect("STO-1: blocks lie in the data");
-        header.block_len.store(block_len, Ordering::Relaxed);
-        header.data_len.store(data_len, Ordering::Relaxed);
-        header.generation.store(generation, Ordering::Relaxed);
-        header.state.store(state, Ordering::Release);
-    }
-
-    /// Says in the header of a sealed block that nobody needs it, for whoever is to free it. False when there is no such
-    /// block.
-    pub fn mark_unwanted(&self, data_offset: u64, generation: u64) -> bool {
-        let Some(header) = self.header(data_offset) else {
-            return false;
-        };
-        let is_it = || header.generation.load(Ordering::Relaxed) == generation;
-        let change = |from, to| {
-            header
-                .state
-                .compare_exchange(from, to, Ordering::SeqCst, Ordering::Relaxed)
-        };
-        if !is_it() || change(SEALED, FREEING).is_err() {
-            return false;
-        }
-        if !is_it() {
-            // It went to disk in between, and this is another block.
-            let _ = change(FREEING, SEALED);
-            return false;
-        }
-        true
+        self.header(block_offset + HEADER_BYTES)
+            .expect("STO-1: blocks lie in the data")
+            .write(block_len, state, generation, data_len);
     }
 
     /// The blocks of an extent from header to header, as header offset and length; ends at the first header that makes
@@ -210,47 +165,32 @@ impl Map {
         matches!(populated, Ok(()) | Err(rustix::io::Errno::INVAL))
     }
 
+    /// See [`protocol::announce`].
     pub fn set_pin(&self, row: u32, slot: u32, data_offset: u64) {
-        self.mark(row).fetch_max(slot + 1, Ordering::Relaxed);
-        self.pin_word(row, slot).store(data_offset, Ordering::Release);
-        fence(Ordering::SeqCst);
+        protocol::announce(self, row, slot, data_offset);
     }
 
     pub fn clear_pin(&self, row: u32, slot: u32) {
-        self.pin_word(row, slot).store(0, Ordering::Release);
+        protocol::withdraw(self, row, slot);
     }
 
-    /// Whether any process has pinned the data at `data_offset`. The caller has said FREEING.
+    /// See [`protocol::is_pinned`].
     pub fn is_pinned(&self, data_offset: u64) -> bool {
-        fence(Ordering::SeqCst);
-        (1..MAX_CLIENTS).any(|row| {
-            let used = self.mark(row).load(Ordering::Relaxed).min(PINS_PER_ROW);
-            (0..used).any(|slot| self.pin_word(row, slot).load(Ordering::Acquire) == data_offset)
-        })
+        protocol::is_pinned(self, data_offset)
     }
 
     /// Data offsets of everything that any process has pinned. The caller has changed the states that it asks for.
     pub fn pinned(&self) -> FxHashSet<u64> {
-        fence(Ordering::SeqCst);
-        let mut pinned = FxHashSet::default();
-        self.each_pin(|offset| {
-            pinned.insert(offset);
-        });
-        pinned
+        <protocol::Shared as protocol::Words>::fence();
+        self.rows().flat_map(|row| protocol::pins_of(self, row)).collect()
     }
 
-    pub fn each_pin(&self, mut see: impl FnMut(u64)) {
-        (1..MAX_CLIENTS).for_each(|row| self.each_pin_of(row, &mut see));
+    pub fn each_pin(&self, see: impl FnMut(u64)) {
+        self.rows().flat_map(|row| protocol::pins_of(self, row)).for_each(see);
     }
 
-    pub fn each_pin_of(&self, row: u32, mut see: impl FnMut(u64)) {
-        let used = self.mark(row).load(Ordering::Relaxed).min(PINS_PER_ROW);
-        for slot in 0..used {
-            match self.pin_word(row, slot).load(Ordering::Acquire) {
-                0 => {}
-                offset => see(offset),
-            }
-        }
+    pub fn each_pin_of(&self, row: u32, see: impl FnMut(u64)) {
+        protocol::pins_of(self, row).for_each(see);
     }
 
     /// Forgets all pins of a row; how many there were.
@@ -264,8 +204,32 @@ impl Map {
     }
 }
 
+impl PinTable for Map {
+    fn rows(&self) -> Range<u32> {
+        1..MAX_CLIENTS
+    }
+
+    fn slots(&self) -> u32 {
+        PINS_PER_ROW
+    }
+
+    fn mark(&self, row: u32) -> &AtomicU32 {
+        assert!(row < MAX_CLIENTS, "STO-3");
+        // SAFETY: the page of marks is in bounds for all rows; it is only ever touched as atomics.
+        unsafe { &*self.start.add((PAGE + u64::from(row) * 4) as usize).cast::<AtomicU32>() }
+    }
+
+    fn pin_word(&self, row: u32, slot: u32) -> &AtomicU64 {
+        assert!(row < MAX_CLIENTS && slot < PINS_PER_ROW, "STO-3");
+        self.word(ROWS_START + u64::from(row) * ROW_BYTES + u64::from(slot) * 8)
+    }
+}
+
 impl Drop for Map {
     fn drop(&mut self) {
+        if self.heap.is_some() {
+            return;
+        }
         // SAFETY: mapped by `new`, and everything that points into it holds the value alive.
         let _ = unsafe { rustix::mm::munmap(self.start.cast(), self.len as usize) };
     }

@@ -4,17 +4,21 @@
 //! page 0: magic, capacity | page 1: high-water mark of each pin row | pin rows | data
 //! ```
 
+mod backing;
 mod client;
 mod copy;
+mod heap;
 mod host;
 mod lent;
 mod map;
 mod private;
+mod protocol;
 mod spill;
 
 pub use client::{ArenaClient, Block, BlockWriter, ClientStats, Pin};
 pub use copy::copy_bytes;
-pub use host::{ArenaHost, DeathSummary, HostStats, PendingGrant};
+pub use heap::Heap;
+pub use host::{ArenaHost, DeathSummary, HostStats, PageFill, PendingGrant};
 pub use lent::{LentFile, LentMap, LentPart};
 pub use map::MAX_CLIENTS;
 pub use private::PrivateBlock;
@@ -32,5 +36,7 @@ pub enum FreeOutcome {
     Stale,
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::host::{ArenaHost, PendingGrant};
-use super::map::{FREE, FREEING, Map, SEALED, SPILLED, SPILLING, WRITING};
+use super::map::Map;
+use super::protocol::{FREE, FREEING, Header, SEALED, SPILLED, SPILLING, WRITING};
 use crate::allocator::{HEADER_BYTES, block_len};
 use crate::extents::{KeptBlock, StoreFull, Taken};
 use crate::spill::{Key, Part, Place, Region, RegionKind};
@@ -144,13 +145,9 @@ impl ArenaHost {
         }
         // All say that they are going before the pins are looked at, as in STO-2.
         blocks.retain(|block| {
-            self.map.header(block + HEADER_BYTES).is_some_and(|header| {
-                class(block + HEADER_BYTES) != Class::Held
-                    && header
-                        .state
-                        .compare_exchange(SEALED, SPILLING, Ordering::SeqCst, Ordering::Relaxed)
-                        .is_ok()
-            })
+            self.map
+                .header(block + HEADER_BYTES)
+                .is_some_and(|header| class(block + HEADER_BYTES) != Class::Held && header.set_aside())
         });
         let pinned = self.map.pinned();
         let mut done = SetAsideBlocks::default();
@@ -158,7 +155,7 @@ impl ArenaHost {
             let data_offset = block + HEADER_BYTES;
             let header = self.map.header(data_offset).expect("looked at above");
             if pinned.contains(&data_offset) {
-                header.state.store(SEALED, Ordering::SeqCst);
+                header.put_back();
                 continue;
             }
             if matches!(class(data_offset), Class::Copy | Class::AwaitedCopy) {
@@ -173,7 +170,7 @@ impl ArenaHost {
                     generation: header.generation.load(Ordering::Relaxed),
                 },
                 len: header.data_len.load(Ordering::Relaxed),
-                owner: header.owner.load(Ordering::SeqCst),
+                owner: header.owner_of_set_aside(),
             });
         }
         done
@@ -192,14 +189,14 @@ impl ArenaHost {
     /// A block that was set aside is in use again.
     pub fn keep_block(&mut self, key: Key) {
         if let Some(header) = self.spilling(key) {
-            header.store(SEALED, Ordering::Release);
+            header.put_back();
         }
     }
 
     /// A block that was set aside is no longer needed. The row of the client that is to hear of it; `None` when the
     /// raylet held it, and its pages are free.
     pub fn release_block(&mut self, key: Key) -> Option<u32> {
-        self.spilling(key)?.store(SPILLED, Ordering::Release);
+        self.spilling(key)?.state.store(SPILLED, Ordering::Release);
         let start = key.offset - HEADER_BYTES;
         if self
             .table
@@ -212,19 +209,17 @@ impl ArenaHost {
         self.table.holder_of(start)
     }
 
-    fn spilling(&self, key: Key) -> Option<&std::sync::atomic::AtomicU32> {
+    fn spilling(&self, key: Key) -> Option<&Header> {
         let header = self.map.header(key.offset)?;
-        let is_it = header.generation.load(Ordering::Relaxed) == key.generation
-            && header.state.load(Ordering::Acquire) == SPILLING;
-        is_it.then_some(&header.state)
+        header.is(key.generation, SPILLING).then_some(header)
     }
 
     /// Length of the object, if it lies where it was made.
     pub fn sealed_len(&self, key: Key) -> Option<u64> {
         let header = self.map.header(key.offset)?;
-        let is_it = header.generation.load(Ordering::Relaxed) == key.generation
-            && header.state.load(Ordering::Acquire) == SEALED;
-        is_it.then(|| header.data_len.load(Ordering::Relaxed))
+        header
+            .is(key.generation, SEALED)
+            .then(|| header.data_len.load(Ordering::Relaxed))
     }
 
     /// Every object in the arena that is being written, readable, set aside, or freed and still looked at.

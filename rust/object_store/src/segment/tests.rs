@@ -1,20 +1,50 @@
-//! The arena in one process with several clients; other processes are played by further mappings of the same file.
+//! The arena in one process with several clients. Those over a file play other processes: each has a mapping of its own.
+//!
+//! Every test of the suite runs twice: over a file, and over its twin on the heap.
 
 use std::sync::Arc;
 
+use proptest::prelude::*;
+
 use super::*;
+use crate::spill::Part;
 
 const MIB: u64 = 1 << 20;
 const WRITER: u64 = 11;
 const READER: u64 = 22;
 
-fn arena() -> (ArenaHost, Arc<ArenaClient>, Arc<ArenaClient>) {
-    let (mut host, fd) = ArenaHost::create(64 * MIB).expect("shared memory");
-    let first = host.allocate_client();
-    let second = host.allocate_client();
-    let writer = ArenaClient::attach(fd, first, WRITER).expect("mapped");
-    let reader = ArenaClient::attach(host.share().expect("dup"), second, READER).expect("mapped");
-    (host, Arc::new(writer), Arc::new(reader))
+/// A host, a client that writes, and one that reads.
+type Arena = (ArenaHost, Arc<ArenaClient>, Arc<ArenaClient>);
+
+fn over_a_file() -> Arena {
+    with_clients(ArenaHost::create(64 * MIB).expect("shared memory").0)
+}
+
+fn on_the_heap() -> Arena {
+    with_clients(ArenaHost::on_heap(64 * MIB, u64::MAX).expect("memory").0)
+}
+
+fn with_clients(mut host: ArenaHost) -> Arena {
+    let [writer, reader] = [WRITER, READER].map(|owner| {
+        let row = host.allocate_client();
+        Arc::new(host.client_here(row, owner).expect("mapped"))
+    });
+    (host, writer, reader)
+}
+
+/// Makes each test one for both.
+macro_rules! conformance {
+    ($($(#[$meta:meta])* fn $name:ident($arena:ident) $body:block)*) => {
+        $(fn $name($arena: fn() -> Arena) $body)*
+
+        mod file {
+            $(#[test] fn $name() { super::$name(super::over_a_file) })*
+        }
+
+        mod heap {
+            $(#[test] fn $name() { super::$name(super::on_the_heap) })*
+        }
+    };
 }
 
 fn put(host: &mut ArenaHost, client: &ArenaClient, byte: u8, len: u64) -> Block {
@@ -32,8 +62,19 @@ fn put(host: &mut ArenaHost, client: &ArenaClient, byte: u8, len: u64) -> Block 
     block
 }
 
-#[test]
-fn what_one_process_writes_the_other_reads_in_place() {
+// ---- short of room ---------------------------------------------------------------------------------------------------
+
+fn ordinary(_: u64) -> Class {
+    Class::Ordinary
+}
+
+fn all_aside(host: &mut ArenaHost) -> SetAsideBlocks {
+    let regions = host.survey(ordinary);
+    host.set_aside(&regions, ordinary)
+}
+
+conformance! {
+fn what_one_process_writes_the_other_reads_in_place(arena) {
     let (mut host, writer, reader) = arena();
     let block = put(&mut host, &writer, 7, 3 * MIB);
     let pin = reader.pin(block.offset, block.len, block.generation).expect("sealed");
@@ -48,8 +89,7 @@ fn what_one_process_writes_the_other_reads_in_place() {
     );
 }
 
-#[test]
-fn a_pinned_block_stays_until_it_is_let_go() {
+fn a_pinned_block_stays_until_it_is_let_go(arena) {
     let (mut host, writer, reader) = arena();
     let block = put(&mut host, &writer, 1, MIB);
     let pin = reader.pin(block.offset, block.len, block.generation).expect("sealed");
@@ -66,8 +106,20 @@ fn a_pinned_block_stays_until_it_is_let_go() {
     assert_eq!(writer.free(block.offset, block.generation), FreeOutcome::Stale);
 }
 
-#[test]
-fn freed_memory_is_used_again_at_once() {
+fn a_late_mark_does_not_keep_what_was_freed(arena) {
+    let (mut host, writer, reader) = arena();
+    let block = put(&mut host, &writer, 1, MIB);
+    let pin = reader.pin(block.offset, block.len, block.generation).expect("sealed");
+    assert_eq!(writer.free(block.offset, block.generation), FreeOutcome::Pinned);
+    // What `mark_unwanted` does when it finds that the block is another one than it meant.
+    host.map.header(block.offset).expect("in bounds").put_back();
+    assert_eq!(writer.reap(), 0);
+    drop(pin);
+    assert_eq!(writer.reap(), 1);
+    assert_eq!(writer.stats().used_bytes, 0);
+}
+
+fn freed_memory_is_used_again_at_once(arena) {
     let (mut host, writer, _reader) = arena();
     let first = put(&mut host, &writer, 1, 20 * MIB);
     assert_eq!(writer.free(first.offset, first.generation), FreeOutcome::Freed);
@@ -79,8 +131,7 @@ fn freed_memory_is_used_again_at_once() {
     assert!(host.stats().granted_bytes < 30 * MIB);
 }
 
-#[test]
-fn the_raylet_keeps_the_blocks_of_the_dead_that_others_own() {
+fn the_raylet_keeps_the_blocks_of_the_dead_that_others_own(arena) {
     let (mut host, writer, reader) = arena();
     let sealed = put(&mut host, &writer, 9, MIB);
     assert!(writer.hand_over(sealed.offset, sealed.generation, READER));
@@ -100,8 +151,7 @@ fn the_raylet_keeps_the_blocks_of_the_dead_that_others_own() {
     assert_eq!(host.stats().free_bytes, host.capacity());
 }
 
-#[test]
-fn an_owner_may_hear_of_a_death_before_the_raylet_does() {
+fn an_owner_may_hear_of_a_death_before_the_raylet_does(arena) {
     let (mut host, writer, _reader) = arena();
     let block = put(&mut host, &writer, 1, MIB);
     assert!(writer.hand_over(block.offset, block.generation, READER));
@@ -110,8 +160,7 @@ fn an_owner_may_hear_of_a_death_before_the_raylet_does() {
     assert_eq!(host.stats().free_bytes, host.capacity());
 }
 
-#[test]
-fn a_full_store_says_what_holds_it() {
+fn a_full_store_says_what_holds_it(arena) {
     let (mut host, writer, _reader) = arena();
     put(&mut host, &writer, 1, 40 * MIB);
     let error = host.grant(writer.client(), 40 * MIB).expect_err("no room");
@@ -122,8 +171,7 @@ fn a_full_store_says_what_holds_it() {
     );
 }
 
-#[test]
-fn dead_readers_pin_nothing() {
+fn dead_readers_pin_nothing(arena) {
     let (mut host, writer, reader) = arena();
     let block = put(&mut host, &writer, 1, MIB);
     std::mem::forget(reader.pin(block.offset, block.len, block.generation).expect("sealed"));
@@ -132,8 +180,7 @@ fn dead_readers_pin_nothing() {
     assert_eq!(writer.reap(), 1);
 }
 
-#[test]
-fn a_block_ends_with_its_owner() {
+fn a_block_ends_with_its_owner(arena) {
     let (mut host, writer, reader) = arena();
     let given = put(&mut host, &writer, 1, MIB);
     let looked_at = put(&mut host, &writer, 2, MIB);
@@ -154,8 +201,7 @@ fn a_block_ends_with_its_owner() {
     assert_eq!(writer.free(own.offset, own.generation), FreeOutcome::Freed);
 }
 
-#[test]
-fn a_block_ends_with_its_owner_when_its_writer_has_ended_before() {
+fn a_block_ends_with_its_owner_when_its_writer_has_ended_before(arena) {
     let (mut host, writer, reader) = arena();
     let given = put(&mut host, &writer, 1, MIB);
     let for_ever = put(&mut host, &writer, 2, MIB);
@@ -167,8 +213,7 @@ fn a_block_ends_with_its_owner_when_its_writer_has_ended_before() {
     assert_eq!(host.free(for_ever.offset, for_ever.generation), FreeOutcome::Freed);
 }
 
-#[test]
-fn what_its_owner_gave_up_is_not_kept_although_its_writer_never_heard() {
+fn what_its_owner_gave_up_is_not_kept_although_its_writer_never_heard(arena) {
     let (mut host, writer, reader) = arena();
     let heard = put(&mut host, &writer, 1, MIB);
     let unheard = put(&mut host, &writer, 2, MIB);
@@ -181,19 +226,7 @@ fn what_its_owner_gave_up_is_not_kept_although_its_writer_never_heard() {
     assert_eq!(host.stats().free_bytes, host.capacity());
 }
 
-// ---- short of room ---------------------------------------------------------------------------------------------------
-
-fn ordinary(_: u64) -> Class {
-    Class::Ordinary
-}
-
-fn all_aside(host: &mut ArenaHost) -> SetAsideBlocks {
-    let regions = host.survey(ordinary);
-    host.set_aside(&regions, ordinary)
-}
-
-#[test]
-fn what_is_set_aside_can_be_read_by_nobody_else_and_comes_back() {
+fn what_is_set_aside_can_be_read_by_nobody_else_and_comes_back(arena) {
     let (mut host, writer, reader) = arena();
     let block = put(&mut host, &writer, 7, MIB);
     let aside = all_aside(&mut host);
@@ -249,8 +282,7 @@ fn what_is_set_aside_can_be_read_by_nobody_else_and_comes_back() {
     assert_eq!(host.stats().free_bytes, host.capacity());
 }
 
-#[test]
-fn what_is_looked_at_or_being_written_is_not_moved() {
+fn what_is_looked_at_or_being_written_is_not_moved(arena) {
     let (mut host, writer, reader) = arena();
     let looked_at = put(&mut host, &writer, 1, 5 * MIB);
     let movable = put(&mut host, &writer, 2, 5 * MIB);
@@ -278,8 +310,7 @@ fn what_is_looked_at_or_being_written_is_not_moved() {
     assert_eq!(host.set_aside(&regions, |_| Class::Held).parts, []);
 }
 
-#[test]
-fn what_was_made_first_is_older() {
+fn what_was_made_first_is_older(arena) {
     let (mut host, writer, _reader) = arena();
     for byte in 0..3 {
         put(&mut host, &writer, byte, 5 * MIB);
@@ -289,8 +320,7 @@ fn what_was_made_first_is_older() {
     assert!(regions.is_sorted_by_key(|region| region.youngest) && regions[0].youngest < regions[2].youngest);
 }
 
-#[test]
-fn a_closed_extent_comes_back_as_soon_as_it_is_empty() {
+fn a_closed_extent_comes_back_as_soon_as_it_is_empty(arena) {
     let (mut host, writer, _reader) = arena();
     let block = put(&mut host, &writer, 1, MIB);
     let extent = host
@@ -306,8 +336,7 @@ fn a_closed_extent_comes_back_as_soon_as_it_is_empty() {
     assert_eq!(writer.drained_extents(), []);
 }
 
-#[test]
-fn a_block_on_its_way_to_disk_outlives_its_holder() {
+fn a_block_on_its_way_to_disk_outlives_its_holder(arena) {
     let (mut host, writer, reader) = arena();
     let block = put(&mut host, &writer, 4, MIB);
     assert!(writer.hand_over(block.offset, block.generation, READER));
@@ -324,4 +353,225 @@ fn a_block_on_its_way_to_disk_outlives_its_holder() {
         (host.stats().kept_blocks, host.stats().free_bytes),
         (0, host.capacity())
     );
+}
+}
+
+fn made(host: &mut ArenaHost) -> u64 {
+    std::iter::from_fn(|| Some(host.prefault_step(MIB)).filter(|bytes| *bytes > 0)).sum()
+}
+
+#[test]
+fn memory_that_is_short_is_an_error_of_the_grant() {
+    let (host, heap) = ArenaHost::on_heap(64 * MIB, 24 * MIB).expect("memory");
+    let (mut host, writer, _reader) = with_clients(host);
+    let block = put(&mut host, &writer, 1, 10 * MIB);
+    let full = host
+        .grant(writer.client(), 20 * MIB)
+        .expect_err("24 MiB are all there is");
+    assert!(
+        full.to_string().contains("the machine has no memory left for"),
+        "{full}"
+    );
+    assert_eq!(
+        host.begin_restore(20 * MIB).map(|mut restore| restore.reserve_pages()),
+        Ok(false)
+    );
+    // What could be had is still good, and what comes free can be had.
+    assert_eq!(writer.free(block.offset, block.generation), FreeOutcome::Freed);
+    for (offset, len) in writer.unused_extents(u64::MAX) {
+        host.give_back(writer.client(), offset, len).expect("its own");
+    }
+    let before = heap.made_bytes();
+    assert!(host.trim(u64::MAX) >= 10 * MIB && heap.made_bytes() <= before - 10 * MIB);
+    put(&mut host, &writer, 2, 20 * MIB);
+}
+
+#[test]
+fn a_reserved_page_that_was_filled_in_is_mapped_with_its_neighbours() {
+    let (mut host, _writer, reader) = over_a_file();
+    let mut faults_of = |fills: bool| {
+        let mut grant = host.begin_grant(reader.client(), 4 * MIB).expect("room");
+        assert!(grant.needs_pages());
+        grant.reserve_pages();
+        if let Some(mut fill) = grant.fill().filter(|_| fills) {
+            let mut steps = 1;
+            while host.wants_filled(&fill) && fill.step(MIB) {
+                steps += 1;
+            }
+            assert_eq!(steps, 4);
+        }
+        let extent = host.finish_grant(grant).expect("pages");
+        // A mapping of its own: nothing of it is in this process yet.
+        let fresh = host.client_here(reader.client(), READER).expect("mapped");
+        fresh.add_extent(extent.offset, extent.len);
+        let block = fresh.allocate(extent.len - 4096).expect("room");
+        let before = copy::page_faults();
+        assert!(fresh.writer(&block).iter().step_by(4096).all(|byte| *byte == 0));
+        copy::page_faults() - before
+    };
+    let (bare, filled) = (faults_of(false), faults_of(true));
+    assert!(filled * 4 < bare, "{filled} against {bare}");
+}
+
+#[test]
+fn what_is_left_to_fill_in_is_not_wanted_once_its_client_is_gone() {
+    let (mut host, writer, _reader) = over_a_file();
+    let mut grant = host.begin_grant(writer.client(), 4 * MIB).expect("room");
+    assert!(grant.fill().is_none(), "there are no pages yet");
+    grant.reserve_pages();
+    let fill = grant.fill().expect("pages without a content");
+    let extent = host.finish_grant(grant).expect("pages");
+    assert!(host.wants_filled(&fill));
+    host.give_back(writer.client(), extent.offset, extent.len)
+        .expect("its own");
+    assert!(!host.wants_filled(&fill));
+}
+
+/// What a client or the host may be asked to do.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Put { byte: u8, kib: u64 },
+    Pin { pick: usize },
+    Unpin { pick: usize },
+    Free { pick: usize },
+    HandOver { pick: usize },
+    GiveBack,
+    AllAside,
+    Keep,
+    Release,
+    Prefault,
+    Trim { mib: u64 },
+    Reap,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let pick = any::<usize>();
+    prop_oneof![
+        4 => (any::<u8>(), 1..6000u64).prop_map(|(byte, kib)| Step::Put { byte, kib }),
+        3 => pick.prop_map(|pick| Step::Pin { pick }),
+        2 => pick.prop_map(|pick| Step::Unpin { pick }),
+        3 => pick.prop_map(|pick| Step::Free { pick }),
+        1 => pick.prop_map(|pick| Step::HandOver { pick }),
+        1 => Just(Step::GiveBack),
+        1 => Just(Step::AllAside),
+        1 => Just(Step::Keep),
+        1 => Just(Step::Release),
+        1 => Just(Step::Prefault),
+        1 => (0..20u64).prop_map(|mib| Step::Trim { mib }),
+        1 => Just(Step::Reap),
+    ]
+}
+
+/// One of the twins, and what its user has in hands.
+struct Used {
+    arena: Arena,
+    blocks: Vec<(Block, u8)>,
+    pins: Vec<(Pin, u8)>,
+    aside: Vec<Part>,
+}
+
+impl Used {
+    fn new(arena: Arena) -> Self {
+        Self {
+            arena,
+            blocks: Vec::new(),
+            pins: Vec::new(),
+            aside: Vec::new(),
+        }
+    }
+
+    /// What can be seen of it; generations are left out, which begin at random.
+    fn take(&mut self, step: Step) -> String {
+        let (host, writer, reader) = &mut self.arena;
+        let chosen = |pick: usize| self.blocks.get(pick % self.blocks.len().max(1)).copied();
+        match step {
+            Step::Put { byte, kib } => {
+                if host.stats().free_bytes > 16 * MIB {
+                    let block = put(host, writer, byte, kib << 10);
+                    self.blocks.push((block, byte));
+                    return format!("{} {}", block.offset, block.len);
+                }
+            }
+            Step::Pin { pick } => {
+                if let Some((block, byte)) = chosen(pick) {
+                    let pin = reader.pin(block.offset, block.len, block.generation);
+                    let is_there = pin.is_some();
+                    self.pins.extend(pin.map(|pin| (pin, byte)));
+                    return is_there.to_string();
+                }
+            }
+            Step::Unpin { pick } => {
+                if !self.pins.is_empty() {
+                    self.pins.swap_remove(pick % self.pins.len());
+                }
+            }
+            Step::Free { pick } => {
+                if let Some((block, _)) = chosen(pick) {
+                    return format!("{:?}", writer.free(block.offset, block.generation));
+                }
+            }
+            Step::HandOver { pick } => {
+                if let Some((block, _)) = chosen(pick) {
+                    return writer.hand_over(block.offset, block.generation, READER).to_string();
+                }
+            }
+            Step::GiveBack => {
+                let unused = writer.unused_extents(u64::MAX);
+                for (offset, len) in &unused {
+                    host.give_back(writer.client(), *offset, *len).expect("its own");
+                }
+                return format!("{unused:?}");
+            }
+            Step::AllAside => {
+                let aside = all_aside(host);
+                self.aside.extend(&aside.parts);
+                let parts: Vec<_> = aside
+                    .parts
+                    .iter()
+                    .map(|part| (part.key.offset, part.len, part.owner))
+                    .collect();
+                return format!("{parts:?} {:?}", aside.evicted);
+            }
+            Step::Keep => {
+                if let Some(part) = self.aside.pop() {
+                    host.keep_block(part.key);
+                }
+            }
+            Step::Release => {
+                if let Some(part) = self.aside.pop() {
+                    let told = host.release_block(part.key);
+                    writer.spilled(part.key.offset, part.key.generation);
+                    return format!("{told:?}");
+                }
+            }
+            Step::Prefault => return made(host).to_string(),
+            Step::Trim { mib } => return host.trim(mib * MIB).to_string(),
+            Step::Reap => return format!("{} {}", host.reap(), writer.reap()),
+        }
+        String::new()
+    }
+
+    fn check(&self) {
+        let (host, ..) = &self.arena;
+        host.table.check_invariants();
+        for (pin, byte) in &self.pins {
+            assert!(pin.iter().step_by(4096).all(|read| read == byte), "STO-2");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn the_twins_cannot_be_told_apart(steps in prop::collection::vec(step(), 1..60)) {
+        let mut twins = [over_a_file(), on_the_heap()].map(Used::new);
+        for step in steps {
+            let [file, heap] = twins.each_mut().map(|twin| twin.take(step));
+            prop_assert_eq!(file, heap, "{:?}", step);
+            prop_assert_eq!(twins[0].arena.0.stats(), twins[1].arena.0.stats());
+            prop_assert_eq!(twins[0].arena.1.stats(), twins[1].arena.1.stats());
+            twins.iter().for_each(Used::check);
+        }
+    }
 }
