@@ -141,11 +141,6 @@ impl Raylet {
             return;
         };
         self.decide(Event::BundlesCommitted { group });
-        self.gcs.report(Report::BundlesCommitted(v1::BundlesAnswer {
-            group_id: order.group_id.clone(),
-            attempt: order.attempt,
-            has_room: true,
-        }));
     }
 
     pub fn return_bundles(&mut self, order: v1::ReturnBundles) {

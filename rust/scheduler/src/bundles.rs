@@ -83,11 +83,9 @@ impl Bundles {
             .is_some_and(|bundles| bundles.values().any(|bundle| bundle.committed))
     }
 
-    pub fn committed(&self) -> impl Iterator<Item = (PlacementGroupId, Vec<u32>)> {
-        self.groups.iter().map(|(group, bundles)| {
-            let committed = bundles.iter().filter(|(_, bundle)| bundle.committed);
-            (*group, committed.map(|(index, _)| *index).collect())
-        })
+    /// The bundles of each group, committed or not.
+    pub fn indices(&self) -> impl Iterator<Item = (PlacementGroupId, Vec<u32>)> {
+        (self.groups.iter()).map(|(group, bundles)| (*group, bundles.keys().copied().collect()))
     }
 
     pub fn all(&self) -> impl Iterator<Item = (PlacementGroupId, u32, &Bundle)> {

@@ -198,9 +198,9 @@ impl Scheduler {
         self.ledger.used_outside_bundles()
     }
 
-    /// The committed bundles of each group that is here.
+    /// The bundles of each group that is here, those not committed yet among them.
     pub fn bundles_held(&self) -> Vec<(PlacementGroupId, Vec<u32>)> {
-        self.ledger.bundles.committed().collect()
+        self.ledger.bundles.indices().collect()
     }
 
     /// Grows with every change of what is available.

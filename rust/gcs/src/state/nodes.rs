@@ -531,8 +531,7 @@ impl State {
             Some(Report::CreateGroup(spec)) => self.group_wanted(node, spec, now_ms)?,
             Some(Report::RemoveGroup(request)) => self.group_unwanted(&request.group_id)?,
             Some(Report::FollowGroup(request)) => self.group_followed(node, &request.group_id)?,
-            Some(Report::BundlesPrepared(answer)) => self.bundles_answered(node, &answer, true)?,
-            Some(Report::BundlesCommitted(answer)) => self.bundles_answered(node, &answer, false)?,
+            Some(Report::BundlesPrepared(answer)) => self.bundles_prepared(node, &answer)?,
             Some(Report::DrainAnswered(answer)) => {
                 let asked = self.nodes.nodes.get_mut(&node);
                 for asker in asked

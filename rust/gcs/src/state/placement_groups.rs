@@ -1,7 +1,7 @@
 //! Placement groups: the table that decides, and what is known of each group besides: its spec, its name, who follows it.
 //!
-//! A group is stored when somebody is told of it: when it waits, and when it is created. What was asked for and not
-//! answered yet is asked for again by the raylet that passed it on.
+//! A group is stored when it waits, and when it is to be placed: while nodes set its bundles aside the disk writes, and who
+//! waits is told when both are done. What was not answered yet is asked for again by the raylet that passed it on.
 
 use std::collections::hash_map::Entry;
 
@@ -29,6 +29,8 @@ const REMOVED: u32 = 3;
 pub(super) struct PlacementGroups {
     table: GroupTable,
     records: FxHashMap<PlacementGroupId, v1::PlacementGroupInfo>,
+    /// The last batch in which something of it was stored.
+    stored: FxHashMap<PlacementGroupId, u64>,
     /// Of groups that are not removed.
     names: FxHashMap<(String, String), PlacementGroupId>,
     /// Nodes that are told what becomes of a group, until it is removed.
@@ -85,7 +87,7 @@ impl PlacementGroups {
         };
         match status.state {
             GroupState::Removed => GroupPlace::Removed,
-            GroupState::Pending | GroupState::Prepared | GroupState::Rescheduling => GroupPlace::Wait,
+            GroupState::Pending | GroupState::Rescheduling => GroupPlace::Wait,
             GroupState::Created => {
                 let of_bundle = |index: u32| status.nodes.get(index as usize).copied().flatten();
                 let mut nodes: Vec<NodeId> = match demand.index {
@@ -119,10 +121,12 @@ impl PlacementGroups {
     }
 
     fn write_of(&self, group: PlacementGroupId) -> Write {
-        let record = self
-            .record(group)
-            .filter(|record| record.state != REMOVED)
-            .map(|record| record.encode_to_vec().into());
+        let status = self.table.kept(group).filter(|kept| kept.state != GroupState::Removed);
+        let record = self.records.get(&group).zip(status).map(|(record, status)| {
+            let mut record = record.clone();
+            describe(&mut record, &status);
+            record.encode_to_vec().into()
+        });
         Write {
             table: Table::PlacementGroups,
             key: group.0.to_vec(),
@@ -163,7 +167,6 @@ fn describe(record: &mut v1::PlacementGroupInfo, status: &GroupStatus) {
 fn state_number(state: GroupState) -> u32 {
     match state {
         GroupState::Pending => 0,
-        GroupState::Prepared => 1,
         GroupState::Created => 2,
         GroupState::Removed => REMOVED,
         GroupState::Rescheduling => 4,
@@ -277,25 +280,28 @@ impl State {
         let mut writes = Vec::new();
         for effect in &effects {
             match effect {
-                Effect::Persist { group } => writes.push(self.groups.write_of(*group)),
+                Effect::Persist { group } => {
+                    writes.push(self.groups.write_of(*group));
+                    self.groups.stored.insert(*group, self.committer.last() + 1);
+                }
                 Effect::Forget { group } => {
                     self.groups.records.remove(group);
+                    self.groups.stored.remove(group);
                 }
                 _ => {}
             }
         }
-        let is_removal = |effect: &Effect| matches!(effect, Effect::Removed { .. });
-        let number = match effects.iter().any(is_removal) {
+        match writes.iter().all(|write| write.value.is_none()) {
             // Whoever removes a group does not wait for it: its end is told with the next flush.
             true => self.committer.submit_unawaited(writes),
             false => self.committer.submit(writes),
         };
         for effect in effects {
-            self.perform_group(effect, number);
+            self.perform_group(effect);
         }
     }
 
-    fn perform_group(&mut self, effect: Effect, number: u64) {
+    fn perform_group(&mut self, effect: Effect) {
         match effect {
             Effect::Prepare {
                 node,
@@ -308,10 +314,9 @@ impl State {
                     self.order(node, order);
                 }
             }
-            Effect::Commit { node, group, attempt } => {
+            Effect::Commit { node, group } => {
                 let order = v1::CommitBundles {
                     group_id: group.0.to_vec(),
-                    attempt,
                 };
                 self.order(node, Body::CommitBundles(order));
             }
@@ -328,7 +333,7 @@ impl State {
                 };
                 self.order(node, Body::ReturnBundles(order));
             }
-            Effect::Publish { group } => self.publish_group(group, number),
+            Effect::Publish { group } => self.publish_group(group),
             Effect::Removed { group } => {
                 self.groups.release_name(group);
                 let actors = self.groups.actors.remove(&group).unwrap_or_default();
@@ -341,10 +346,12 @@ impl State {
         }
     }
 
-    fn publish_group(&mut self, group: PlacementGroupId, number: u64) {
+    /// GCS-3: once what is stored of it is durable.
+    fn publish_group(&mut self, group: PlacementGroupId) {
         let Some(state) = self.groups.table.status(group).map(|status| status.state) else {
             return;
         };
+        let number = self.groups.stored.get(&group).copied().unwrap_or(0);
         let followers = match state {
             GroupState::Removed => self.groups.followers.remove(&group),
             _ => self.groups.followers.get(&group).cloned(),
@@ -398,24 +405,13 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn bundles_answered(
-        &mut self,
-        node: NodeId,
-        answer: &v1::BundlesAnswer,
-        prepared: bool,
-    ) -> Result<(), Status> {
-        let (group, attempt) = (group_id(&answer.group_id)?, answer.attempt);
-        let event = if prepared {
-            Event::Prepared {
-                group,
-                attempt,
-                node,
-                has_room: answer.has_room,
-            }
-        } else {
-            Event::Committed { group, attempt, node }
-        };
-        self.group_events([event]);
+    pub(super) fn bundles_prepared(&mut self, node: NodeId, answer: &v1::BundlesAnswer) -> Result<(), Status> {
+        self.group_events([Event::Prepared {
+            group: group_id(&answer.group_id)?,
+            attempt: answer.attempt,
+            node,
+            has_room: answer.has_room,
+        }]);
         Ok(())
     }
 

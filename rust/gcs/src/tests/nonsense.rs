@@ -41,8 +41,7 @@ fn words() -> Vec<Vec<u8>> {
             job_id: JobId::from_int(1).0.to_vec(),
             ..v1::PlacementGroupSpec::default()
         }),
-        node_report::Body::BundlesPrepared(answer.clone()),
-        node_report::Body::BundlesCommitted(answer),
+        node_report::Body::BundlesPrepared(answer),
         node_report::Body::ActorAssigned(v1::ActorAssigned {
             actor_id: actor(1).0.to_vec(),
             worker: Some(wire(9)),

@@ -4,6 +4,7 @@ use ray_rs_types::PlacementGroupId;
 use tonic::Request;
 
 use super::*;
+use crate::storage::{StorageError, Table, Write};
 
 fn id(number: u8) -> Vec<u8> {
     PlacementGroupId([number; 18]).0.to_vec()
@@ -100,6 +101,52 @@ fn a_group_is_created_named_and_removed() {
     });
 }
 
+/// A store whose disk does nothing while the test holds the lock.
+struct Gated(MemoryStorage, Arc<tokio::sync::Mutex<()>>);
+
+impl Storage for Gated {
+    fn apply(&self, batch: &[Write]) -> Result<(), StorageError> {
+        self.0.apply(batch)
+    }
+
+    fn flush(&self) -> Result<(), StorageError> {
+        let _open = self.1.blocking_lock();
+        self.0.flush()
+    }
+
+    fn scan(&self, table: Table, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StorageError> {
+        self.0.scan(table, visit)
+    }
+}
+
+#[test]
+fn the_node_prepares_while_the_disk_writes_and_both_are_waited_for() {
+    run(async {
+        let storage = MemoryStorage::default();
+        let disk = Arc::new(tokio::sync::Mutex::new(()));
+        let served = Served::start(Gated(storage.clone(), Arc::clone(&disk)));
+        let mut node = served.node().await;
+        node.first_words(&[]).await;
+        let busy = disk.lock().await;
+        node.report(node_report::Body::CreateGroup(group(1, ""))).await;
+        // The order comes before the disk has anything.
+        node.prepare(1).await;
+        let early = tokio::time::timeout(Duration::from_millis(100), node.next()).await;
+        assert!(early.is_err(), "told before it is durable: {early:?}");
+        drop(busy);
+        assert_eq!(node.group_state(1).await, CREATED);
+        // As it was written when the node was asked; nothing was written when that answered.
+        storage.crash();
+        served.stop();
+        let served = Served::start(storage);
+        let mut node = served.node().await;
+        node.first_words(&[1]).await;
+        node.report(node_report::Body::FollowGroup(request(1))).await;
+        while !matches!(node.next().await, node_command::Body::GroupUpdate(update) if update.state == CREATED) {}
+        served.stop();
+    });
+}
+
 #[test]
 fn a_created_group_outlives_the_gcs_and_a_removed_one_does_not() {
     run(async {
@@ -121,6 +168,11 @@ fn a_created_group_outlives_the_gcs_and_a_removed_one_does_not() {
         let served = Served::start(storage);
         let mut node = served.node().await;
         node.first_words(&[1, 2]).await;
+        // Its order to commit may have been lost.
+        let node_command::Body::CommitBundles(order) = node.next().await else {
+            panic!("an order to commit")
+        };
+        assert_eq!(order.group_id, id(1));
         let node_command::Body::ReturnBundles(order) = node.next().await else {
             panic!("an order to give bundles back")
         };

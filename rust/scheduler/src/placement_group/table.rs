@@ -39,7 +39,6 @@ struct Group {
 enum Phase {
     Pending,
     Preparing(Attempt),
-    Committing(Attempt),
     Created,
     Removed,
 }
@@ -76,7 +75,7 @@ impl Group {
 
     fn attempt(&self) -> Option<&Attempt> {
         match &self.phase {
-            Phase::Preparing(attempt) | Phase::Committing(attempt) => Some(attempt),
+            Phase::Preparing(attempt) => Some(attempt),
             Phase::Pending | Phase::Created | Phase::Removed => None,
         }
     }
@@ -126,7 +125,6 @@ impl GroupTable {
                 node,
                 has_room,
             } => self.prepared(group, attempt, node, has_room, effects),
-            Event::Committed { group, attempt, node } => self.committed(group, attempt, node, effects),
         }
     }
 
@@ -160,7 +158,6 @@ impl GroupTable {
         let state = match &entry.phase {
             Phase::Pending | Phase::Preparing(_) if entry.was_created => GroupState::Rescheduling,
             Phase::Pending | Phase::Preparing(_) => GroupState::Pending,
-            Phase::Committing(_) => GroupState::Prepared,
             Phase::Created => GroupState::Created,
             Phase::Removed => GroupState::Removed,
         };
@@ -168,6 +165,23 @@ impl GroupTable {
             state,
             nodes: entry.placed.clone(),
         })
+    }
+
+    /// What is to be kept of it: with an attempt under way, what it will be when that succeeds. Whether it did is for the
+    /// nodes to say when they come, after a restart.
+    pub fn kept(&self, group: PlacementGroupId) -> Option<GroupStatus> {
+        let mut status = self.status(group)?;
+        if let Some(attempt) = self.groups[&group].attempt() {
+            for (node, indices) in &attempt.bundles {
+                for index in indices {
+                    status.nodes[*index as usize] = Some(*node);
+                }
+            }
+            if status.nodes.iter().all(Option::is_some) {
+                status.state = GroupState::Created;
+            }
+        }
+        Some(status)
     }
 
     /// Whether some groups wait for resources.
@@ -218,7 +232,7 @@ impl GroupTable {
                     "PG-1: created with all bundles"
                 ),
                 Phase::Removed => assert!(confirmed.is_empty(), "PG-2: a removed group has nothing"),
-                Phase::Preparing(attempt) | Phase::Committing(attempt) => {
+                Phase::Preparing(attempt) => {
                     assert!(!attempt.awaited.is_empty(), "PG-2: an attempt waits for somebody");
                 }
             }
@@ -322,6 +336,8 @@ impl GroupTable {
                 bundles.entry(node).or_default().push(index as u32);
             }
         }
+        // Made durable while the nodes prepare.
+        effects.push(Effect::Persist { group });
         let commit = bundles.len() == 1;
         for (node, indices) in &bundles {
             self.nodes.reserve(*node, &entry.sum(indices));
@@ -368,58 +384,36 @@ impl GroupTable {
         if !attempt.refused.is_empty() {
             return self.give_up_attempt(group, effects);
         }
-        if attempt.bundles.len() == 1 {
-            return self.created(group, effects);
-        }
-        for node in attempt.bundles.keys() {
-            attempt.awaited.insert(*node);
-            effects.push(Effect::Commit {
-                node: *node,
-                group,
-                attempt: number,
-            });
-        }
-        let Phase::Preparing(attempt) = std::mem::replace(&mut entry.phase, Phase::Pending) else {
-            unreachable!("looked at above")
-        };
-        entry.phase = Phase::Committing(attempt);
+        self.created(group, effects);
     }
 
-    fn committed(&mut self, group: PlacementGroupId, number: u32, node: NodeId, effects: &mut Vec<Effect>) {
-        let Some(entry) = self.groups.get_mut(&group) else {
-            return;
-        };
-        let Phase::Committing(attempt) = &mut entry.phase else {
-            return;
-        };
-        if attempt.number == number && attempt.awaited.remove(&node) && attempt.awaited.is_empty() {
-            self.created(group, effects);
-        }
-    }
-
-    /// PG-1: every node of the attempt has confirmed.
+    /// PG-1: every node of the attempt holds its bundles for the group. That they are to be used is on its way to the nodes
+    /// before anybody is told, and a node that does not get it is asked what it holds when it comes back.
     fn created(&mut self, group: PlacementGroupId, effects: &mut Vec<Effect>) {
         let entry = self.groups.get_mut(&group).expect("callers have looked it up");
-        if let Phase::Preparing(attempt) | Phase::Committing(attempt) =
-            std::mem::replace(&mut entry.phase, Phase::Created)
-        {
-            for (node, indices) in attempt.bundles {
-                for index in indices {
-                    entry.placed[index as usize] = Some(node);
-                }
+        let Phase::Preparing(attempt) = std::mem::replace(&mut entry.phase, Phase::Created) else {
+            unreachable!("callers have looked at the attempt")
+        };
+        let commit = attempt.bundles.len() > 1;
+        for (node, indices) in attempt.bundles {
+            for index in indices {
+                entry.placed[index as usize] = Some(node);
+            }
+            if commit {
+                effects.push(Effect::Commit { node, group });
             }
         }
         // A node that held others of its bundles may have died while these were reserved.
         let is_whole = entry.placed.iter().all(Option::is_some);
         if is_whole {
+            // What is kept says so since the attempt began.
             entry.was_created = true;
+            effects.push(Effect::Publish { group });
         } else {
             entry.phase = Phase::Pending;
             self.pending.push_back(group);
-        }
-        effects.push(Effect::Persist { group });
-        effects.push(Effect::Publish { group });
-        if !is_whole {
+            effects.push(Effect::Persist { group });
+            effects.push(Effect::Publish { group });
             self.place_pending(effects);
         }
     }
@@ -427,9 +421,7 @@ impl GroupTable {
     /// Takes back what the attempt reserved; nodes that did not refuse are told so.
     fn undo_attempt(&mut self, group: PlacementGroupId, removed: bool, effects: &mut Vec<Effect>) {
         let entry = self.groups.get_mut(&group).expect("callers have looked it up");
-        if let Phase::Preparing(attempt) | Phase::Committing(attempt) =
-            std::mem::replace(&mut entry.phase, Phase::Pending)
-        {
+        if let Phase::Preparing(attempt) = std::mem::replace(&mut entry.phase, Phase::Pending) {
             for (node, bundles) in attempt.bundles {
                 self.nodes.release(node, &entry.sum(&bundles));
                 if !attempt.refused.contains(&node) && self.nodes.knows(node) {
@@ -466,7 +458,7 @@ impl GroupTable {
         let was_pending = match entry.phase {
             Phase::Removed => return,
             Phase::Pending => true,
-            Phase::Preparing(_) | Phase::Committing(_) | Phase::Created => false,
+            Phase::Preparing(_) | Phase::Created => false,
         };
         // Whatever runs in it ends before its resources are free.
         effects.push(Effect::Removed { group });
@@ -562,6 +554,10 @@ impl GroupTable {
             let entry = &self.groups[&group];
             let kept: Vec<u32> = expected.into_iter().filter(|index| !lost.contains(index)).collect();
             reserved.add(&entry.sum(&kept));
+            if !kept.is_empty() {
+                // PG-2: the order to commit may have been lost.
+                effects.push(Effect::Commit { node, group });
+            }
         }
         for (group, bundles) in held {
             if !bundles.is_empty() {

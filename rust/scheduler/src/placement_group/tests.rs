@@ -118,14 +118,13 @@ impl World {
                     has_room,
                 });
             }
-            Effect::Commit { node, group, attempt } => {
+            Effect::Commit { node, group } => {
                 let Some((_, held)) = self.nodes.get_mut(&node) else {
                     return;
                 };
                 for (_, bundle) in held.iter_mut().filter(|((of, _), _)| *of == group) {
                     bundle.1 = true;
                 }
-                self.tell(Event::Committed { group, attempt, node });
             }
             Effect::Return {
                 node, group, bundles, ..
@@ -191,20 +190,26 @@ fn one_node_prepares_and_commits_in_one_step() {
         bundles: vec![0, 1],
         commit: true,
     };
-    assert_eq!(world.take(), std::slice::from_ref(&prepare));
+    // What is to be is written down while the node prepares.
+    assert_eq!(world.take(), [Effect::Persist { group: group(1) }, prepare.clone()]);
     assert_eq!(world.state(1), Some(GroupState::Pending));
+    let kept = world.table.kept(group(1)).expect("known");
+    assert_eq!(
+        (kept.state, &kept.nodes[..]),
+        (GroupState::Created, &[Some(node(1)); 2][..])
+    );
     world.perform(prepare);
-    let created = [Effect::Persist { group: group(1) }, Effect::Publish { group: group(1) }];
-    assert_eq!(world.take(), created);
+    assert_eq!(world.take(), [Effect::Publish { group: group(1) }]);
     assert_eq!(world.state(1), Some(GroupState::Created));
+    assert_eq!(world.table.kept(group(1)), Some(kept), "nothing more is to be written");
 }
 
 #[test]
-fn several_nodes_commit_when_all_have_prepared() {
+fn a_group_is_created_when_all_nodes_have_prepared() {
     let mut world = World::of(&[(1, 1.0), (2, 1.0)]);
     world.want(1, GroupStrategy::StrictSpread, &[1.0, 1.0]);
     let orders = world.take();
-    assert_eq!(orders.len(), 2, "an order to each node");
+    assert_eq!(orders.len(), 3, "what is kept, and an order to each node");
     let answer = |number| Event::Prepared {
         group: group(1),
         attempt: 1,
@@ -214,19 +219,12 @@ fn several_nodes_commit_when_all_have_prepared() {
     world.tell(answer(1));
     assert_eq!(world.take(), []);
     world.tell(answer(2));
-    assert_eq!(world.state(1), Some(GroupState::Prepared));
+    assert_eq!(world.state(1), Some(GroupState::Created));
+    // The orders leave before anybody is told, and nobody waits for the nodes once more.
     assert!(matches!(
         world.take()[..],
-        [Effect::Commit { .. }, Effect::Commit { .. }]
+        [Effect::Commit { .. }, Effect::Commit { .. }, Effect::Publish { .. }]
     ));
-    for number in [1, 2] {
-        world.tell(Event::Committed {
-            group: group(1),
-            attempt: 1,
-            node: node(number),
-        });
-    }
-    assert_eq!(world.state(1), Some(GroupState::Created));
 }
 
 #[test]
@@ -260,7 +258,7 @@ fn a_refusal_gives_back_what_others_prepared_and_the_group_waits_for_a_change() 
         node: node(2),
         in_use: ResourceSet::new(),
     });
-    assert_eq!(world.take().len(), 2, "asked again");
+    assert_eq!(world.take().len(), 3, "kept and asked again");
 }
 
 #[test]
@@ -373,6 +371,33 @@ fn bundles_of_a_dead_node_are_placed_anew() {
     let status = world.table.status(group(1)).expect("known");
     assert_eq!(status.state, GroupState::Created);
     assert!(status.nodes.contains(&Some(node(1))) && status.nodes.contains(&Some(node(3))));
+}
+
+/// The control store died when the group was written down, and nodes had prepared, or not yet, or one was told to commit.
+#[test]
+fn an_attempt_that_a_restart_interrupted_is_completed() {
+    for (first, second) in [(false, false), (true, false), (true, true)] {
+        let mut world = World::default();
+        world.amounts.insert(group(1), vec![1.0, 1.0]);
+        let placed = vec![Some(node(1)), Some(node(2))];
+        (world.table).restore(group(1), facts(GroupStrategy::StrictSpread, &[1.0, 1.0]), placed);
+        for (number, holds) in [(1, first), (2, second)] {
+            let index = u32::from(number) - 1;
+            let held: Held = holds.then_some(((group(1), index), (1.0, false))).into_iter().collect();
+            world.nodes.insert(node(number), (1.0, held));
+            world.tell(Event::NodeCame {
+                node: node(number),
+                total: cpus(1.0),
+                labels: BTreeMap::new(),
+                held: holds.then(|| (group(1), vec![index])).into_iter().collect(),
+            });
+            world.settle();
+        }
+        assert_eq!(world.state(1), Some(GroupState::Created), "{first} {second}");
+        assert_eq!(world.held_bundles(), 2, "{first} {second}");
+        let mut held = world.nodes.values().flat_map(|(_, held)| held.values());
+        assert!(held.all(|(_, committed)| *committed), "{first} {second}");
+    }
 }
 
 #[test]

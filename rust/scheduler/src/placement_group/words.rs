@@ -39,7 +39,7 @@ pub enum Event {
     ActorDied {
         actor: ActorId,
     },
-    /// A node registered, for the first time or again, and has the committed bundles `held`.
+    /// A node registered, for the first time or again, and has the bundles `held`, committed or not.
     NodeCame {
         node: NodeId,
         total: ResourceSet,
@@ -65,11 +65,6 @@ pub enum Event {
         node: NodeId,
         has_room: bool,
     },
-    Committed {
-        group: PlacementGroupId,
-        attempt: u32,
-        node: NodeId,
-    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,12 +77,8 @@ pub enum Effect {
         bundles: Vec<u32>,
         commit: bool,
     },
-    /// Answered by [`Event::Committed`].
-    Commit {
-        node: NodeId,
-        group: PlacementGroupId,
-        attempt: u32,
-    },
+    /// What the node holds of the group may be used. Doing it again changes nothing; nobody waits for it.
+    Commit { node: NodeId, group: PlacementGroupId },
     /// Give up these bundles and end what runs in them. `removed`: the group is gone for good.
     Return {
         node: NodeId,
@@ -95,10 +86,9 @@ pub enum Effect {
         bundles: Vec<u32>,
         removed: bool,
     },
-    /// Keep what is known of it where a restart finds it. A group that nobody was told of yet is not kept: whoever wants
-    /// it asks again.
+    /// Keep [`GroupTable::kept`](super::GroupTable::kept) of it where a restart finds it.
     Persist { group: PlacementGroupId },
-    /// Tell whoever follows it its [`GroupTable::status`](super::GroupTable::status).
+    /// Tell whoever follows it its [`GroupTable::status`](super::GroupTable::status), once the last thing to be kept is.
     Publish { group: PlacementGroupId },
     /// It is gone for good: its name is free, what waits for it fails.
     Removed { group: PlacementGroupId },
@@ -109,8 +99,6 @@ pub enum Effect {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GroupState {
     Pending,
-    /// Nodes hold its bundles for it, but not all have confirmed.
-    Prepared,
     Created,
     Removed,
     /// It was created and lost a node.
@@ -121,7 +109,7 @@ pub enum GroupState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupStatus {
     pub state: GroupState,
-    /// Of each bundle, once confirmed.
+    /// Of each bundle, once the node holds it.
     pub nodes: Vec<Option<NodeId>>,
 }
 

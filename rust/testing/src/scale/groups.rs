@@ -78,7 +78,7 @@ impl Groups {
         let state = self.table.status(group)?.state;
         match state {
             GroupState::Created => Some(now - self.wanted.remove(&group)?),
-            GroupState::Pending | GroupState::Prepared | GroupState::Removed | GroupState::Rescheduling => None,
+            GroupState::Pending | GroupState::Removed | GroupState::Rescheduling => None,
         }
     }
 }

@@ -209,12 +209,7 @@ impl World {
                 bundles: groups::bundles(&bundles),
                 commit,
             },
-            GroupEffect::Commit { group, attempt, node } => {
-                let answer = GroupEvent::Committed { group, attempt, node };
-                let after = self.link();
-                self.schedule(after, Event::ToTable(Box::new(answer)));
-                NodeEvent::BundlesCommitted { group }
-            }
+            GroupEffect::Commit { group, .. } => NodeEvent::BundlesCommitted { group },
             GroupEffect::Return {
                 group, removed: true, ..
             } => NodeEvent::GroupRemoved { group },
