@@ -581,7 +581,7 @@ class ObjectStoreFullError(RayError):
 
 
 class OutOfDiskError(RayError):
-    """The disk that the object store spills to is full."""
+    """The disk that the object store spills to, or that the control store writes to, is full."""
 
 
 class ObjectLostError(RayError):

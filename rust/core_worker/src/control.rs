@@ -124,7 +124,7 @@ impl CoreWorker {
         )?;
         match answer {
             Answer::Gcs(Ok(bytes)) => Ok(bytes),
-            Answer::Gcs(Err(message)) => Err(CoreError::Gcs(message)),
+            Answer::Gcs(Err(message)) => Err(CoreError::of_gcs(message)),
             _ => Err(CoreError::Gcs("the raylet answered something else".to_owned())),
         }
     }

@@ -167,7 +167,7 @@ impl CoreWorker {
         };
         match self.ask_with(send, "KillActor", GCS_TIMEOUT, interrupt)? {
             Answer::Gcs(Ok(_)) => Ok(()),
-            Answer::Gcs(Err(text)) => Err(CoreError::Gcs(text)),
+            Answer::Gcs(Err(text)) => Err(CoreError::of_gcs(text)),
             _ => Err(CoreError::Gcs("the raylet answered something else".to_owned())),
         }
     }

@@ -581,6 +581,16 @@ pub enum Read {
     Failed(Failure),
 }
 
+impl CoreError {
+    /// What the control store, or the way to it, said: `"<grpc code>: <message>"`.
+    pub(crate) fn of_gcs(text: String) -> Self {
+        match text.strip_prefix("ResourceExhausted: ") {
+            Some(message) => Self::OutOfDisk(message.to_owned()),
+            None => Self::Gcs(text),
+        }
+    }
+}
+
 /// Why the engine refused or could not do something.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CoreError {

@@ -3,8 +3,12 @@
 //! The caller numbers the batches by handing them in; answers come as a single growing number. So a burst of a hundred
 //! registrations costs one or two flushes, and a lone one is not held back for company. What nobody waits for (nodes would
 //! report it again) is, for a moment: it goes with the next flush, or after [`COMPANY`].
+//!
+//! What could not be stored is told to those who wait, is kept in order, and is tried again until it is: a full disk needs
+//! nobody's help but room.
 
-use std::sync::mpsc;
+use std::collections::VecDeque;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -14,6 +18,8 @@ use crate::storage::{Storage, StorageError, Write};
 
 /// How long a batch that nobody waits for is held back.
 const COMPANY: Duration = Duration::from_millis(10);
+/// A store that has failed is tried again after so long, if nobody changes anything sooner.
+const RETRY: Duration = Duration::from_secs(1);
 /// A flush that takes longer is worth a line in the log: everybody who changes something waits for it.
 const SLOW_FLUSH: Duration = Duration::from_secs(2);
 
@@ -30,7 +36,7 @@ struct Batch {
 pub struct Flushed {
     /// All batches up to this number were dealt with.
     pub upto: u64,
-    /// The error is that of all batches since the flush before.
+    /// The error is that of all batches since the flush before. They are not forgotten: a later `Ok` is theirs, too.
     pub outcome: Result<(), StorageError>,
 }
 
@@ -105,39 +111,100 @@ impl Drop for Committer {
     }
 }
 
-fn commit_all(storage: &dyn Storage, batches: &mpsc::Receiver<Batch>, flushed: &UnboundedSender<Flushed>) {
-    while let Ok(batch) = batches.recv() {
-        let first = batch.number;
-        let mut upto = first;
-        let mut is_awaited = batch.is_awaited;
-        let mut outcome = storage.apply(&batch.writes);
+/// What the commit thread knows.
+struct Commits<'a> {
+    storage: &'a dyn Storage,
+    /// Not applied yet, in order: none, unless the store has failed.
+    left: VecDeque<Vec<Write>>,
+    /// The number of the latest batch.
+    upto: u64,
+    /// The store has failed, and not done anything since.
+    is_behind: bool,
+}
+
+impl Commits<'_> {
+    /// Applies what is left; what fails stays there.
+    fn apply(&mut self) -> Result<(), StorageError> {
+        while let Some(writes) = self.left.front() {
+            self.storage.apply(writes)?;
+            self.left.pop_front();
+        }
+        Ok(())
+    }
+
+    /// The batch, and those that may go with it.
+    fn gather(&mut self, first: Batch, batches: &mpsc::Receiver<Batch>) -> Result<(), StorageError> {
+        let mut is_awaited = first.is_awaited;
+        let mut outcome = self.add(first);
         let due = Instant::now() + COMPANY;
         loop {
             let next = match is_awaited {
                 true => batches.try_recv().ok(),
                 false => batches.recv_timeout(due.saturating_duration_since(Instant::now())).ok(),
             };
-            let Some(batch) = next else { break };
-            upto = batch.number;
+            let Some(batch) = next else { return outcome };
             is_awaited |= batch.is_awaited;
-            outcome = outcome.and(storage.apply(&batch.writes));
+            outcome = self.add(batch);
         }
+    }
+
+    fn add(&mut self, batch: Batch) -> Result<(), StorageError> {
+        self.upto = batch.number;
+        self.left.push_back(batch.writes);
+        self.apply()
+    }
+
+    /// The outcome of all that came since the flush before.
+    fn flush(&mut self, applied: Result<(), StorageError>) -> Result<(), StorageError> {
         let began = Instant::now();
-        outcome = outcome.and_then(|()| storage.flush());
-        let taken = began.elapsed();
+        let outcome = applied.and_then(|()| self.storage.flush());
+        let (taken, upto) = (began.elapsed(), self.upto);
         if taken > SLOW_FLUSH {
             tracing::warn!(
                 ?taken,
-                first,
                 upto,
                 "the control store's disk is slow; all changes wait for it"
             );
         }
-        if let Err(error) = &outcome {
-            tracing::error!(%error, first, upto, "could not store control state; free some disk space");
+        match &outcome {
+            Err(error) if !self.is_behind => tracing::error!(%error, upto, "could not store control state"),
+            Ok(()) if self.is_behind => tracing::info!(upto, "the control store's disk takes changes again"),
+            Ok(()) | Err(_) => {}
         }
+        self.is_behind = outcome.is_err();
+        outcome
+    }
+}
+
+fn commit_all(storage: &dyn Storage, batches: &mpsc::Receiver<Batch>, flushed: &UnboundedSender<Flushed>) {
+    let mut commits = Commits {
+        storage,
+        left: VecDeque::new(),
+        upto: 0,
+        is_behind: false,
+    };
+    loop {
+        let first = match commits.is_behind {
+            false => batches.recv().map_err(RecvTimeoutError::from),
+            true => batches.recv_timeout(RETRY),
+        };
+        let outcome = match first {
+            Ok(batch) => commits.gather(batch, batches),
+            Err(RecvTimeoutError::Timeout) => commits.apply(),
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
+        let outcome = commits.flush(outcome);
         // Nobody listens any more when the gcs ends; what was handed in is still written.
-        let _ = flushed.send(Flushed { upto, outcome });
+        let _ = flushed.send(Flushed {
+            upto: commits.upto,
+            outcome,
+        });
+    }
+    if commits.is_behind {
+        let outcome = commits.apply();
+        if let Err(error) = commits.flush(outcome) {
+            tracing::error!(%error, "the last changes are not stored");
+        }
     }
 }
 
@@ -274,6 +341,52 @@ mod tests {
             committer.submit(batch(0));
             open.send(()).expect("waiting");
             assert!(told.recv().await.expect("alive").outcome.is_err());
+        });
+    }
+
+    /// Memory that is full as long as the flag is set.
+    struct Full(MemoryStorage, Arc<std::sync::atomic::AtomicBool>);
+
+    impl Storage for Full {
+        fn apply(&self, batch: &[Write]) -> Result<(), StorageError> {
+            if self.1.load(Ordering::Relaxed) {
+                return Err(StorageError::Ended);
+            }
+            self.0.apply(batch)
+        }
+
+        fn flush(&self) -> Result<(), StorageError> {
+            self.0.flush()
+        }
+
+        fn scan(&self, table: Table, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StorageError> {
+            self.0.scan(table, visit)
+        }
+    }
+
+    #[test]
+    fn what_failed_is_stored_without_anybody_asking_when_there_is_room() {
+        run(async {
+            let (kept, full) = (MemoryStorage::default(), Arc::new(true.into()));
+            let storage = Full(kept.clone(), Arc::clone(&full));
+            let (mut committer, mut told) = Committer::start(Box::new(storage)).expect("a thread");
+            for key in 0..3 {
+                committer.submit(batch(key));
+                let flushed = told.recv().await.expect("alive");
+                assert!(flushed.outcome.is_err());
+            }
+            full.store(false, Ordering::Relaxed);
+            let recovered = loop {
+                let flushed = told.recv().await.expect("alive");
+                if flushed.outcome.is_ok() {
+                    break flushed.upto;
+                }
+            };
+            assert_eq!(recovered, 3);
+            kept.crash();
+            let mut count = 0;
+            kept.scan(Table::Jobs, &mut |_, _| count += 1).expect("scanned");
+            assert_eq!(count, 3);
         });
     }
 

@@ -15,6 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::state::{Durable, State};
+use crate::storage::StorageError;
 
 /// `ray.kill` of an actor that is not known waits so long for its registration.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
@@ -50,6 +51,11 @@ impl GcsService {
         self.state
             .lock()
             .expect("a panic in the state ends the process's use: it cannot be trusted any more")
+    }
+
+    /// GCS-5.
+    fn takes_changes(&self) -> Result<(), Status> {
+        self.state().takes_changes().map_err(|error| not_stored(&error))
     }
 
     /// Follows a node's reports until its channel ends; and then, unless it comes back, declares it dead.
@@ -202,11 +208,19 @@ pub(crate) async fn drain(state: &Mutex<State>, request: v1::DrainNodeRequest) -
 /// A disk may take so long to keep a change; then whoever waits for that hears of it.
 const DISK_LIMIT: Duration = Duration::from_secs(60);
 
+/// What was refused, or was not known to be stored when this was said.
+fn not_stored(error: &StorageError) -> Status {
+    match error.is_full() {
+        true => Status::resource_exhausted(error.to_string()),
+        false => Status::internal(error.to_string()),
+    }
+}
+
 /// Answers `reply` once the change is durable. Past [`DISK_LIMIT`] it is not known whether it will be, and the answer says so.
 async fn after<T>(durable: Durable, reply: T) -> Result<Response<T>, Status> {
     match tokio::time::timeout(DISK_LIMIT, durable).await {
         Ok(Ok(Ok(()))) => Ok(Response::new(reply)),
-        Ok(Ok(Err(error))) => Err(Status::internal(error.to_string())),
+        Ok(Ok(Err(error))) => Err(not_stored(&error)),
         Ok(Err(_)) => Err(Status::unavailable("the control store is ending")),
         Err(_) => {
             let seconds = DISK_LIMIT.as_secs();
@@ -263,6 +277,7 @@ impl Gcs for GcsService {
         &self,
         request: Request<v1::RegisterJobRequest>,
     ) -> Result<Response<v1::RegisterJobReply>, Status> {
+        self.takes_changes()?;
         let (reply, durable) = self.state().register_job(request.into_inner(), now_ms())?;
         after(durable, reply).await
     }
@@ -317,6 +332,7 @@ impl Gcs for GcsService {
         &self,
         request: Request<v1::RequestResourcesRequest>,
     ) -> Result<Response<Empty>, Status> {
+        self.takes_changes()?;
         let durable = self.state().request_resources(&request.into_inner())?;
         after(durable, Empty {}).await
     }
@@ -344,6 +360,7 @@ impl Gcs for GcsService {
     }
 
     async fn kv_put(&self, request: Request<v1::KvPutRequest>) -> Result<Response<v1::KvPutReply>, Status> {
+        self.takes_changes()?;
         let (reply, durable) = self.state().kv_put(request.into_inner())?;
         after(durable, reply).await
     }
@@ -353,6 +370,7 @@ impl Gcs for GcsService {
     }
 
     async fn kv_del(&self, request: Request<v1::KvDelRequest>) -> Result<Response<v1::KvDelReply>, Status> {
+        self.takes_changes()?;
         let (reply, durable) = self.state().kv_del(&request.into_inner());
         after(durable, reply).await
     }
@@ -365,8 +383,18 @@ impl Gcs for GcsService {
         &self,
         request: Request<v1::RegisterActorRequest>,
     ) -> Result<Response<v1::RegisterActorReply>, Status> {
-        let (reply, durable) = self.state().register_actor(request.into_inner())?;
-        after(durable, reply).await
+        self.takes_changes()?;
+        let request = request.into_inner();
+        let actor_id = request.spec.as_ref().map(|spec| spec.actor_id.clone());
+        let (reply, durable) = self.state().register_actor(request)?;
+        let answer = after(durable, reply).await;
+        if let (Err(error), Some(actor_id)) = (&answer, actor_id) {
+            // Nobody will have a handle of it.
+            tracing::warn!(%error, "an actor is ended that could not be stored");
+            let no_restart = true;
+            drop(self.state().kill_actor(&v1::KillActorRequest { actor_id, no_restart }));
+        }
+        answer
     }
 
     async fn get_actor(&self, request: Request<v1::GetActorRequest>) -> Result<Response<v1::GetActorReply>, Status> {

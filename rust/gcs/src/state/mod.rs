@@ -5,6 +5,7 @@
 //!
 //! * `GCS-3`: an order to start an actor, and every reply to a change, leaves after the change is durable.
 //! * `GCS-4`: what is told leaves in the order in which it was decided.
+//! * `GCS-5`: while the disk takes nothing, what clients ask for is refused, or waits; what is known is still told.
 
 mod actors;
 mod autoscaling;
@@ -55,6 +56,8 @@ pub type Durable = oneshot::Receiver<Result<(), StorageError>>;
 #[derive(Debug)]
 pub struct State {
     committer: Committer,
+    /// How the last flush ended.
+    disk: Result<(), StorageError>,
     outbox: Outbox,
     lifecycle: Lifecycle,
     actors: Actors,
@@ -78,7 +81,19 @@ pub struct State {
 impl State {
     /// What was flushed may now be told.
     pub fn flushed(&mut self, flushed: &Flushed) {
+        self.disk = flushed.outcome.clone();
         self.outbox.flushed(flushed, &mut self.nodes);
+        if self.disk.is_ok() {
+            self.groups_no_longer_held_up();
+        }
+    }
+
+    /// GCS-5: what is asked for while the disk takes nothing is refused before anything changes.
+    ///
+    /// # Errors
+    /// Why the last flush failed, if it did.
+    pub fn takes_changes(&self) -> Result<(), StorageError> {
+        self.disk.clone()
     }
 
     /// Ends the channels to all nodes and closes the store, with everything written.

@@ -23,6 +23,7 @@ use crate::storage::{Table, Write};
 
 /// `GroupUpdate.state` of a group whose name is taken.
 const REFUSED: u32 = 5;
+pub(super) const CREATED: u32 = 2;
 const REMOVED: u32 = 3;
 
 #[derive(Debug, Default)]
@@ -37,6 +38,8 @@ pub(super) struct PlacementGroups {
     followers: FxHashMap<PlacementGroupId, Vec<NodeId>>,
     /// Actors that were ever placed in a group that is not removed, but those that are dead and forgotten.
     actors: FxHashMap<PlacementGroupId, Vec<ActorId>>,
+    /// Asked for while the disk takes nothing: with the node that passed it on, and when.
+    held_up: Vec<(NodeId, v1::PlacementGroupSpec, u64)>,
     /// Not known yet, with whoever waits for that.
     awaited: FxHashMap<PlacementGroupId, Vec<oneshot::Sender<()>>>,
 }
@@ -167,7 +170,7 @@ fn describe(record: &mut v1::PlacementGroupInfo, status: &GroupStatus) {
 fn state_number(state: GroupState) -> u32 {
     match state {
         GroupState::Pending => 0,
-        GroupState::Created => 2,
+        GroupState::Created => CREATED,
         GroupState::Removed => REMOVED,
         GroupState::Rescheduling => 4,
     }
@@ -223,6 +226,11 @@ impl State {
         now_ms: u64,
     ) -> Result<(), Status> {
         let group = group_id(&spec.group_id)?;
+        if self.disk.is_err() && !self.groups.records.contains_key(&group) {
+            // GCS-5: to whoever waits for it, it is a group that waits.
+            self.groups.held_up.push((node, spec, now_ms));
+            return Ok(());
+        }
         let is_detached = |actor| self.actors.spec(actor).is_some_and(|spec| spec.detached);
         let facts = facts_of(&spec, is_detached)?;
         self.follow_group(node, group);
@@ -258,6 +266,15 @@ impl State {
         self.groups.awaited.remove(&group);
         self.group_events([Event::Wanted { group, facts }]);
         Ok(())
+    }
+
+    /// The disk takes changes.
+    pub(super) fn groups_no_longer_held_up(&mut self) {
+        for (node, spec, asked_ms) in std::mem::take(&mut self.groups.held_up) {
+            if let Err(error) = self.group_wanted(node, spec, asked_ms) {
+                tracing::warn!(node_id = %node, %error, "ignored a placement group that was held up");
+            }
+        }
     }
 
     fn follow_group(&mut self, node: NodeId, group: PlacementGroupId) {
@@ -401,6 +418,7 @@ impl State {
 
     pub(super) fn group_unwanted(&mut self, id: &[u8]) -> Result<(), Status> {
         let group = group_id(id)?;
+        self.groups.held_up.retain(|(_, spec, _)| spec.group_id != id);
         self.group_events([Event::Unwanted { group }]);
         Ok(())
     }

@@ -65,6 +65,7 @@ impl State {
         Ok((
             Self {
                 committer,
+                disk: Ok(()),
                 outbox,
                 lifecycle,
                 actors,

@@ -131,6 +131,11 @@ impl<M: Medium> Journal<M> {
         self.end
     }
 
+    /// Bytes that wait to be durable.
+    pub fn need(&self) -> u64 {
+        self.tail.len() as u64
+    }
+
     /// Adds a batch, in memory; it is durable after the next [`sync`](Self::sync).
     pub fn append(&mut self, batch: &[Write]) {
         let start = self.tail.len();

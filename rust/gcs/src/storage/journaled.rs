@@ -53,7 +53,7 @@ impl<S: Storage, M: Medium> JournaledStorage<S, M> {
     /// `open`, with another limit.
     pub(super) fn open_with(base: S, medium: M, limit: u64) -> Result<Self, StorageError> {
         let place = medium.place().to_owned();
-        let (journal, batches) = Journal::open(medium).map_err(|error| StorageError::Journal {
+        let (journal, batches) = Journal::open(medium).map_err(|error| StorageError::Unreadable {
             place,
             error: Arc::new(error),
         })?;
@@ -91,6 +91,7 @@ impl<M: Medium> Recent<M> {
     fn failed(&self, error: io::Error) -> StorageError {
         StorageError::Journal {
             place: self.journal.medium.place().to_owned(),
+            bytes: self.journal.need(),
             error: Arc::new(error),
         }
     }
@@ -211,7 +212,7 @@ mod tests {
         disk.fail_after(Some(0));
         storage.apply(&put(1, b"one")).expect("applied");
         let error = storage.flush().expect_err("the disk is full");
-        assert!(error.to_string().contains("could not write to memory"), "{error}");
+        assert!(error.to_string().contains(" bytes to memory: "), "{error}");
         disk.fail_after(None);
         storage.apply(&put(2, b"two")).expect("applied");
         storage.flush().expect("flushed");

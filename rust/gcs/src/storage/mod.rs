@@ -20,6 +20,10 @@ pub use self::memory::MemoryStorage;
 pub use self::sharded::ShardedStorage;
 pub use self::sled::SledStorage;
 
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use ray_rs_types::ActorId;
 
@@ -97,15 +101,41 @@ pub struct Write {
 /// The store did not do what it was asked to.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StorageError {
-    #[error("the control store's disk failed: {0}")]
-    Disk(std::sync::Arc<::sled::Error>),
-    #[error("the control store could not write to {}: {error}", place.display())]
+    #[error("the control store's tables in {} failed: {error}{}", place.display(), self.advice())]
+    Tables { place: PathBuf, error: Arc<::sled::Error> },
+    #[error("the control store could not read {}: {error}", place.display())]
+    Unreadable { place: PathBuf, error: Arc<io::Error> },
+    #[error("the control store could not write {bytes} bytes to {}: {error}{}", place.display(), self.advice())]
     Journal {
-        place: std::path::PathBuf,
-        error: std::sync::Arc<std::io::Error>,
+        place: PathBuf,
+        /// What waits to be written.
+        bytes: u64,
+        error: Arc<io::Error>,
     },
     #[error("the control store has ended")]
     Ended,
+}
+
+impl StorageError {
+    /// There was no room: it goes on by itself when there is some again.
+    pub fn is_full(&self) -> bool {
+        let kind = match self {
+            Self::Journal { error, .. } | Self::Unreadable { error, .. } => error.kind(),
+            Self::Tables { error, .. } => match &**error {
+                ::sled::Error::Io(error) => error.kind(),
+                _ => return false,
+            },
+            Self::Ended => return false,
+        };
+        matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+
+    fn advice(&self) -> &'static str {
+        match self.is_full() {
+            true => ". Make some room there: it goes on by itself then, and what was refused can be asked for again",
+            false => "",
+        }
+    }
 }
 
 /// A store. All calls block; [`commit`](crate::commit) makes them on a thread of its own.
