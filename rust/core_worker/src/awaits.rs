@@ -685,6 +685,7 @@ mod tests {
             processes: vec![explain::Process {
                 worker: key.worker,
                 pid: 1,
+                now_us: 0,
                 elsewhere: None,
                 is_driver: false,
                 hosted: None,

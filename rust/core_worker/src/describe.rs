@@ -106,6 +106,7 @@ impl State {
             process: Some((&self.me).into()),
             job_id: self.job.0.to_vec(),
             is_driver: self.is_driver,
+            now_us: us_ago(Duration::ZERO),
             ..v1::Description::default()
         };
         let first: FxHashSet<&[u8]> = question.first.iter().map(Vec::as_slice).collect();

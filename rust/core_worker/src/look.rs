@@ -4,7 +4,7 @@
 //! it, and looked at when it is next awake. Nothing is asked before [`DEADLOCK_LOOK`], so no short wait pays for it.
 
 use std::sync::OnceLock;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use ray_rs_explain as explain;
 use ray_rs_explain::{Deadlock, Snapshot, Subject, WaitKey};
@@ -322,9 +322,7 @@ fn object_ids(ids: &[Vec<u8>]) -> Vec<ObjectId> {
 /// `own_node`: the asker's, which goes without saying; `None` when it has none.
 pub(crate) fn snapshot_of(answer: impl Into<Box<v1::Descriptions>>, own_node: Option<NodeId>) -> Snapshot {
     let answer = *answer.into();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Snapshot {
-        now_us: now.as_micros() as u64,
         processes: (answer.processes.into_iter())
             .filter_map(|said| process_of(said, own_node))
             .collect(),
@@ -397,6 +395,7 @@ fn process_of(said: v1::Description, own_node: Option<NodeId>) -> Option<explain
     Some(explain::Process {
         worker: WorkerId::from_bytes(&address.worker_id).ok()?,
         pid: address.pid,
+        now_us: said.now_us,
         elsewhere: node.filter(|node| own_node.is_some_and(|own| own != *node)),
         is_driver: said.is_driver,
         hosted: said.actor.and_then(hosted_of),

@@ -1,10 +1,9 @@
-//! What is known of the processes of all nodes. Times are microseconds since 1970.
+//! What is known of the processes of all nodes. Times are microseconds since 1970 by the clock of the process that said them.
 
 use ray_rs_types::{ActorId, NodeId, ObjectId, TaskId, WorkerId};
 
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
-    pub now_us: u64,
     pub processes: Vec<Process>,
     /// Process ids of those that did not answer.
     pub silent: Vec<u32>,
@@ -18,6 +17,8 @@ pub struct Snapshot {
 pub struct Process {
     pub worker: WorkerId,
     pub pid: u32,
+    /// When it said this. Clocks of two machines need not agree: how long something takes is told by one of them.
+    pub now_us: u64,
     /// Its node, when that is not the asker's own.
     pub elsewhere: Option<NodeId>,
     pub is_driver: bool,

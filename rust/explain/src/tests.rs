@@ -25,6 +25,7 @@ fn process(number: usize) -> Process {
     Process {
         worker: worker(number),
         pid: number as u32 + 100,
+        now_us: 20_000_000,
         elsewhere: None,
         is_driver: number == 0,
         hosted: None,
@@ -99,7 +100,6 @@ fn key(process: usize, serial: u64) -> WaitKey {
 
 fn snapshot(processes: Vec<Process>) -> Snapshot {
     Snapshot {
-        now_us: 20_000_000,
         processes,
         ..Snapshot::default()
     }
@@ -131,6 +131,27 @@ fn a_method_that_waits_for_a_method_of_its_own_actor() {
     );
     // Who waits for it from outside is not part of it.
     assert_eq!(deadlock(&own_method(1), key(0, 1)), None);
+}
+
+/// A machine whose clock is a day ahead, and one that is a day behind: neither's times are compared with the other's.
+#[test]
+fn how_long_something_takes_is_told_by_the_clock_that_saw_it_begin() {
+    let mut story = own_method(2);
+    let day_us = 24 * 3_600_000_000_u64;
+    for (process, now_us) in [(0, 2 * day_us), (1, 4 * day_us)] {
+        let process = &mut story.processes[process];
+        process.now_us = now_us;
+        for wait in &mut process.waits {
+            wait.since_us = now_us - 3_000_000;
+        }
+        for running in &mut process.executing {
+            running.started_us = now_us - 4_000_000;
+        }
+    }
+    let outer = story.processes[0].tasks[0].id;
+    let text = why(&story, result(outer)).text;
+    assert!(text.contains("runs since 4.0 s"), "{text}");
+    assert!(text.contains("waits in get() since 3.0 s"), "{text}");
 }
 
 #[test]

@@ -82,8 +82,9 @@ impl Story<'_> {
         let _ = writeln!(self.text, "{:indent$}{text}", "", indent = 2 * depth);
     }
 
-    fn since(&self, us: u64) -> String {
-        let ms = self.index.snapshot.now_us.saturating_sub(us) / 1000;
+    /// How long ago that was, by the clock of the process that said it.
+    fn since(process: &Process, us: u64) -> String {
+        let ms = process.now_us.saturating_sub(us) / 1000;
         match ms {
             0..10_000 => format!("{:.1} s", ms as f64 / 1000.0),
             10_000..600_000 => format!("{} s", ms / 1000),
@@ -172,7 +173,7 @@ impl Story<'_> {
             let process = &self.index.snapshot.processes[at];
             let text = format!(
                 "{name} runs since {} on {}.",
-                self.since(running.started_us),
+                Self::since(process, running.started_us),
                 process.place()
             );
             self.line(depth, &text);
@@ -180,7 +181,7 @@ impl Story<'_> {
             if waits.is_empty() && self.only_runs.is_none() {
                 self.only_runs = Some(id);
             }
-            return waits.into_iter().for_each(|wait| self.wait(depth + 1, wait));
+            return waits.into_iter().for_each(|wait| self.wait(depth + 1, process, wait));
         }
         let Some((owner, task)) = self.index.task(id) else {
             return self.line(
@@ -217,14 +218,14 @@ impl Story<'_> {
         }
     }
 
-    fn wait(&mut self, depth: usize, wait: &Wait) {
+    fn wait(&mut self, depth: usize, process: &Process, wait: &Wait) {
         let limit = if wait.has_timeout { ", with a time limit," } else { "" };
         let what = match (wait.is_await, wait.all_of) {
             (true, _) => "awaits",
             (false, true) => "waits in get()",
             (false, false) => "waits in wait()",
         };
-        let text = format!("It {what}{limit} since {}:", self.since(wait.since_us));
+        let text = format!("It {what}{limit} since {}:", Self::since(process, wait.since_us));
         self.line(depth, &text);
         self.objects(depth + 1, &wait.missing);
     }
@@ -233,7 +234,10 @@ impl Story<'_> {
         if task.state == TaskState::PendingNode {
             self.line(
                 depth,
-                &format!("{name} waits for a worker since {}.", self.since(task.submitted_us)),
+                &format!(
+                    "{name} waits for a worker since {}.",
+                    Self::since(owner, task.submitted_us)
+                ),
             );
             let mut asked = self.index.snapshot.waiting.iter();
             let row = asked.find(|row| row.owner == Some((owner.worker, task.class)));
@@ -302,11 +306,11 @@ impl Story<'_> {
                 depth,
                 &format!(
                     "{name} is being made: its constructor runs since {}.",
-                    self.since(since)
+                    Self::since(process, since)
                 ),
             );
             let waits: Vec<&Wait> = self.index.constructor_waits(at).map(|(_, wait)| wait).collect();
-            return waits.into_iter().for_each(|wait| self.wait(depth + 1, wait));
+            return waits.into_iter().for_each(|wait| self.wait(depth + 1, process, wait));
         }
         let queued = match hosted.queued {
             0 => "no call waits there".to_owned(),

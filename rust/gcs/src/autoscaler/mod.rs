@@ -128,9 +128,10 @@ async fn run(
 
 /// Of no other control store of this cluster.
 fn fresh_life() -> String {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let seconds = since.unwrap_or_default().as_secs();
-    format!("{:x}", seconds & 0xff_ffff)
+    // Not of the clock, which may be set back.
+    let mut bytes = [0; 3];
+    getrandom::fill(&mut bytes).expect("the kernel's random numbers");
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The starts that are under way, by their nodes.
