@@ -188,6 +188,58 @@ def test_garbage_from_those_who_know_the_token(doors):
     doors.check()
 
 
+# Of ToRaylet: those that a registered client may end the session or a worker with are none of this test's affair.
+SHUTDOWN, UNNEEDED, RETIRES = 15, 19, 21
+
+
+def varint(number):
+    data = bytearray()
+    while number > 0x7F:
+        data.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*data, number])
+
+
+def some_message(dice, ids, depth=0):
+    """Well formed, of fields as they come: numbers from both ends, ids that mean something and ids that do not."""
+    data = b""
+    for _ in range(dice.randrange(7)):
+        field = dice.randrange(1, 16)
+        if dice.random() < 0.4:
+            data += varint(field << 3) + varint(dice.choice([0, 1, 2, 3, 7, 1 << 31, 1 << 62, 2**64 - 1]))
+            continue
+        if depth < 3 and dice.random() < 0.4:
+            inner = some_message(dice, ids, depth + 1)
+        else:
+            inner = dice.choice(
+                [dice.choice(ids), dice.randbytes(dice.choice([0, 1, 4, 16, 18, 24, 28])), b"CPU", b"x"]
+            )
+        data += varint(field << 3 | 2) + varint(len(inner)) + inner
+    return data
+
+
+def test_messages_that_are_well_formed_and_mean_nothing(doors):
+    """What a program of this machine could say if it were out of its mind, to raylets and to other programs."""
+    dice = random.Random(3)
+    context = ray.get_runtime_context()
+    ids = [bytes.fromhex(text) for text in (context.get_node_id(), context.get_job_id(), context.get_worker_id())]
+    told = [tag for tag in range(1, 80) if tag not in (SHUTDOWN, UNNEEDED, RETIRES)]
+    for _ in range(60):
+        for address in doors.sockets:
+            frames = b""
+            for _ in range(dice.randrange(1, 7)):
+                inner = some_message(dice, ids)
+                tag = 1 if not frames and dice.random() < 0.5 else dice.choice(told)
+                message = varint(tag << 3 | 2) + varint(len(inner)) + inner
+                if dice.random() < 0.2:
+                    # One bit is another.
+                    at = dice.randrange(len(message))
+                    message = message[:at] + bytes([message[at] ^ 1 << dice.randrange(8)]) + message[at + 1 :]
+                frames += struct.pack("<I", len(message)) + message
+            throw(address, [frames[: dice.choice([len(frames), dice.randrange(len(frames) + 1)])]])
+    doors.check()
+
+
 def test_readers_that_ask_for_what_is_not_there_or_stop_in_the_middle(doors):
     import numpy as np
 

@@ -6,8 +6,9 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
 import traces
-from under_test import ray, wait_until
+from under_test import exceptions, ray, wait_until
 
 # Longer than a machine that is silent is asked whether it is there, waited for, and given up.
 SILENCE = 11.0
@@ -45,6 +46,23 @@ def goes_on(cluster, who, seconds):
     assert ray.get(Counter.remote().add.remote(), timeout=60) == 1
     assert sum(node["Alive"] for node in ray.nodes()) == 2
     assert ray.get(counter.add.remote(), timeout=60) == 2, "it was not started anew"
+
+
+def test_the_heads_own_raylet_is_no_exception(ray_cluster, monkeypatch):
+    """It lies beside the control store, which ends it all the same: its program hears of it and waits no more."""
+    monkeypatch.setenv("RAY_RS_NODE_TIMEOUT_S", "3")
+    cluster = ray_cluster(nodes=2, num_cpus=1)
+    head, other = cluster.nodes
+
+    @ray.remote(num_cpus=1)
+    def where():
+        return ray.get_runtime_context().get_node_id()
+
+    assert ray.get(where.remote(), timeout=60) in (head.node_id, other.node_id)
+    os.kill(head.raylet_pid, signal.SIGSTOP)
+    wait_until(lambda: head.raylet_pid not in traces.processes(), "the raylet to end", 45)
+    with pytest.raises(exceptions.LocalRayletDiedError):
+        ray.get([where.remote() for _ in range(4)], timeout=60)
 
 
 def test_a_raylet_that_stays_stopped_is_ended_and_its_work_goes_elsewhere(ray_cluster):
