@@ -21,6 +21,8 @@ _LEVEL_NAMES = {_DEBUG: "DEBUG", _INFO: "INFO", _WARNING: "WARNING", _ERROR: "ER
 
 # Opens a line that is not text but the state of a worker's progress bar (`experimental.tqdm_ray`).
 PROGRESS_MARK = "::ray_rs.progress:: "
+# The same of a worker that stops at a breakpoint (`_debugger`).
+DEBUGGER_MARK = "::ray_rs.debugger:: "
 # The `_progress.Display` of this process, once it has drawn something.
 _bars: Any = None
 
@@ -138,6 +140,10 @@ def _print_lines(name: str, pid: int, is_stderr: bool, lines: list[str]) -> None
         from ray_rs import _progress
 
         lines = _progress.take(name, pid, lines)
+    if is_stderr and any(line.startswith(DEBUGGER_MARK) for line in lines):
+        from ray_rs import _debugger
+
+        lines = _debugger.take(lines)
     stream = sys.stderr if is_stderr else sys.stdout
     if os.environ.get("RAY_DISABLE_WORKER_LOG_PREFIX") or _Settings.structured:
         prefix = ""

@@ -48,6 +48,7 @@ def prepare(config: dict[str, Any]) -> None:
     # In the zygote, which the interrupt of a terminal reaches as well, there is never one to take.
     signal.signal(signal.SIGINT, _on_interrupt)
     _replace_streams()
+    sys.breakpointhook = _on_breakpoint
     faulthandler.enable(2)  # the stack of a segmentation fault ends up in the error that the caller gets
     with contextlib.suppress(OSError):
         os.chdir(config["cwd"])
@@ -232,6 +233,24 @@ def _stream(descriptor: int) -> _NamedStream:
 # ----------------------------------------------------------------------------------------------------------- callbacks
 
 
+def _on_breakpoint(*arguments: Any, **named: Any) -> Any:
+    from ray_rs.util import pdb
+
+    if os.environ.get("PYTHONBREAKPOINT"):
+        return sys.__breakpointhook__(*arguments, **named)
+    frame = sys._getframe().f_back
+    assert frame is not None
+    return pdb.stop_at(frame)
+
+
+def _stop_where_it_was_raised(error: BaseException) -> None:
+    from ray_rs.util import pdb
+
+    traceback = error.__traceback__
+    if traceback is not None:
+        pdb.post_mortem(traceback)
+
+
 class _Callbacks:
     """What the native loop asks Python for; described in `_core.pyi`."""
 
@@ -244,6 +263,8 @@ class _Callbacks:
         self._retried: dict[bytes, tuple[type[BaseException], ...]] = {}
 
     def make_error(self, error: BaseException, callee_name: str, from_argument: bool) -> bytes:
+        if os.environ.get("RAY_DEBUG_POST_MORTEM", "0") not in ("", "0") and not from_argument:
+            _stop_where_it_was_raised(error)
         # What a `get` raised and nobody caught: the error keeps the cause that it has.
         original = error.__dict__.get("_task_error", error) if isinstance(error, RayTaskError) else None
         text = _argument_failed_text(error) if from_argument else _safe_traceback(error)

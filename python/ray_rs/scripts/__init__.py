@@ -14,7 +14,7 @@ from importlib import import_module
 
 __all__ = ["main"]
 
-_MODULES = ("_nodes", "_drain", "_state", "_status", "_memory", "_why", "_logs", "_job", "_tools")
+_MODULES = ("_nodes", "_drain", "_state", "_status", "_memory", "_why", "_logs", "_job", "_debug", "_tools")
 
 
 def parser() -> argparse.ArgumentParser:

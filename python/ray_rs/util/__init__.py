@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from ray_rs.util import helpers as helpers
     from ray_rs.util import joblib as joblib
     from ray_rs.util import multiprocessing as multiprocessing
+    from ray_rs.util import pdb as pdb
     from ray_rs.util import queue as queue
+    from ray_rs.util import rpdb as rpdb
     from ray_rs.util import scheduling_strategies as scheduling_strategies
     from ray_rs.util import serialization as serialization
     from ray_rs.util.actor_pool import ActorPool
@@ -44,7 +46,9 @@ _SUBMODULES = (
     "helpers",
     "joblib",
     "multiprocessing",
+    "pdb",
     "queue",
+    "rpdb",
     "scheduling_strategies",
     "serialization",
 )
