@@ -61,6 +61,13 @@ test-cloud: tools-present $(READY) $(S3S_FS) ## spilling to an S3 server, with a
 leaks: build ## a hundred thousand cycles of each public operation, and what they leave
 	RAY_RS_LEAK_CYCLES=100000 $(BIN)/python -m pytest tests/fault/test_leaks.py -s -o faulthandler_timeout=7200 $(ARGS)
 
+MINUTES ?= 10
+SEED    ?=
+
+.PHONY: chaos
+chaos: build ## a cluster works while its processes are killed, frozen and cut off; MINUTES=60 SEED=7
+	$(BIN)/python tests/chaos/run.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 .PHONY: lint
 lint: tools-present $(READY) ## formatting, clippy, ruff, mypy, and who may depend on whom
 	cargo fmt --all --check

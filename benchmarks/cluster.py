@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -255,6 +256,36 @@ def raylet(engine, ray, tools):
         tools.record("memory of an idle raylet", machine.pss(pid)[0] / MIB)
 
 
+def restart(engine, ray, tools):
+    """A control store that knows ten thousand actors is killed."""
+    if engine != "ray_rs":
+        return  # nobody starts it again
+    from ray_rs import _core
+
+    @ray.remote(resources={"nowhere": 1})
+    class Waiting:
+        pass
+
+    count = 1000 if tools.options.quick else 10_000
+    with nodes(engine, ray, [{"num_cpus": 1}]) as cluster:
+        waiting = [Waiting.remote() for _ in range(count)]
+        observer = _core.Observer(cluster.head_node.session_dir)
+        while len(observer.actors()) < count:
+            time.sleep(0.05)
+        _core.kv_put("bench", b"key", b"value")
+        for _ in range(tools.options.rounds):
+            with open(f"{cluster.head_node.session_dir}/session.json") as file:
+                killed = json.load(file)["gcs_pid"]
+            os.kill(killed, signal.SIGKILL)
+            began = time.perf_counter()
+            assert _core.kv_get("bench", b"key") == b"value"
+            tools.record("control store killed, 10k actors: answers", (time.perf_counter() - began) * 1e3)
+            assert len(observer.actors()) == count
+            # One that ends sooner is started after a pause.
+            time.sleep(2.5)
+        del waiting
+
+
 BODIES = {
     "cluster tasks": tasks,
     "cluster latency": latency,
@@ -264,4 +295,5 @@ BODIES = {
     "cluster actors": actors,
     "cluster groups": groups,
     "cluster raylet": raylet,
+    "cluster restart": restart,
 }

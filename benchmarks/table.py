@@ -106,6 +106,7 @@ CLUSTER_ROWS = [
     Row("actors over 10 nodes, created and called", "cluster actors", goal=50),
     Row("placement groups over nodes, 100 at once", "cluster groups", goal=20),
     Row("placement groups over nodes, one by one", "cluster groups", goal=6),
+    Row("control store killed, 10k actors: answers", "cluster restart", "ms", lower_is_better=True, limit=1000),
     Row("memory of an idle raylet", "cluster raylet", "MiB", lower_is_better=True, limit=15e6 / 2**20),
 ]
 FAMILIES = list(dict.fromkeys(row.family for row in [*ROWS, *CLUSTER_ROWS]))

@@ -790,6 +790,13 @@ def run_head(gcs_config_json: str, raylet_config_json: str) -> int:
     """Body of both daemons of a head node: this process is the gcs, and a fork of it the raylet. Returns the exit
     status of the one in which it returns. Standard input is the channel to the launcher."""
 
+def run_gcs(config_json: str, raylet_pid: str) -> int:
+    """Runs the control store of a session whose earlier one has ended, as a child of its raylet, to its end.
+
+    Returns:
+        The exit code.
+    """
+
 def run_raylet(config_json: str) -> int:
     """Body of the raylet of a node that has joined a cluster; returns its exit status."""
 

@@ -31,7 +31,7 @@ REPORT = """
         def sleep(self):
             time.sleep(1000)
 
-    actor, sleeper = Actor.remote(), Actor.remote()
+    actor, sleeper = Actor.options(name="old").remote(), Actor.remote()
     value = ray.put("value")
     ray.get([actor.f.remote(), sleeper.f.remote()])
     forever = sleep.remote()
@@ -59,9 +59,10 @@ REPORT = """
         "old actor": lambda: ray.get(actor.f.remote(), timeout=20),
         "new task": lambda: ray.get(new.options(num_cpus=0).remote(), timeout=20),
         "new actor": lambda: ray.get(Actor.remote().f.remote(), timeout=20),
-        "named actor": lambda: Actor.options(name="x").remote(),
+        "named actor": lambda: type(Actor.options(name="x").remote()).__name__,
         "lookup": lambda: ray.get_actor("nobody"),
         "kill": lambda: ray.kill(sleeper),
+        "found": lambda: ray.get(ray.get_actor("old").f.remote(), timeout=20),
     }
     with ThreadPoolExecutor() as pool:
         in_threads = [pool.submit(report, "a thread's " + name, action) for name, action in waiting.items()]
@@ -74,7 +75,7 @@ REPORT = """
         for name, action in later.items():
             report(name, action)
         if sys.argv[1] == "gcs":
-            ray.shutdown()  # ends the waits
+            ray.cancel(forever, force=True)  # ends the waits
     ray.shutdown()
     ray.init(num_cpus=1)
     report("another session", lambda: ray.get(new.remote()))
@@ -91,15 +92,23 @@ def test_the_raylet():
     assert ended.pop("value") == "value"
     assert ended.pop("another session") == "new"
     assert set(ended.values()) == {"LocalRayletDiedError"}, ended
-    assert len(ended) == 12
+    assert len(ended) == 13
 
 
 def test_the_control_store():
+    """It is started again, and what needs it waits for that."""
     ended = endings("gcs")
     assert ended.pop("value") == "value"
     assert ended.pop("old actor") == "f"
+    assert ended.pop("found") == "f"
     assert ended.pop("new task") == "new"
     assert ended.pop("another session") == "new"
-    assert ended.pop("new actor") == "ActorDiedError"
-    assert set(ended.values()) == {"RaySystemError"}, ended
-    assert len(ended) == 8
+    assert ended.pop("new actor") == "f"
+    assert ended.pop("named actor") == "ActorHandle"
+    assert ended.pop("lookup") == "ValueError"
+    assert ended.pop("kill") == "None"
+    assert ended.pop("a thread's wait") == "1"
+    assert ended.pop("a thread's get") == "TaskCancelledError"
+    assert ended.pop("a thread's get of two") == "TaskCancelledError"
+    assert set(ended.values()) == {"ActorDiedError"}, ended
+    assert set(ended) == {"a thread's call", "a thread's future"}

@@ -111,6 +111,11 @@ pub fn run_head(py: Python<'_>, gcs_config_json: &str, raylet_config_json: &str)
 }
 
 #[pyfunction]
+pub fn run_gcs(py: Python<'_>, config_json: &str, raylet_pid: &str) -> i32 {
+    py.detach(|| ray_rs_cli::run_gcs(config_json, raylet_pid, entitle))
+}
+
+#[pyfunction]
 pub fn run_raylet(py: Python<'_>, config_json: &str) -> i32 {
     py.detach(|| ray_rs_cli::run_raylet(config_json, entitle))
 }

@@ -119,6 +119,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         daemons::discover,
         daemons::run_head,
         daemons::run_raylet,
+        daemons::run_gcs,
         daemons::run_scheduler,
         daemons::serve_web,
         executor::run_worker_loop,

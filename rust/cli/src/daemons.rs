@@ -12,6 +12,7 @@ use ray_rs_gcs::GcsConfig;
 use ray_rs_gcs::replica::ReplicaConfig;
 use ray_rs_raylet::RayletConfig;
 use ray_rs_transport::grpc::Address;
+use ray_rs_transport::session::GCS_ADDRESS_FILE;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
@@ -49,8 +50,13 @@ pub struct GcsArguments {
 }
 
 pub(crate) fn gcs(arguments: GcsArguments, socket: OwnedFd) -> anyhow::Result<()> {
+    serve_gcs(arguments, socket, None)
+}
+
+fn serve_gcs(arguments: GcsArguments, socket: OwnedFd, supervisor: Option<u32>) -> anyhow::Result<()> {
     let _lock = session::join(&arguments.session_dir)?;
     let mut config = GcsConfig::new(arguments.session_dir.clone(), socket, arguments.driver_pid);
+    config.supervisor = supervisor;
     config.tcp_bind = arguments.listen.unwrap_or(config.tcp_bind);
     config.shards = arguments.shards.unwrap_or(config.shards);
     if let Some(seconds) = arguments.node_timeout_s {
@@ -74,6 +80,28 @@ pub(crate) fn gcs(arguments: GcsArguments, socket: OwnedFd) -> anyhow::Result<()
             },
             None => control_store.await,
         }
+    })
+}
+
+/// Runs the control store of a session whose earlier one has ended, as a child of the raylet with this process number: with
+/// the same tables, at the same address. Returns the process's exit code. `entitle` is told what the process is.
+pub fn run_gcs(arguments: &str, raylet_pid: &str, entitle: impl Fn(&str)) -> i32 {
+    run("gcs", || {
+        let mut arguments: GcsArguments = serde_json::from_str(arguments).context("bad arguments")?;
+        let raylet_pid = raylet_pid.parse().context("bad process number")?;
+        entitle(&title("gcs", &arguments.session_dir));
+        let socket = take_socket()?;
+        let address = std::fs::read_to_string(arguments.session_dir.join(GCS_ADDRESS_FILE));
+        // It may have ended before it had one.
+        arguments.listen = address
+            .ok()
+            .and_then(|address| address.trim().parse().ok())
+            .or(arguments.listen);
+        if let Some(mut info) = session::SessionInfo::read(&arguments.session_dir) {
+            info.gcs_pid = std::process::id();
+            info.write().context("cannot write who it is")?;
+        }
+        serve_gcs(arguments, socket, Some(raylet_pid))
     })
 }
 
@@ -118,11 +146,15 @@ pub fn run_raylet(arguments: &str, entitle: impl Fn(&str)) -> i32 {
 pub(crate) fn raylet(config: RayletConfig, socket: OwnedFd) -> anyhow::Result<()> {
     let _lock = session::join(&config.session_dir)?;
     let (session_dir, gcs_pid) = (config.session_dir.clone(), config.gcs_pid);
-    let has_joined = config.gcs_address.is_some();
+    let (has_joined, starts_gcs) = (config.gcs_address.is_some(), !config.gcs_command.is_empty());
     // Taken while it is surely the gcs that has the number.
     let gcs = gcs_pid.and_then(watch);
     let outcome = block_on(ray_rs_raylet::run(config, socket));
-    if has_joined || (gcs_pid.is_some() && gcs.as_ref().is_none_or(has_ended)) {
+    // One that this process has started has ended as well.
+    if has_joined
+        || (starts_gcs && gcs.as_ref().is_none_or(has_ended))
+        || (gcs_pid.is_some() && gcs.as_ref().is_none_or(has_ended))
+    {
         clean_up(&session_dir);
     }
     outcome

@@ -304,6 +304,7 @@ fn start_daemons(config: &HeadConfig, made: &SessionDir) -> Result<Daemons, Laun
         spill_directory: config.spill_directory.clone(),
         driver_pid: config.driver_pid,
         gcs_pid: None,
+        gcs_command: Vec::new(),
         // The raylet inherits this environment, and a command line is no place for a second copy of it.
         driver_config: config.driver_config.clone().map(DriverConfig::without_inherited),
         is_head: config.join.is_none(),
@@ -359,6 +360,7 @@ fn start_head(config: &HeadConfig, made: &SessionDir, mut raylet: RayletConfig) 
             package_dir: package_dir(&config.core_path),
         }),
     })?;
+    raylet.gcs_command = command_line(config, &["gcs", &gcs_arguments]);
     let raylet_arguments = serde_json::to_string(&raylet)?;
     let (channel, theirs) = UnixStream::pair()?;
     boot::hand_over(&channel, [made.gcs_socket.as_fd(), made.raylet_socket.as_fd()])?;
@@ -437,9 +439,9 @@ fn spawn(
 ) -> io::Result<Daemon> {
     let log = boot::log_of(&made.dir, daemon);
     let log = OpenOptions::new().create(true).append(true).open(log)?;
-    let child = Command::new(&config.python)
-        .args(["-I", "-S", "-c", BOOT])
-        .arg(&config.core_path)
+    let line = command_line(config, arguments);
+    let (program, arguments) = line.split_first().expect("a command line begins with its program");
+    let child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::from(socket.try_clone()?))
         .stdout(Stdio::from(log.try_clone()?))
@@ -449,6 +451,16 @@ fn spawn(
         .process_group(0)
         .spawn()?;
     Daemon::of_child(child.id())
+}
+
+/// What runs a daemon, the program first.
+fn command_line(config: &HeadConfig, arguments: &[&str]) -> Vec<String> {
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let mut line = vec![text(&config.python)];
+    line.extend(["-I", "-S", "-c", BOOT].map(str::to_owned));
+    line.push(text(&config.core_path));
+    line.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+    line
 }
 
 /// What has to be on the path for `import ray_rs`.

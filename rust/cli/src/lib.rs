@@ -30,7 +30,7 @@ pub mod web;
 pub use ask::{drain_node, list_nodes};
 pub use boot::run_head;
 pub use daemon::Daemon;
-pub use daemons::{run_raylet, run_scheduler};
+pub use daemons::{run_gcs, run_raylet, run_scheduler};
 pub use launch::{HeadConfig, LaunchError, Session, launch_head};
 pub use ray_rs_web as web_service;
 pub use session::{SessionInfo, discover, sweep};

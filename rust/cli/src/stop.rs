@@ -29,6 +29,9 @@ pub fn stop(mut session: Session) {
 
 /// Ends any session of this user's. One that has ended already is no error.
 pub fn stop_session(info: &SessionInfo) {
+    // The control store may be another process than the one that was launched.
+    let now = SessionInfo::read(&info.session_dir);
+    let info = now.as_ref().unwrap_or(info);
     let pids = [info.raylet_pid, info.gcs_pid].into_iter().filter(|pid| *pid != 0);
     let pids = pids.chain(info.scheduler_pids.iter().copied());
     let daemons: Vec<OwnedFd> = pids.filter_map(watch).collect();

@@ -44,8 +44,18 @@ struct Connection {
 pub(crate) fn run(core: &Arc<CoreWorker>, listener: OwnedFd, raylet_reader: FrameReader) {
     if let Err(error) = Progress::new(core, listener, raylet_reader).and_then(|mut progress| progress.run()) {
         tracing::error!(%error, "the progress thread cannot go on");
-        core.with(State::raylet_died);
+        without_raylet(core);
     }
+}
+
+/// A worker without a raylet has no business: nothing it does can be seen, and nobody would end it. It ends before its
+/// threads hear of it: what they made of that would be taken for their tasks' own errors, where owners live elsewhere.
+fn without_raylet(core: &CoreWorker) {
+    if !core.is_driver && !core.is_closed() {
+        drop(std::fs::remove_file(&core.socket_path));
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    }
+    core.with(State::raylet_died);
 }
 
 struct Progress<'a> {
@@ -285,12 +295,7 @@ impl<'a> Progress<'a> {
     }
 
     fn raylet_gone(&self) -> bool {
-        self.core.with(State::raylet_died);
-        if !self.core.is_driver && !self.core.is_closed() {
-            // A worker without a raylet has no business: nothing it does can be seen, and nobody would end it.
-            drop(std::fs::remove_file(&self.core.socket_path));
-            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-        }
+        without_raylet(self.core);
         false
     }
 

@@ -30,6 +30,8 @@ pub struct GcsConfig {
     pub token_path: PathBuf,
     /// The driver that started the session and whose end ends it; `None` for a session that stands alone.
     pub driver_pid: Option<u32>,
+    /// The raylet whose child this process is, if one before it has ended: it ends last, and removes the directory.
+    pub supervisor: Option<u32>,
     pub storage: StorageChoice,
     /// In how many shards the tables lie: as many as in the session's earlier processes.
     pub shards: usize,
@@ -48,6 +50,7 @@ impl GcsConfig {
             listener,
             tcp_bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             driver_pid,
+            supervisor: None,
             storage: StorageChoice::default(),
             shards: 1,
             node_bound: liveness::DEFAULT_BOUND,

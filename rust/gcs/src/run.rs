@@ -44,6 +44,11 @@ pub async fn run(config: GcsConfig) -> anyhow::Result<()> {
         .map(ProcessWatch::new)
         .transpose()
         .context("cannot watch the driver")?;
+    let supervisor = config
+        .supervisor
+        .map(ProcessWatch::new)
+        .transpose()
+        .context("cannot watch the raylet")?;
     let token = Token::read(&config.token_path).context("cannot read the session's token")?;
     let tcp = TcpListener::bind(config.tcp_bind)
         .await
@@ -62,6 +67,7 @@ pub async fn run(config: GcsConfig) -> anyhow::Result<()> {
         .into_owned();
     let state = Arc::new(Mutex::new(state));
     let service = GcsService::new(Arc::clone(&state), config.node_bound);
+    service.bury_who_stays_away();
 
     let grpc = GcsServer::new(service.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let mut server = tokio::spawn(serve(
@@ -91,10 +97,13 @@ pub async fn run(config: GcsConfig) -> anyhow::Result<()> {
         autoscaler.end().await;
     }
     // It goes on serving meanwhile, so that raylets can end their work in order.
-    end_raylets(&service, ending).await;
+    end_raylets(&service, ending, config.supervisor).await;
     server.abort();
     release.abort();
     state.lock().expect("a broken state ends the process").close();
+    if supervisor.is_some_and(|supervisor| supervisor.is_running()) {
+        return Ok(());
+    }
     session::clean_up(&config.session_dir).with_context(|| format!("could not remove {}", config.session_dir.display()))
 }
 
@@ -113,7 +122,7 @@ fn open_storage(config: &GcsConfig) -> anyhow::Result<Box<dyn Storage>> {
     }
 }
 
-fn open_journaled(dir: &Path) -> anyhow::Result<JournaledStorage<SledStorage, JournalFile>> {
+pub(crate) fn open_journaled(dir: &Path) -> anyhow::Result<JournaledStorage<SledStorage, JournalFile>> {
     let tables = SledStorage::open(dir)?;
     Ok(JournaledStorage::open(tables, JournalFile::open(dir.join("journal"))?)?)
 }
@@ -139,9 +148,10 @@ async fn end_of_session(driver: Option<&ProcessWatch>, terminate: &mut tokio::si
 }
 
 /// Raylets watch the driver themselves; at a SIGTERM, which may have come to this process alone, they are told.
-async fn end_raylets(service: &GcsService, ending: Ending) {
+async fn end_raylets(service: &GcsService, ending: Ending, supervisor: Option<u32>) {
     let mut raylets = service.local_raylets();
-    raylets.retain(|raylet| raylet.pid() != std::process::id());
+    // One that waits for this process is not waited for.
+    raylets.retain(|raylet| raylet.pid() != std::process::id() && Some(raylet.pid()) != supervisor);
     if ending == Ending::Terminated {
         for raylet in &raylets {
             if let Err(error) = raylet.terminate() {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use ray_rs_proto::v1::gcs_server::Gcs;
 use ray_rs_proto::v1::{self, Empty, node_report};
 use ray_rs_transport::ProcessWatch;
-use ray_rs_transport::grpc::PeerInfo;
+use ray_rs_transport::grpc::{PeerInfo, call_number};
 use ray_rs_transport::process::Identity;
 use ray_rs_types::NodeId;
 use tokio::sync::mpsc;
@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::state::{Durable, State};
+use crate::state::{Durable, RECONNECT_GRACE, State};
 use crate::storage::StorageError;
 
 /// `ray.kill` of an actor that is not known waits so long for its registration.
@@ -110,6 +110,22 @@ impl GcsService {
                 self.state().node_heard(node);
             }
         }
+    }
+
+    /// Nodes that an earlier process knew and that do not come to this one within the bound are dead (`LIVE-1`: it is counted
+    /// from a moment after the last at which any of them was answered).
+    pub fn bury_who_stays_away(&self) {
+        if self.state().awaited_nodes().is_empty() {
+            return;
+        }
+        let service = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(service.bound.max(RECONNECT_GRACE)).await;
+            let mut state = service.state();
+            for node in state.awaited_nodes() {
+                state.node_stayed_away(node, now_ms());
+            }
+        });
     }
 
     /// Ends a process of this machine that somebody has stopped, and not let go on for the bound: its work is wanted
@@ -361,7 +377,8 @@ impl Gcs for GcsService {
 
     async fn kv_put(&self, request: Request<v1::KvPutRequest>) -> Result<Response<v1::KvPutReply>, Status> {
         self.takes_changes()?;
-        let (reply, durable) = self.state().kv_put(request.into_inner())?;
+        let number = call_number(&request);
+        let (reply, durable) = self.state().kv_put_once(number, request.into_inner())?;
         after(durable, reply).await
     }
 
@@ -371,7 +388,8 @@ impl Gcs for GcsService {
 
     async fn kv_del(&self, request: Request<v1::KvDelRequest>) -> Result<Response<v1::KvDelReply>, Status> {
         self.takes_changes()?;
-        let (reply, durable) = self.state().kv_del(&request.into_inner());
+        let number = call_number(&request);
+        let (reply, durable) = self.state().kv_del_once(number, &request.into_inner());
         after(durable, reply).await
     }
 
@@ -411,9 +429,10 @@ impl Gcs for GcsService {
     }
 
     async fn kill_actor(&self, request: Request<v1::KillActorRequest>) -> Result<Response<Empty>, Status> {
+        let number = call_number(&request);
         let request = request.into_inner();
         self.registration_of(&request.actor_id, KILL_PATIENCE).await?;
-        let durable = self.state().kill_actor(&request)?;
+        let durable = self.state().kill_actor_once(number, &request)?;
         after(durable, Empty {}).await
     }
 
@@ -478,8 +497,10 @@ impl Gcs for GcsService {
     }
 
     async fn add_task_events(&self, request: Request<v1::TaskEvents>) -> Result<Response<Empty>, Status> {
-        self.state().add_task_events(request.into_inner())?;
-        Ok(Response::new(Empty {}))
+        let number = call_number(&request);
+        let mut state = self.state();
+        let reply = state.once(number, |state| state.add_task_events(request.into_inner()))?;
+        Ok(Response::new(reply))
     }
 
     async fn list_task_events(&self, _: Request<Empty>) -> Result<Response<v1::TaskEventBatches>, Status> {
@@ -487,8 +508,10 @@ impl Gcs for GcsService {
     }
 
     async fn add_metrics(&self, request: Request<v1::MetricBatch>) -> Result<Response<Empty>, Status> {
-        self.state().add_metrics(request.into_inner())?;
-        Ok(Response::new(Empty {}))
+        let number = call_number(&request);
+        let mut state = self.state();
+        let reply = state.once(number, |state| state.add_metrics(request.into_inner()))?;
+        Ok(Response::new(reply))
     }
 
     async fn list_metrics(&self, _: Request<Empty>) -> Result<Response<v1::MetricBatch>, Status> {

@@ -4,6 +4,7 @@ mod durable;
 mod nodes;
 mod nonsense;
 mod placement_groups;
+mod restart;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};

@@ -10,6 +10,7 @@ use ray_rs_scheduler::{ActorDemand, Event};
 use ray_rs_types::{ActorId, JobId, WorkerId};
 use rustc_hash::FxHashMap;
 
+use crate::clients::Role;
 use crate::input::{ConnKey, Input, Token};
 use crate::raylet::Raylet;
 use crate::timers::Timer;
@@ -21,6 +22,9 @@ const REGISTRATION_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A node that has joined a cluster waits so long for the control store to come back.
 const ALONE_LIMIT: Duration = Duration::from_secs(60);
+
+/// People hear of a control store that is away for longer.
+const AWAY_UNTOLD: Duration = Duration::from_secs(2);
 
 /// States of `ActorUpdate` by their numbers.
 const PLACED: u32 = 1;
@@ -111,6 +115,8 @@ impl Raylet {
             Command::Schedulers(schedulers) => self.replicas.set(schedulers.addresses),
             Command::ReturnActors(order) => self.return_actors(&order),
             Command::DrainNode(order) => self.drain_ordered(order),
+            Command::WhetherItLives(asked) => self.say_whether_it_lives(asked),
+            Command::WorkerGone(gone) => self.remote_worker_gone(&gone),
             Command::JobFinished(finished) => {
                 if let Ok(id) = JobId::from_bytes(&finished.job_id) {
                     self.finished_jobs.insert(id);
@@ -132,11 +138,21 @@ impl Raylet {
                 .set(std::time::Instant::now() + ALONE_LIMIT, Timer::AloneTooLong);
         }
         // Before the first connection it is merely starting.
-        if self.node_index.is_some() && !std::mem::replace(&mut self.told_gcs_gone, true) {
+        if self.node_index.is_some() && self.gcs_away_since.is_none() {
+            let now = std::time::Instant::now();
+            self.gcs_away_since = Some(now);
             tracing::warn!("the connection to the control store has ended");
+            self.timers.set(now + AWAY_UNTOLD, Timer::GcsStaysAway);
+        }
+    }
+
+    /// One that is started again is back before anybody need know.
+    pub fn gcs_stays_away(&mut self) {
+        let is_due = self.gcs_away_since.is_some_and(|since| since.elapsed() >= AWAY_UNTOLD);
+        if is_due && !std::mem::replace(&mut self.told_gcs_gone, true) {
             self.tell_drivers(
-                "The control store (gcs) has ended. What runs goes on, but actors are neither created nor found by their \
-                 names any more; start the cluster again when it is convenient.",
+                "The control store (gcs) does not answer. What runs goes on; what needs it (new actors, names, placement \
+                 groups) waits for it, a minute at most.",
             );
         }
     }
@@ -151,6 +167,7 @@ impl Raylet {
 
     fn gcs_is_back(&mut self) {
         self.alone_since = None;
+        self.gcs_away_since = None;
         if std::mem::take(&mut self.told_gcs_gone) {
             self.tell_drivers("The control store (gcs) is back.");
         }
@@ -171,6 +188,31 @@ impl Raylet {
             {
                 self.gcs.report(assigned(actor, incarnation, &address));
             }
+        }
+        // What died while nobody could be told.
+        let registered = self
+            .clients
+            .values()
+            .filter(|client| client.registered && client.role != Role::Remote);
+        let worker_ids = registered.map(|client| client.worker_id.0.to_vec()).collect();
+        self.gcs.report(Report::Processes(v1::NodeProcesses { worker_ids }));
+        self.follow_remote_owners();
+        self.ask_whether_jobs_have_finished();
+    }
+
+    /// Their ends may have been told while nobody listened.
+    fn ask_whether_jobs_have_finished(&self) {
+        for job in self.jobs.values().filter(|job| !job.ended).filter_map(|job| job.id) {
+            let (gcs, inputs) = (self.gcs.clone(), self.inputs.clone());
+            tokio::spawn(async move {
+                let request = v1::GetJobRequest { job_id: job.0.to_vec() };
+                let reply: Result<v1::GetJobReply, _> = gcs.ask("GetJob", request).await;
+                let is_over = |reply: v1::GetJobReply| reply.job.is_none_or(|info| info.finished);
+                if reply.is_ok_and(is_over) {
+                    let finished = v1::JobFinished { job_id: job.0.to_vec() };
+                    let _ = inputs.send(Input::Gcs(Command::JobFinished(finished))).await;
+                }
+            });
         }
     }
 

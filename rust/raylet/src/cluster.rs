@@ -128,6 +128,7 @@ impl Raylet {
         }
         if !alive {
             self.transfers.holders.node_died(node);
+            self.remote_owners_gone(node);
             for client in self.clients.values().filter(|client| client.registered) {
                 client.outbox.send(Body::NodeDied(v1::NodeDied {
                     node_id: node.0.to_vec(),

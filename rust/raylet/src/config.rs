@@ -28,6 +28,10 @@ pub struct RayletConfig {
     /// The control store's process: when it is gone at the end, the raylet cleans up.
     #[serde(default)]
     pub gcs_pid: Option<u32>,
+    /// On a head: the command line that starts the control store again when its process has ended; its standard input is
+    /// to be the bound socket. Empty: nobody does.
+    #[serde(default)]
+    pub gcs_command: Vec<String>,
     /// What the launching driver will register with, so that its zygote starts before it does.
     #[serde(default)]
     pub driver_config: Option<DriverConfig>,

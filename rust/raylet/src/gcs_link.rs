@@ -1,6 +1,8 @@
 //! The connection to the control store: one stream for the node, and calls passed on for clients.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -8,6 +10,7 @@ use prost::Message;
 use ray_rs_proto::v1;
 use ray_rs_proto::v1::gcs_client::GcsClient;
 use ray_rs_transport::Token;
+use ray_rs_transport::faults::{self, Fault};
 use ray_rs_transport::grpc::{self, Address, MAX_MESSAGE_BYTES, RawClient};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -16,7 +19,9 @@ use crate::input::{CallOutcome, Input, Inputs};
 
 /// Pauses between attempts to reach a control store that is gone.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+/// Whoever asks a control store that is away waits so long for it.
+const AWAY_LIMIT: Duration = Duration::from_secs(60);
 /// A call waits so long for the first connection.
 const FIRST_CONNECTION: Duration = Duration::from_secs(10);
 const REPORTS_IN_STREAM: usize = 64;
@@ -26,6 +31,8 @@ const REPORTS_IN_STREAM: usize = 64;
 pub(crate) struct GcsLink {
     reports: mpsc::UnboundedSender<v1::NodeReport>,
     client: watch::Receiver<Option<RawClient>>,
+    /// Of calls, from a random one on: a number is never that of another call of the cluster.
+    numbers: Arc<AtomicU64>,
 }
 
 impl GcsLink {
@@ -37,25 +44,46 @@ impl GcsLink {
             token_path: session_dir.join("token"),
             address,
         };
+        // Random, and of the node's process alone.
+        let first_number = node.incarnation | 1;
         tokio::spawn(keep_connected(place, node, queued, found, inputs));
-        Self { reports, client }
+        let numbers = Arc::new(AtomicU64::new(first_number));
+        Self {
+            reports,
+            client,
+            numbers,
+        }
     }
 
     pub fn report(&self, body: v1::node_report::Body) {
         let _ = self.reports.send(v1::NodeReport { body: Some(body) });
     }
 
-    /// Passes an encoded request on. Errors are `"<grpc code>: <message>"`.
+    /// Passes an encoded request on, and again after each time that the control store was away, for a minute at most: so
+    /// every request must be one that may be made twice. Errors are `"<grpc code>: <message>"`.
     pub async fn call(&self, method: &str, payload: Bytes) -> CallOutcome {
         let mut client = self.client.clone();
         let connected = async { client.wait_for(Option::is_some).await.ok()?.clone() };
-        let Ok(Some(client)) = tokio::time::timeout(FIRST_CONNECTION, connected).await else {
+        let Ok(Some(_)) = tokio::time::timeout(FIRST_CONNECTION, connected).await else {
             return Err("Unavailable: the control store does not answer".to_owned());
         };
-        client
-            .call(method, payload)
-            .await
-            .map_err(|status| format!("{:?}: {}", status.code(), status.message()))
+        let until = Instant::now() + AWAY_LIMIT;
+        let mut pause = FIRST_PAUSE;
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        loop {
+            let latest = client.borrow_and_update().clone();
+            let Some(latest) = latest else {
+                return Err("Unavailable: the control store does not answer".to_owned());
+            };
+            match latest.call_as(number, method, payload.clone()).await {
+                // It is started again. What it had done before it ended it knows, and does not do twice.
+                Err(status) if is_away(&status) && Instant::now() < until => {
+                    let _ = tokio::time::timeout(pause, client.changed()).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                outcome => return outcome.map_err(|status| format!("{:?}: {}", status.code(), status.message())),
+            }
+        }
     }
 
     /// The same as [`Self::ask`], again after each time that the control store was away.
@@ -155,6 +183,11 @@ async fn one_connection(
         tokio::select! {
             command = commands.message() => match command? {
                 Some(v1::NodeCommand { body: Some(body) }) => {
+                    if on_purpose("NodeCommand").await?
+                        && inputs.send(Input::Gcs(body.clone())).await.is_err()
+                    {
+                        return Ok(false);
+                    }
                     if inputs.send(Input::Gcs(body)).await.is_err() {
                         return Ok(false);
                     }
@@ -163,9 +196,32 @@ async fn one_connection(
                 None => return Ok(true),
             },
             report = reports.recv() => match report {
-                Some(report) => to_stream.send(report).await?,
+                Some(report) => {
+                    if on_purpose("NodeReport").await? {
+                        to_stream.send(report.clone()).await?;
+                    }
+                    to_stream.send(report).await?;
+                }
                 None => return Ok(false),
             },
+        }
+    }
+}
+
+/// Whether the connection, or the other side, has ended under way: a status that the control store has sent has no cause.
+fn is_away(status: &grpc::Status) -> bool {
+    status.code() == grpc::Code::Unavailable || std::error::Error::source(status).is_some()
+}
+
+/// What is lost on a stream is lost with all that follows: then the connection ends. True: the message is to be sent twice.
+async fn on_purpose(name: &str) -> anyhow::Result<bool> {
+    match faults::of_process().and_then(|faults| faults.draw_named(name)) {
+        None => Ok(false),
+        Some(Fault::RequestLost | Fault::ReplyLost) => anyhow::bail!("a {name} was lost on purpose"),
+        Some(Fault::Twice) => Ok(true),
+        Some(Fault::Late(by)) => {
+            tokio::time::sleep(by).await;
+            Ok(false)
         }
     }
 }

@@ -27,6 +27,8 @@ struct Followed {
     /// Set while the control store has not answered the request for it.
     wanted: Option<v1::PlacementGroupSpec>,
     last: Option<v1::GroupUpdate>,
+    /// Set from when a client wants it removed until the control store says that it is.
+    unwanted: bool,
 }
 
 #[derive(Debug, Default)]
@@ -64,8 +66,13 @@ impl Raylet {
         self.gcs.report(Report::CreateGroup(spec));
     }
 
-    pub fn remove_group(&mut self, request: v1::GroupRequest) {
-        self.gcs.report(Report::RemoveGroup(request));
+    pub fn remove_group(&mut self, asked: v1::GroupRequest) {
+        if let Ok(group) = PlacementGroupId::from_bytes(&asked.group_id) {
+            // It is followed until it is gone, and asked for again on the next connection if that is lost.
+            self.ask_about_group(group);
+            self.groups.0.entry(group).or_default().unwanted = true;
+        }
+        self.gcs.report(Report::RemoveGroup(asked));
     }
 
     pub fn follow_group(&mut self, conn: ConnKey, asked: &v1::GroupRequest) {
@@ -228,6 +235,9 @@ impl Raylet {
                 Some(spec) => Report::CreateGroup(spec.clone()),
                 None => Report::FollowGroup(request(*group)),
             });
+            if followed.unwanted {
+                self.gcs.report(Report::RemoveGroup(request(*group)));
+            }
         }
     }
 

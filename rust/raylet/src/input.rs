@@ -81,6 +81,8 @@ pub(crate) enum Input {
     /// An order or a publication of the control store.
     Gcs(v1::node_command::Body),
     GcsLost,
+    /// Its process on this node has ended.
+    GcsEnded,
     /// The control store is asked, since that moment, to take this node.
     GcsAsked(std::time::Instant),
     /// Whoever wanted to connect then was refused: there is no control store.

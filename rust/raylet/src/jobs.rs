@@ -1,6 +1,6 @@
 //! Jobs: each has a pool in the scheduler for each of its environments, and zygotes as long as workers may be needed.
 
-use ray_rs_scheduler::{EnvKey, Event, JobKey, PoolKey};
+use ray_rs_scheduler::{EnvKey, Event, JobKey, PoolKey, StartFailure};
 use ray_rs_types::{ActorId, JobId, WorkerAddress};
 use rustc_hash::FxHashSet;
 
@@ -10,6 +10,7 @@ use crate::environments::Environment;
 use crate::input::{ConnKey, Inputs, Token, ZygoteKey, ZygoteWord};
 use crate::logs;
 use crate::raylet::Raylet;
+use crate::workers::how_ended;
 use crate::zygote::Zygote;
 
 /// A driver's run, from its launch or registration on.
@@ -77,12 +78,17 @@ impl Raylet {
         match word {
             ZygoteWord::Forked { token, pid } => self.worker_forked(token, pid),
             ZygoteWord::Exited { pid, status } => self.process_ended(pid, Some(status)),
-            ZygoteWord::Closed => self.zygote_gone(zygote, false),
+            // Its exit status, which comes at once then, says how it ended.
+            ZygoteWord::Closed => {
+                if let Some(zygote) = self.all_zygotes().find(|known| known.key == zygote) {
+                    zygote.kill();
+                }
+            }
         }
     }
 
     /// Its workers live on, as children of this process; forks under way come to nothing.
-    pub fn zygote_gone(&mut self, zygote: ZygoteKey, is_reaped: bool) {
+    pub fn zygote_gone(&mut self, zygote: ZygoteKey, status: i32) {
         let Some(key) = self.zygotes.remove(&zygote) else {
             return;
         };
@@ -90,9 +96,6 @@ impl Raylet {
         let gone = job.environments[key.env.0 as usize].zygote.take();
         let gone = gone.expect("it was listed");
         job.past_marks.push(gone.mark.clone());
-        if !is_reaped {
-            gone.kill();
-        }
         let last_words = logs::last_words(&gone.stderr_path);
         let reason = if last_words.is_empty() {
             "the process that forks workers has ended".to_owned()
@@ -105,8 +108,10 @@ impl Raylet {
             .filter(|(_, worker)| worker.zygote == zygote && worker.pid.is_none())
             .map(|(token, _)| *token)
             .collect();
+        // However many it was to fork.
+        let mut how = how_ended(Some(status), false);
         for token in forking {
-            self.start_failed(token, &reason);
+            self.start_failed(token, &reason, std::mem::replace(&mut how, StartFailure::Counted));
         }
     }
 
@@ -143,7 +148,7 @@ impl Raylet {
                 self.kill_worker(token, "its job has ended");
             } else {
                 // If it was forked all the same, it is found as an orphan, or when it registers.
-                self.start_failed(token, "its job has ended");
+                self.start_failed(token, "its job has ended", StartFailure::Counted);
             }
         }
         self.forget_job_if_over(key);

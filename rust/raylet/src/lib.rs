@@ -16,7 +16,7 @@
 //! | [`jobs`], [`workers`], [`zygote`] | jobs and the processes of each: ordered, registered, dead |
 //! | [`reaper`] | exit statuses, and orphans that dead workers left |
 //! | [`actors`] | actors placed here, and who follows which actor |
-//! | [`gcs_link`] | the stream to the control store, and clients' calls to it |
+//! | [`gcs_link`], [`gcs_process`] | the stream to the control store, and clients' calls to it; on a head, its process, which is started again |
 //! | [`cluster`], [`visitors`] | the other nodes, and the port for them |
 //! | [`draining`] | whether the node is idle, and how it leaves in order |
 //! | [`replicas`] | which global scheduler is asked |
@@ -45,6 +45,7 @@ mod draining;
 mod env_spec;
 mod environments;
 mod gcs_link;
+mod gcs_process;
 mod groups;
 mod holders;
 mod input;

@@ -17,8 +17,9 @@ use ray_rs_object_store::spill::{Key, SpillTable};
 use ray_rs_object_store::{ArenaHost, Extent, FullReason, PendingGrant, StoreFull};
 use ray_rs_proto::v1;
 use ray_rs_proto::v1::from_raylet::Body;
+use ray_rs_types::WorkerId;
 use ray_rs_types::address::arena_owner;
-use rustc_hash::{FxBuildHasher, FxHashMap};
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 
 use crate::clients::Client;
 use crate::copies::Copies;
@@ -37,6 +38,8 @@ pub(crate) type Clients = HashMap<ConnKey, Client, FxBuildHasher>;
 const RESERVE_STEP_BYTES: u64 = 256 << 10;
 /// Pages of an extent that are filled in at a time, ahead of the copying of its holder.
 const FILL_STEP_BYTES: u64 = 1 << 20;
+/// Processes of other nodes whose ends are remembered, for as long as what they owned may still turn up.
+const MAX_DEAD_OWNERS: usize = 1024;
 const RESERVE_PAUSE: Duration = Duration::from_micros(200);
 /// Lowest priority of an ordinary thread.
 const LOWEST_PRIORITY: i32 = 19;
@@ -51,6 +54,8 @@ pub(crate) struct ObjectService {
     pub(crate) io: Arc<SpillIo>,
     /// Of values that lie in other nodes.
     pub(crate) copies: Copies,
+    /// Processes of other nodes that have ended lately.
+    dead_owners: VecDeque<u64>,
     /// Why objects are lost whose files could not be read.
     pub(crate) lost: FxHashMap<Key, String>,
     /// In order of arrival; served in that order, unless the first can only wait.
@@ -99,6 +104,7 @@ impl ObjectService {
             table: SpillTable::default(),
             copies: Copies::default(),
             io: Arc::new(SpillIo::new(session_dir, spill_directory)),
+            dead_owners: VecDeque::new(),
             lost: FxHashMap::default(),
             waiting: VecDeque::new(),
             round: None,
@@ -293,6 +299,21 @@ impl ObjectService {
         }
     }
 
+    /// A process of another node has ended: what it owned here goes. Of what a process of this node has just written for it the
+    /// daemon learns when that ends, perhaps later.
+    pub fn remote_owner_died(&mut self, worker: &WorkerId, clients: &Clients) {
+        let owner = arena_owner(worker);
+        if self.dead_owners.len() == MAX_DEAD_OWNERS {
+            self.dead_owners.pop_front();
+        }
+        self.dead_owners.push_back(owner);
+        self.arena().owners_died(|dead| dead == owner);
+        let mut orders = Vec::new();
+        self.table.owner_died(owner, &mut orders);
+        self.carry_out(&orders, clients);
+        self.pump(clients);
+    }
+
     pub fn client_died(&mut self, conn: ConnKey, dead: &Client, clients: &Clients) {
         self.waiting.retain(|waiting| waiting.conn != conn);
         let requests: Vec<_> = self
@@ -306,14 +327,20 @@ impl ObjectService {
         }
         if dead.arena_row != 0 {
             let owner = arena_owner(&dead.worker_id);
-            let mut arena = self.arena();
+            let arena = Arc::clone(&self.arena);
+            let mut arena = lock(&arena);
             let summary = arena.client_died(dead.arena_row, owner);
+            // What it had written for those that have ended before it.
+            let dead_owners: FxHashSet<u64> = self.dead_owners.iter().copied().chain([owner]).collect();
+            arena.owners_died(|owner| dead_owners.contains(&owner));
             // Its pins are gone, which may free blocks that only they held.
             arena.reap();
             drop(arena);
             tracing::debug!(?summary, "a client's memory was taken over");
             let mut orders = Vec::new();
-            self.table.owner_died(owner, &mut orders);
+            // Some of it may have gone to disk meanwhile.
+            self.table
+                .owners_died(|owner| dead_owners.contains(&owner), &mut orders);
             self.carry_out(&orders, clients);
             self.forget_extents_of_the_dead();
         }

@@ -14,9 +14,9 @@ use ray_rs_scheduler::liveness::Tenure;
 use ray_rs_scheduler::{Event, JobKey, Options, PoolKey, Scheduler};
 use ray_rs_transport::grpc::Address;
 use ray_rs_transport::process::Identity;
-use ray_rs_transport::session::RAYLET_SOCKET;
+use ray_rs_transport::session::{GCS_SOCKET, RAYLET_SOCKET};
 use ray_rs_transport::{ProcessWatch, Token as Secret};
-use ray_rs_types::{JobId, NodeId, ResourceSet};
+use ray_rs_types::{JobId, NodeId, ResourceSet, WorkerId};
 use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,6 +30,7 @@ use crate::describe::Inquiries;
 use crate::describe_nodes::NodeInquiries;
 use crate::draining::{Draining, Idleness};
 use crate::gcs_link::GcsLink;
+use crate::gcs_process::GcsProcess;
 use crate::groups::Groups;
 use crate::input::{ConnKey, Input, Inputs, Token, ZygoteKey};
 use crate::jobs::Job;
@@ -80,6 +81,10 @@ pub(crate) struct Raylet {
     pub actors: Actors,
     pub groups: Groups,
     pub gcs: GcsLink,
+    /// On a head: what is started again when it ends.
+    pub gcs_process: Option<GcsProcess>,
+    /// Since when there has been no connection to the control store, after the first.
+    pub gcs_away_since: Option<Instant>,
     /// Drivers were told that the control store is gone.
     pub told_gcs_gone: bool,
     pub store: ObjectService,
@@ -91,6 +96,8 @@ pub(crate) struct Raylet {
     pub node_inquiries: NodeInquiries,
     pub cluster: Cluster,
     pub replicas: Replicas,
+    /// Processes of other nodes that have to do with processes of this one, and may own what lies here.
+    pub remote_owners: FxHashMap<NodeId, FxHashSet<WorkerId>>,
     pub transfers: Transfers,
     /// Clients that came through the node's port so far.
     pub visitors: u64,
@@ -151,6 +158,9 @@ pub async fn run(config: RayletConfig, listener: OwnedFd) -> anyhow::Result<()> 
         tokio::spawn(visitors::host(port, secret, inputs.clone()));
     }
     watch_ends(&raylet, inputs.clone())?;
+    if let Some(gcs) = &raylet.gcs_process {
+        gcs.watch(inputs.clone()).context("cannot watch the control store")?;
+    }
     let listener = std::os::unix::net::UnixListener::from(listener);
     listener.set_nonblocking(true)?;
     let accepting = tokio::spawn(accept_loop(UnixListener::from_std(listener)?, inputs));
@@ -179,6 +189,7 @@ pub async fn run(config: RayletConfig, listener: OwnedFd) -> anyhow::Result<()> 
     accepting.abort();
     raylet.leave_cluster().await;
     raylet.end_everything();
+    raylet.end_gcs();
     // The sign that nothing is left to end.
     let _ = std::fs::remove_file(raylet.config.session_dir.join(RAYLET_SOCKET));
     Ok(())
@@ -252,7 +263,7 @@ impl Raylet {
         };
         let gcs_address = match config.gcs_address {
             Some(address) => Address::Tcp(address),
-            None => Address::Unix(config.session_dir.join("sockets/gcs")),
+            None => Address::Unix(config.session_dir.join(GCS_SOCKET)),
         };
         let gcs = GcsLink::start(&config.session_dir, gcs_address, node, inputs.clone());
         let store = ObjectService::create(
@@ -296,6 +307,8 @@ impl Raylet {
             actors: Actors::default(),
             groups: Groups::default(),
             gcs,
+            gcs_process: GcsProcess::launched(&config),
+            gcs_away_since: None,
             told_gcs_gone: false,
             store,
             spin: Arc::new(spin),
@@ -306,6 +319,7 @@ impl Raylet {
             node_inquiries: NodeInquiries::default(),
             cluster: Cluster::default(),
             replicas: Replicas::new(config.session_dir.join("token"), node_id),
+            remote_owners: FxHashMap::default(),
             transfers: Transfers::default(),
             visitors: 0,
             fetching_jobs: FxHashSet::default(),
@@ -363,6 +377,7 @@ impl Raylet {
             Input::ChildEnded => self.reap(),
             Input::Gcs(body) => self.take_command(body),
             Input::GcsLost => self.gcs_is_gone(),
+            Input::GcsEnded => self.gcs_ended(),
             Input::GcsAsked(when) => self.asked_to_join = Some(when),
             Input::GcsNotThere(when) => self.control_store_is_not_there(when),
             Input::CallAnswered { conn, reply } => {
@@ -465,6 +480,8 @@ impl Raylet {
                 // It has woken the loop, which looks.
                 Timer::LookWhetherIdle => {}
                 Timer::AloneTooLong => self.alone_too_long(),
+                Timer::StartGcs => self.start_gcs(),
+                Timer::GcsStaysAway => self.gcs_stays_away(),
                 Timer::AskWhetherHeard => self.ask_whether_heard(),
             }
         }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use ray_rs_transport::session::PROCESS_MARK;
 use rustix::process::{Pid, Signal, WaitOptions, getpgid, getpid, kill_process, wait};
 
+use crate::gcs_process::GcsProcess;
 use crate::input::ZygoteKey;
 use crate::raylet::Raylet;
 use crate::timers::Timer;
@@ -31,7 +32,7 @@ impl Raylet {
                 .find(|zygote| zygote.pid == pid)
                 .map(|zygote| zygote.key);
             match zygote {
-                Some(zygote) => self.zygote_gone(zygote, true),
+                Some(zygote) => self.zygote_gone(zygote, raw_status(status)),
                 None if self.set_up_reaped(pid) => {}
                 None => self.process_ended(pid.as_raw_nonzero().get().cast_unsigned(), Some(raw_status(status))),
             }
@@ -89,7 +90,7 @@ impl Raylet {
         }
     }
 
-    fn all_zygotes(&self) -> impl Iterator<Item = &Zygote> {
+    pub fn all_zygotes(&self) -> impl Iterator<Item = &Zygote> {
         let environments = self.jobs.values().flat_map(|job| &job.environments);
         environments.filter_map(|environment| environment.zygote.as_ref())
     }
@@ -111,10 +112,16 @@ impl Raylet {
             environment.end_set_up();
         }
         let until = Instant::now() + END_LIMIT;
+        let gcs = self.gcs_process.as_ref().and_then(GcsProcess::child);
         loop {
             // Workers become our children as their zygotes end, and so does what they had started.
-            for pid in children() {
-                let _ = kill_process(pid, Signal::KILL);
+            let left: Vec<Pid> = children().into_iter().filter(|pid| Some(*pid) != gcs).collect();
+            for pid in &left {
+                let _ = kill_process(*pid, Signal::KILL);
+            }
+            if left.is_empty() && gcs.is_some() {
+                // Its end comes last.
+                return;
             }
             loop {
                 match wait(WaitOptions::NOHANG) {

@@ -48,6 +48,10 @@ pub(crate) enum Timer {
     LookWhetherIdle,
     /// The control store is asked whether it hears this node.
     AskWhetherHeard,
+    /// The control store's process has ended: another is started.
+    StartGcs,
+    /// The control store has been away for so long that people should know.
+    GcsStaysAway,
     /// A cluster whose control store stays away so long is over.
     AloneTooLong,
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ray_rs_proto::v1;
 use ray_rs_proto::v1::from_raylet::Body;
+use ray_rs_proto::v1::node_report::Body as Report;
 use ray_rs_transport::visit::{self, Answer, Greeting, Purpose};
 use ray_rs_transport::{Token, local};
 use ray_rs_types::{NodeId, WorkerAddress, WorkerId};
@@ -59,6 +60,9 @@ fn into_fd(stream: TcpStream) -> std::io::Result<OwnedFd> {
 
 impl Raylet {
     pub fn visitor_came(&mut self, stream: TcpStream, greeting: Greeting) {
+        if !matches!(greeting.purpose, Purpose::Data) {
+            self.meets(greeting.from.node_id, greeting.from.worker_id);
+        }
         let welcome = |stream: &TcpStream| visit::answer(stream, Answer::Welcome);
         let outcome = match greeting.purpose {
             Purpose::Raylet => welcome(&stream)
@@ -85,6 +89,47 @@ impl Raylet {
         }
     }
 
+    /// A process of another node, which may own what lies here from now on: its end is to be heard of.
+    fn meets(&mut self, node: NodeId, worker: WorkerId) {
+        if node != self.node_id && self.remote_owners.entry(node).or_default().insert(worker) {
+            self.gcs.report(follow_worker(node, worker));
+        }
+    }
+
+    /// Once more, for a control store that may have been started anew.
+    pub fn follow_remote_owners(&self) {
+        for (node, workers) in &self.remote_owners {
+            for worker in workers {
+                self.gcs.report(follow_worker(*node, *worker));
+            }
+        }
+    }
+
+    pub fn say_whether_it_lives(&self, asked: v1::WorkerOfNode) {
+        let lives = WorkerId::from_bytes(&asked.worker_id).is_ok_and(|worker| self.local_client(worker).is_some());
+        if !lives {
+            self.gcs.report(Report::WorkerNotHere(asked));
+        }
+    }
+
+    pub fn remote_worker_gone(&mut self, gone: &v1::WorkerOfNode) {
+        let (Ok(node), Ok(worker)) = (NodeId::from_bytes(&gone.node_id), WorkerId::from_bytes(&gone.worker_id)) else {
+            return;
+        };
+        if let Some(known) = self.remote_owners.get_mut(&node)
+            && known.remove(&worker)
+        {
+            self.store.remote_owner_died(&worker, &self.clients);
+        }
+    }
+
+    /// With a node its processes have ended.
+    pub fn remote_owners_gone(&mut self, node: NodeId) {
+        for worker in self.remote_owners.remove(&node).unwrap_or_default() {
+            self.store.remote_owner_died(&worker, &self.clients);
+        }
+    }
+
     fn local_client(&self, worker: WorkerId) -> Option<&clients::Client> {
         self.clients
             .values()
@@ -92,7 +137,13 @@ impl Raylet {
     }
 
     /// A local client wants a connection to a process of another node.
-    pub fn open_peer(&self, conn: ConnKey, request: &v1::OpenPeer) {
+    pub fn open_peer(&mut self, conn: ConnKey, request: &v1::OpenPeer) {
+        if let (Ok(node), Ok(worker)) = (
+            NodeId::from_bytes(&request.node_id),
+            WorkerId::from_bytes(&request.worker_id),
+        ) {
+            self.meets(node, worker);
+        }
         let Some(client) = self.clients.get(&conn) else { return };
         let (outbox, request_id) = (client.outbox.clone(), request.request_id);
         let answer = move |outcome: Result<OwnedFd, String>| {
@@ -126,4 +177,11 @@ impl Raylet {
             answer(outcome);
         });
     }
+}
+
+fn follow_worker(node: NodeId, worker: WorkerId) -> Report {
+    Report::FollowWorker(v1::WorkerOfNode {
+        worker_id: worker.0.to_vec(),
+        node_id: node.0.to_vec(),
+    })
 }

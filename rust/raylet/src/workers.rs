@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use ray_rs_proto::v1;
 use ray_rs_proto::v1::from_raylet::Body;
-use ray_rs_scheduler::{ClientKey, EnvKey, Event, PoolKey, WorkerKey};
+use ray_rs_scheduler::{ClientKey, EnvKey, Event, PoolKey, StartFailure, WorkerKey};
 use ray_rs_types::address::socket_name;
 use ray_rs_types::{ActorId, WorkerId};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -149,7 +149,8 @@ impl Raylet {
                     .set(Instant::now() + START_LIMIT, Timer::StartOverdue(token));
             }
             Ok(None) => {}
-            Err((reason, is_final)) => self.note_start_failure(pool, reason, is_final),
+            Err((reason, true)) => self.note_start_failure(pool, reason, StartFailure::Final),
+            Err((reason, false)) => self.note_start_failure(pool, reason, StartFailure::Failed),
         }
     }
 
@@ -192,7 +193,7 @@ impl Raylet {
         });
     }
 
-    fn note_start_failure(&mut self, pool: PoolKey, reason: String, is_final: bool) {
+    fn note_start_failure(&mut self, pool: PoolKey, reason: String, how: StartFailure) {
         if let Some(environment) = self.environment(pool) {
             environment.last_failure.clone_from(&reason);
         }
@@ -201,18 +202,18 @@ impl Raylet {
         {
             known.start_failures += 1;
         }
-        let failed = Event::WorkerStartFailed { pool, reason, is_final };
+        let failed = Event::WorkerStartFailed { pool, reason, how };
         self.decide(failed);
         self.settle_registrations();
     }
 
     /// A worker that never registered will not.
-    pub fn start_failed(&mut self, token: Token, reason: &str) {
+    pub fn start_failed(&mut self, token: Token, reason: &str, how: StartFailure) {
         let Some(mut worker) = self.workers.remove(&token) else {
             return;
         };
         worker.kill();
-        self.note_start_failure(worker.pool, reason.to_owned(), false);
+        self.note_start_failure(worker.pool, reason.to_owned(), how);
         self.forget_job_if_over(worker.pool.job);
     }
 
@@ -222,7 +223,8 @@ impl Raylet {
             .get(&token)
             .is_some_and(|worker| worker.conn.is_none() && !worker.was_registered)
         {
-            self.start_failed(token, "a new worker process did not register within a minute");
+            let reason = "a new worker process did not register within a minute";
+            self.start_failed(token, reason, StartFailure::Failed);
         } else if self.workers.get(&token).is_some_and(|worker| worker.set_up_follows) {
             self.kill_worker(token, "its set-up did not end within a minute");
         }
@@ -398,7 +400,7 @@ impl Raylet {
         } else if worker.was_registered {
             self.worker_gone(token);
         } else {
-            let (pool, zygote) = (worker.pool, worker.zygote);
+            let (pool, zygote, worker_was_killed) = (worker.pool, worker.zygote, worker.was_killed);
             let how = describe(status);
             let zygote = self
                 .environment(pool)
@@ -408,7 +410,8 @@ impl Raylet {
                 .map(|zygote| logs::last_words(&zygote.stderr_path))
                 .unwrap_or_default();
             let reason = format!("a new worker process ended before it registered ({how})\n{last_words}");
-            self.start_failed(token, reason.trim_end());
+            let how = how_ended(status, worker_was_killed);
+            self.start_failed(token, reason.trim_end(), how);
         }
     }
 
@@ -445,7 +448,8 @@ impl Raylet {
     /// Everything that will ever be known of its end is known.
     fn worker_gone(&mut self, token: Token) {
         if self.workers.get(&token).is_some_and(|worker| !worker.was_registered) {
-            return self.start_failed(token, "a new worker process ended before it registered");
+            let reason = "a new worker process ended before it registered";
+            return self.start_failed(token, reason, StartFailure::Killed);
         }
         let Some(worker) = self.workers.remove(&token) else {
             return;
@@ -489,7 +493,7 @@ impl Raylet {
                 describe(status),
                 report.last_stderr
             );
-            self.note_start_failure(worker.pool, reason, false);
+            self.note_start_failure(worker.pool, reason, how_ended(status, worker.was_killed));
         } else if !report.last_stderr.is_empty()
             && let Some(environment) = self.environment(worker.pool)
         {
@@ -634,6 +638,14 @@ fn decode(status: Option<i32>) -> (i32, i32) {
     match status & 0x7f {
         0 => ((status >> 8) & 0xff, 0),
         signal => (-1, signal),
+    }
+}
+
+/// What the end of a process that was not ready yet says of the next. `by_us`: it was to end.
+pub(crate) fn how_ended(status: Option<i32>, by_us: bool) -> StartFailure {
+    match decode(status) {
+        (_, signal) if signal == Signal::KILL.as_raw() && !by_us => StartFailure::Killed,
+        _ => StartFailure::Failed,
     }
 }
 

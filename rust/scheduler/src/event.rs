@@ -67,6 +67,19 @@ pub struct ActorDemand {
     pub class_name: String,
 }
 
+/// What a start that has come to nothing says of the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartFailure {
+    /// By itself: the next may end the same way.
+    Failed,
+    /// Another try would end the same way.
+    Final,
+    /// Something else has killed the process: little. Only a long row of those counts.
+    Killed,
+    /// By the same cause as one that was counted already.
+    Counted,
+}
+
 #[derive(Debug, Clone)]
 pub enum Event {
     ClientJoined {
@@ -102,11 +115,11 @@ pub enum Event {
     WorkerRetires {
         worker: WorkerKey,
     },
-    /// One `StartWorker` has come to nothing. `is_final`: another try would end the same way.
+    /// One `StartWorker` has come to nothing.
     WorkerStartFailed {
         pool: PoolKey,
         reason: String,
-        is_final: bool,
+        how: StartFailure,
     },
     WorkerDied {
         worker: WorkerKey,

@@ -49,7 +49,7 @@ mod tests;
 pub use admission::Admission;
 pub use effect::{Effect, Refusal, StopReason};
 pub use event::{
-    ActorDemand, ClientKey, EnvKey, Event, JobKey, LeaseKey, LeaseRequest, PoolKey, RequestKey, WorkerKey,
+    ActorDemand, ClientKey, EnvKey, Event, JobKey, LeaseKey, LeaseRequest, PoolKey, RequestKey, StartFailure, WorkerKey,
 };
 pub use explain::{Waiter, Waiting};
 pub use scheduler::{Occupant, Options, Running, Scheduler};

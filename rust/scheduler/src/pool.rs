@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::effect::{Effect, Refusal, StopReason};
-use crate::event::{ClientKey, EnvKey, JobKey, PoolKey, WorkerKey};
+use crate::event::{ClientKey, EnvKey, JobKey, PoolKey, StartFailure, WorkerKey};
 use crate::queue::Wanted;
 use crate::scheduler::{AwaitsWorker, Scheduler, Use, Worker, WorkerState};
 use crate::starts::Starts;
@@ -109,12 +109,12 @@ impl Scheduler {
         now: Duration,
         key: PoolKey,
         reason: &str,
-        is_final: bool,
+        how: StartFailure,
         effects: &mut Vec<Effect>,
     ) {
         let Some(pool) = self.pools.get_mut(&key) else { return };
         pool.starts.came_to_nothing();
-        self.note_failed_start(now, key, reason, is_final, effects);
+        self.note_failed_start(now, key, reason, how, effects);
     }
 
     /// Whether a worker that has ended by itself was so young and unused that its start has failed.
@@ -130,11 +130,11 @@ impl Scheduler {
         now: Duration,
         key: PoolKey,
         reason: &str,
-        is_final: bool,
+        how: StartFailure,
         effects: &mut Vec<Effect>,
     ) {
         let pool = self.pools.get_mut(&key).expect("the caller has looked it up");
-        if !pool.starts.failed(now, &self.options, is_final) {
+        if !pool.starts.failed(now, &self.options, how) {
             return;
         }
         for waiting in std::mem::take(&mut pool.awaiting) {

@@ -12,7 +12,9 @@ use crate::admission::Admission;
 use crate::bottom_up::heartbeat::Backlog;
 use crate::bottom_up::load::Holds;
 use crate::effect::{Effect, Refusal, StopReason};
-use crate::event::{ActorDemand, ClientKey, EnvKey, Event, JobKey, LeaseKey, LeaseRequest, PoolKey, WorkerKey};
+use crate::event::{
+    ActorDemand, ClientKey, EnvKey, Event, JobKey, LeaseKey, LeaseRequest, PoolKey, StartFailure, WorkerKey,
+};
 use crate::groups::RemovedGroups;
 use crate::ledger::{Holding, Ledger};
 use crate::pool::Pool;
@@ -45,6 +47,8 @@ pub struct Options {
     pub memory_settles: Duration,
     /// Starts that fail one after another before requests are rejected.
     pub max_start_failures: u32,
+    /// The same for starts whose processes were killed by something else.
+    pub max_killed_starts: u32,
     /// Pause after the first failed start; each further one doubles it, up to `longest_start_pause`.
     pub first_start_pause: Duration,
     pub longest_start_pause: Duration,
@@ -66,6 +70,7 @@ impl Default for Options {
             memory_patience: Duration::from_secs(30),
             memory_settles: Duration::from_millis(100),
             max_start_failures: 3,
+            max_killed_starts: 10,
             first_start_pause: Duration::from_millis(20),
             longest_start_pause: Duration::from_secs(10),
             young: Duration::from_secs(1),
@@ -337,8 +342,8 @@ impl Scheduler {
                     worker.needed = false;
                 }
             }
-            Event::WorkerStartFailed { pool, reason, is_final } => {
-                self.worker_start_failed(now, pool, &reason, is_final, effects);
+            Event::WorkerStartFailed { pool, reason, how } => {
+                self.worker_start_failed(now, pool, &reason, how, effects);
             }
             Event::WorkerDied { worker } => self.worker_died(now, worker, effects),
             Event::LeaseRequested { client, request } => self.lease_requested(now, client, request, effects),
@@ -637,7 +642,8 @@ impl Scheduler {
             .expect("a pool lives as long as its workers")
             .workers -= 1;
         if died_unused {
-            self.note_failed_start(now, pool, "", false, effects);
+            // How it ended is not known yet. What is broken in itself ends before it is ready, and says why.
+            self.note_failed_start(now, pool, "", StartFailure::Killed, effects);
         }
     }
 

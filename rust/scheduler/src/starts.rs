@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use crate::event::StartFailure;
 use crate::scheduler::Options;
 
 #[derive(Debug, Default)]
@@ -14,6 +15,8 @@ pub(crate) struct Starts {
     pub under_way: usize,
     /// In a row.
     failures: u32,
+    /// Of these, those that were none of the start's own.
+    killed: u32,
     not_before: Duration,
 }
 
@@ -30,20 +33,28 @@ impl Starts {
 
     /// Workers are of use: what failed before does not count any more.
     pub fn proved(&mut self) {
-        self.failures = 0;
+        (self.failures, self.killed) = (0, 0);
         self.not_before = Duration::ZERO;
     }
 
     /// Counts a failure. True: whoever waits is to be told.
-    pub fn failed(&mut self, now: Duration, options: &Options, is_final: bool) -> bool {
+    pub fn failed(&mut self, now: Duration, options: &Options, how: StartFailure) -> bool {
+        if how == StartFailure::Counted {
+            return false;
+        }
         if now > self.not_before + options.longest_start_pause {
-            self.failures = 0; // what was long ago is no row
+            (self.failures, self.killed) = (0, 0); // what was long ago is no row
         }
         self.failures = self.failures.saturating_add(1);
+        self.killed += u32::from(how == StartFailure::Killed);
         let doublings = (self.failures - 1).min(16);
         let pause = options.first_start_pause * (1 << doublings);
         self.not_before = now + pause.min(options.longest_start_pause);
-        is_final || self.failures >= options.max_start_failures
+        how == StartFailure::Final || self.is_hopeless(options)
+    }
+
+    fn is_hopeless(&self, options: &Options) -> bool {
+        self.failures - self.killed >= options.max_start_failures || self.failures >= options.max_killed_starts
     }
 
     /// How many more may be ordered of those that are wanted, `needed` of them by somebody who waits.
@@ -52,7 +63,7 @@ impl Starts {
             0 => (needed + spare).min(options.max_starting),
             _ if now < self.not_before => 0,
             // A spare that nobody waits for would fail for ever.
-            failures if failures >= options.max_start_failures => needed.min(1),
+            _ if self.is_hopeless(options) => needed.min(1),
             _ => (needed + spare).min(1),
         };
         wanted.saturating_sub(self.under_way)
@@ -82,7 +93,7 @@ mod tests {
         let mut pauses = Vec::new();
         let mut told = Vec::new();
         for _ in 0..14 {
-            told.push(starts.failed(now, &options, false));
+            told.push(starts.failed(now, &options, StartFailure::Failed));
             assert_eq!(starts.room(now, 5, 5, &options), 0);
             pauses.push(starts.not_before() - now);
             now = starts.not_before();
@@ -105,8 +116,29 @@ mod tests {
         let options = Options::default();
         let mut starts = Starts::default();
         for minutes in 0..5 {
-            assert!(!starts.failed(Duration::from_secs(60 * minutes), &options, false));
+            assert!(!starts.failed(Duration::from_secs(60 * minutes), &options, StartFailure::Failed));
         }
-        assert!(starts.failed(Duration::from_secs(600), &options, true));
+        assert!(starts.failed(Duration::from_secs(600), &options, StartFailure::Final));
+    }
+
+    #[test]
+    fn what_was_killed_counts_less_and_one_cause_counts_once() {
+        let options = Options::default();
+        let mut starts = Starts::default();
+        let mut tell = |how| {
+            let now = starts.not_before();
+            starts.failed(now, &options, how)
+        };
+        for _ in 0..9 {
+            assert!(!tell(StartFailure::Killed));
+            assert!(!tell(StartFailure::Counted));
+        }
+        assert!(tell(StartFailure::Killed), "not for ever");
+        starts.proved();
+        let mut tell = |how| starts.failed(Duration::ZERO, &options, how);
+        assert!(!tell(StartFailure::Failed));
+        assert!(!tell(StartFailure::Killed));
+        assert!(!tell(StartFailure::Failed));
+        assert!(tell(StartFailure::Failed));
     }
 }

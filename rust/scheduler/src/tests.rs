@@ -695,7 +695,7 @@ fn workers_that_do_not_start_reject_requests_with_the_reason() {
         world.on(Event::WorkerStartFailed {
             pool,
             reason: "no python".to_owned(),
-            is_final: false,
+            how: StartFailure::Failed,
         });
         world.advance(MS * 50);
     }
@@ -767,7 +767,7 @@ fn an_environment_that_cannot_be_made_fails_those_who_ask_for_it_and_no_others()
     world.on(Event::WorkerStartFailed {
         pool,
         reason: "no such package".to_owned(),
-        is_final: true,
+        how: StartFailure::Final,
     });
     assert_eq!(world.rejected, [broken]);
     while world.lease(fine).is_none() {

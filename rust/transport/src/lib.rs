@@ -9,6 +9,7 @@
 //! * `TRA-2`: the token never crosses a socket, and an answer that was overheard opens no second connection.
 //! * `TRA-3`: dropping a future of this crate midway loses no byte and no descriptor.
 
+pub mod faults;
 pub mod grpc;
 pub mod handshake;
 pub mod local;

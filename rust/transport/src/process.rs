@@ -42,6 +42,14 @@ impl ProcessWatch {
         }
     }
 
+    /// Whether it has not ended yet.
+    pub fn is_running(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let Some(fd) = &self.fd else { return false };
+        !poll(&mut [PollFd::new(fd.get_ref(), PollFlags::IN)], Some(&at_once)).is_ok_and(|ready| ready > 0)
+    }
+
     /// Whether a signal has stopped it (SIGSTOP, SIGTSTP), and none has let it go on.
     pub fn is_stopped(&self) -> bool {
         stat_fields(self.pid).is_some_and(|fields| fields.starts_with('T'))

@@ -30,6 +30,8 @@ pub const GCS_ADDRESS_FILE: &str = "gcs_address";
 /// The raylet's listening socket in a session's directory. The raylet removes it when it has ended all processes of its
 /// session; so one that is left tells of a raylet that was killed.
 pub const RAYLET_SOCKET: &str = "sockets/raylet";
+/// The control store's listening socket there.
+pub const GCS_SOCKET: &str = "sockets/gcs";
 /// Variable in the environment of every process that a session's workers have started, however deep:
 /// `<session_dir>/<number of the zygote>`.
 pub const PROCESS_MARK: &str = "RAY_RS_ZYGOTE";

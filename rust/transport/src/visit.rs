@@ -11,6 +11,7 @@ use ray_rs_types::{NodeId, WorkerAddress, WorkerId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::faults::{self, Fault};
 use crate::handshake::{self, HandshakeError};
 use crate::token::Token;
 
@@ -128,6 +129,14 @@ impl Greeting {
 /// When it cannot be reached within [`CONNECT_LIMIT`], does not know the token, or has no such process.
 pub async fn visit(address: &str, token: &Token, greeting: &Greeting) -> Result<TcpStream, VisitError> {
     let unreachable = |error| VisitError::Unreachable(address.to_owned(), error);
+    let fault = faults::of_process().and_then(|faults| faults.draw_named("Visit"));
+    let lost = || Err(unreachable(io::Error::other("the visit was lost on purpose")));
+    match fault {
+        Some(Fault::RequestLost) => return lost(),
+        Some(Fault::Late(by)) => tokio::time::sleep(by).await,
+        // Two visits at once are two visits.
+        Some(Fault::ReplyLost | Fault::Twice) | None => {}
+    }
     let connecting = async {
         let mut stream = TcpStream::connect(address).await.map_err(unreachable)?;
         stream.set_nodelay(true).map_err(unreachable)?;
@@ -146,9 +155,13 @@ pub async fn visit(address: &str, token: &Token, greeting: &Greeting) -> Result<
         }
     };
     let timed_out = || unreachable(io::ErrorKind::TimedOut.into());
-    tokio::time::timeout(CONNECT_LIMIT, connecting)
+    let outcome = tokio::time::timeout(CONNECT_LIMIT, connecting)
         .await
-        .unwrap_or_else(|_| Err(timed_out()))
+        .unwrap_or_else(|_| Err(timed_out()));
+    if fault == Some(Fault::ReplyLost) {
+        return lost();
+    }
+    outcome
 }
 
 /// The accepting side up to the greeting. The caller says [`answer`]; on error it drops the connection.

@@ -237,6 +237,17 @@ impl Lifecycle {
         starting
     }
 
+    /// Workers of `node` that host actors, or own some that end with them.
+    pub fn workers_on(&self, node: NodeId) -> Vec<WorkerId> {
+        let hosts = self.hosts.values().filter_map(|actor| self.actors[actor].state.host());
+        let owners = self.by_owner.keys().copied();
+        let there = hosts.chain(owners).filter(|worker| worker.node_id == node);
+        let mut workers: Vec<WorkerId> = there.map(|worker| worker.worker_id).collect();
+        workers.sort();
+        workers.dedup();
+        workers
+    }
+
     /// Whether `node` was told to start this incarnation, and has not named a worker yet.
     pub fn is_starting_on(&self, actor: ActorId, node: NodeId, incarnation: u32) -> bool {
         self.actors.get(&actor).is_some_and(|entry| {
@@ -365,7 +376,17 @@ impl Lifecycle {
             // The node may speak before it was chosen again, when the GCS has just been restarted.
             Some(State::Starting { early: None, .. } | State::WaitingForNode { .. }) => State::Constructing { worker },
             Some(State::Constructing { worker: known } | State::Alive { worker: known }) if *known == worker => return,
-            Some(State::Leaving { worker: known, .. }) if *known == worker => return,
+            // The order to stop it may have been lost, with whoever had given it.
+            Some(State::Leaving { worker: known, death }) if *known == worker => {
+                effects.push(Effect::StopWorker {
+                    actor,
+                    node: worker.node_id,
+                    worker: Some(worker.worker_id),
+                    graceful: matches!(death, Death::ExitedItself(_)),
+                    reason: NOT_WANTED,
+                });
+                return;
+            }
             Some(
                 State::WaitingForArguments
                 | State::Constructing { .. }

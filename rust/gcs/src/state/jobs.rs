@@ -6,7 +6,8 @@ use prost::Message;
 use ray_rs_actors::lifecycle::Event;
 use ray_rs_proto::v1::{self, node_command::Body};
 use ray_rs_scheduler::placement_group::Event as GroupEvent;
-use ray_rs_types::{JobId, WorkerAddress};
+use ray_rs_types::{JobId, NodeId, WorkerAddress};
+use rustc_hash::{FxHashMap, FxHashSet};
 use tonic::Status;
 
 use super::{Durable, State, Target};
@@ -21,6 +22,9 @@ pub(super) struct Jobs {
     jobs: BTreeMap<u32, v1::JobInfo>,
     /// In the order in which they ended.
     finished: VecDeque<u32>,
+    /// Of those that run and were registered with this process: the connection of the driver's node then. What that node
+    /// had said of its processes on it may be older than the driver.
+    came_with: FxHashMap<u32, u64>,
 }
 
 impl Jobs {
@@ -91,7 +95,8 @@ impl State {
         let driver = request
             .driver
             .ok_or_else(|| Status::invalid_argument("a job needs a driver"))?;
-        WorkerAddress::try_from(&driver).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let address = WorkerAddress::try_from(&driver).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let driver_node = address.node_id;
         if let Some(job) = self.jobs.running(|known| *known == driver).first() {
             // The same request once more, after a connection was lost.
             return Ok((v1::RegisterJobReply { job_id: job.0.to_vec() }, self.durable_so_far()));
@@ -109,6 +114,9 @@ impl State {
             config: request.config,
         };
         let writes = vec![write_of(&info)];
+        if let Some(connection) = self.nodes.connection_of(driver_node) {
+            self.jobs.came_with.insert(number, connection);
+        }
         self.jobs.jobs.insert(number, info);
         Ok((v1::RegisterJobReply { job_id }, self.commit(writes)))
     }
@@ -121,6 +129,7 @@ impl State {
         };
         info.finished = true;
         info.end_ms = now_ms;
+        self.jobs.came_with.remove(&job.to_int());
         let mut writes = vec![write_of(info)];
         writes.extend(self.jobs.has_ended(job.to_int()));
         let durable = self.actor_events([Event::JobFinished { job }], writes);
@@ -139,6 +148,16 @@ impl State {
     pub(super) fn drivers_died(&mut self, now_ms: u64, of_driver: impl Fn(&v1::WorkerAddress) -> bool) {
         for job in self.jobs.running(of_driver) {
             drop(self.finish_job(&job.0, now_ms));
+        }
+    }
+
+    /// Finishes the jobs of a node's drivers that are not among those that it has on this connection.
+    pub(super) fn drivers_are(&mut self, node: NodeId, connection: u64, living: &FxHashSet<&[u8]>, now_ms: u64) {
+        let is_gone = |driver: &v1::WorkerAddress| driver.node_id == node.0 && !living.contains(&*driver.worker_id);
+        for job in self.jobs.running(is_gone) {
+            if self.jobs.came_with.get(&job.to_int()) != Some(&connection) {
+                drop(self.finish_job(&job.0, now_ms));
+            }
         }
     }
 

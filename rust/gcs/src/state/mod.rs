@@ -17,6 +17,7 @@ mod kv;
 mod metrics;
 mod moves;
 mod nodes;
+mod once;
 mod outbox;
 mod picking;
 mod placement_groups;
@@ -36,7 +37,7 @@ use crate::commit::{Committer, Flushed};
 use crate::storage::{StorageError, Write};
 
 pub use actors::actor_id;
-use nodes::RECONNECT_GRACE;
+pub use nodes::RECONNECT_GRACE;
 pub use picking::propose;
 
 use actors::Actors;
@@ -45,6 +46,7 @@ use jobs::Jobs;
 use kv::KeyValues;
 use metrics::Metrics;
 use nodes::{Nodes, Place};
+use once::Once;
 use outbox::{Outbox, Target};
 use placement_groups::PlacementGroups;
 use task_events::TaskEventLog;
@@ -69,6 +71,7 @@ pub struct State {
     task_events: TaskEventLog,
     metrics: Metrics,
     dead_workers: VecDeque<DeadWorker>,
+    once: Once,
     /// Name of the session; set before anything is served.
     pub session: String,
     /// How things stand with the nodes that the cluster starts by itself.

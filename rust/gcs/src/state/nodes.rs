@@ -19,6 +19,7 @@ use tonic::Status;
 
 use super::actors::actor_id;
 use super::followers::{Followers, NodeNewsStream};
+use super::hearing::FollowedWorkers;
 use super::placement_groups::{GroupPlace, group_demand};
 use super::{State, Target};
 use crate::convert;
@@ -61,6 +62,7 @@ pub(super) struct Nodes {
     pub(super) global: GlobalScheduler,
     /// Replicas of the global scheduler.
     pub(super) followers: Followers,
+    pub(super) followed_workers: FollowedWorkers,
     /// What the head node was built of; nodes that differ are not let in.
     versions: Option<String>,
 }
@@ -115,6 +117,16 @@ impl Nodes {
                 }
             }
         }
+    }
+
+    /// Those that were ever registered, and not declared dead.
+    pub(super) fn known_living(&self) -> impl Iterator<Item = NodeId> {
+        self.indices.keys().copied().filter(|node| !self.dead.contains(node))
+    }
+
+    /// The connection that a living node has or had last; none of one that has not come to this process.
+    pub(super) fn connection_of(&self, node: NodeId) -> Option<u64> {
+        self.nodes.get(&node).map(|entry| entry.connection)
     }
 
     pub(super) fn disconnect_all(&mut self) {
@@ -527,7 +539,14 @@ impl State {
                 }
                 self.note_dead_worker(node, died, now_ms);
                 self.actor_fact(Event::WorkerDied { worker, message });
+                self.tell_who_follows(node, |gone| gone == worker);
             }
+            Some(Report::WorkerNotHere(asked)) => {
+                let worker = WorkerId::from_bytes(&asked.worker_id).map_err(invalid)?;
+                self.tell_who_follows(node, |gone| gone == worker);
+            }
+            Some(Report::FollowWorker(followed)) => self.worker_followed(node, &followed)?,
+            Some(Report::Processes(living)) => self.node_has_processes(node, &living, now_ms)?,
             Some(Report::CreateGroup(spec)) => self.group_wanted(node, spec, now_ms)?,
             Some(Report::RemoveGroup(request)) => self.group_unwanted(&request.group_id)?,
             Some(Report::FollowGroup(request)) => self.group_followed(node, &request.group_id)?,
@@ -582,8 +601,15 @@ impl State {
         // It learns of it on the connection that it may still have, or when it comes back.
         entry.commands = None;
         self.nodes.dead.insert(node);
+        self.bury(node, info, now_ms);
+    }
+
+    /// Tells everybody of a node that is among the dead from now on.
+    pub(super) fn bury(&mut self, node: NodeId, info: v1::NodeInfo, now_ms: u64) {
         self.committer.submit_unawaited(vec![self.nodes.record(node)]);
         self.nodes.global.node_gone(node);
+        // Who follows a process of it knows by the node's death.
+        self.nodes.followed_workers.remove(&node);
         self.nodes.followers.node_gone(node);
         self.changes.send_replace(());
         self.tell(0, Target::AllNodes, Body::NodeChanged(info));

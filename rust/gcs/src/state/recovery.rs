@@ -77,6 +77,7 @@ impl State {
                 task_events,
                 metrics: Metrics::default(),
                 dead_workers: VecDeque::new(),
+                once: super::Once::default(),
                 session: String::new(),
                 autoscaler_report: None,
                 started: std::time::Instant::now(),

@@ -301,7 +301,7 @@ impl ArenaHost {
             summary.freed_bytes += extent.len - kept_bytes;
             self.table.take_over(extent, &kept);
         }
-        self.free_kept_of(owner);
+        self.owners_died(|dead| dead == owner);
         if client != 0 {
             self.live_rows -= 1;
             self.free_rows.push(client);
@@ -340,12 +340,13 @@ impl ArenaHost {
         kept
     }
 
-    /// Of the blocks that processes left which ended before, those whose owner has now ended as well.
-    fn free_kept_of(&mut self, owner: u64) {
+    /// Of the blocks that processes left which ended before, those go whose owners have now ended as well.
+    pub fn owners_died(&mut self, are_dead: impl Fn(u64) -> bool) {
         let is_its = |block: &KeptBlock| {
             let header = self.map.header(block.offset + HEADER_BYTES);
             header.is_some_and(|header| {
-                header.state.load(Ordering::Acquire) == SEALED && header.owner.load(Ordering::Acquire) == owner
+                let owner = header.owner.load(Ordering::Acquire);
+                header.state.load(Ordering::Acquire) == SEALED && are_dead(owner)
             })
         };
         let orphans: Vec<_> = self.table.all_kept().filter(is_its).collect();

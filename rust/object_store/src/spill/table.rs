@@ -335,10 +335,15 @@ impl SpillTable {
     }
 
     pub fn owner_died(&mut self, owner: u64, orders: &mut Vec<Order>) {
-        if owner == 0 {
-            return;
-        }
-        let its = self.entries.iter().filter(|(_, entry)| entry.owner == owner);
+        self.owners_died(|dead| dead == owner, orders);
+    }
+
+    /// The same for several.
+    pub fn owners_died(&mut self, are_dead: impl Fn(u64) -> bool, orders: &mut Vec<Order>) {
+        let its = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.owner != 0 && are_dead(entry.owner));
         let mut keys: Vec<Key> = its.map(|(key, _)| *key).collect();
         keys.sort_unstable();
         for key in keys {

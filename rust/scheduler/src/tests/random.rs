@@ -208,7 +208,7 @@ impl World {
                     self.on(Event::WorkerStartFailed {
                         pool,
                         reason: "test".to_owned(),
-                        is_final: false,
+                        how: StartFailure::Failed,
                     });
                 } else if !self.starts.is_empty() {
                     let event = self.start_one();

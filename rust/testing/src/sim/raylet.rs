@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ray_rs_scheduler::{
     ClientKey, Effect, EnvKey, Event, JobKey, LeaseKey, LeaseRequest, Options, PoolKey, RequestKey, Scheduler,
-    StopReason, WorkerKey,
+    StartFailure, StopReason, WorkerKey,
 };
 use ray_rs_types::ResourceSet;
 
@@ -76,7 +76,7 @@ impl Raylet {
         let event = Event::WorkerStartFailed {
             pool: POOL,
             reason: "it did not start".to_owned(),
-            is_final: false,
+            how: StartFailure::Failed,
         };
         self.decide(now, event, orders);
     }

@@ -19,6 +19,7 @@ use tonic::{Request, Status};
 
 use super::stream::Connection;
 use super::{KEEPALIVE_LIMIT, KEEPALIVE_PAUSE, MAX_MESSAGE_BYTES, is_this_machine};
+use crate::faults::{self, Fault};
 use crate::handshake::{self, HandshakeError};
 use crate::token::Token;
 use crate::visit::CONNECT_LIMIT;
@@ -124,6 +125,14 @@ async fn open(address: &Address) -> io::Result<Connection> {
     }
 }
 
+/// In a call's metadata: what all tries of it have in common, and no other call has.
+const CALL_NUMBER: &str = "ray-rs-call";
+
+/// The number of the call of which this request is one of perhaps several tries; `None`: it has none.
+pub fn call_number<T>(request: &Request<T>) -> Option<u64> {
+    request.metadata().get(CALL_NUMBER)?.to_str().ok()?.parse().ok()
+}
+
 /// Makes unary calls whose messages stay encoded: a raylet forwards its clients' calls without looking into them.
 #[derive(Debug, Clone)]
 pub struct RawClient {
@@ -154,6 +163,31 @@ impl RawClient {
     /// # Errors
     /// What the service answered; `INVALID_ARGUMENT` when `method` cannot be a method's name.
     pub async fn call(&self, method: &str, payload: Bytes) -> Result<Bytes, Status> {
+        self.call_as(0, method, payload).await
+    }
+
+    /// The same as one of several tries of one call, which all have this number; 0: none.
+    ///
+    /// # Errors
+    /// As of [`Self::call`].
+    pub async fn call_as(&self, number: u64, method: &str, payload: Bytes) -> Result<Bytes, Status> {
+        let lost = |what: &str| Err(Status::unavailable(format!("the {what} was lost on purpose")));
+        match faults::of_process().and_then(|faults| faults.draw(method)) {
+            None => {}
+            Some(Fault::RequestLost) => return lost("request"),
+            Some(Fault::ReplyLost) => {
+                let _ = self.call_once(number, method, payload).await;
+                return lost("reply");
+            }
+            Some(Fault::Twice) => {
+                let _ = self.call_once(number, method, payload.clone()).await;
+            }
+            Some(Fault::Late(by)) => tokio::time::sleep(by).await,
+        }
+        self.call_once(number, method, payload).await
+    }
+
+    async fn call_once(&self, number: u64, method: &str, payload: Bytes) -> Result<Bytes, Status> {
         if method.is_empty() || !method.bytes().all(|c| c.is_ascii_alphanumeric()) {
             return Err(Status::invalid_argument(format!("{method:?} is no method's name")));
         }
@@ -165,10 +199,11 @@ impl RawClient {
             .ready()
             .await
             .map_err(|error| Status::unavailable(format!("it cannot be reached: {error}")))?;
-        Ok(client
-            .unary(Request::new(payload), path, BytesCodec)
-            .await?
-            .into_inner())
+        let mut request = Request::new(payload);
+        if number != 0 {
+            request.metadata_mut().insert(CALL_NUMBER, number.into());
+        }
+        Ok(client.unary(request, path, BytesCodec).await?.into_inner())
     }
 }
 

@@ -7,11 +7,11 @@ mod stream;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-pub use client::{Address, ConnectError, RawClient, channel};
+pub use client::{Address, ConnectError, RawClient, call_number, channel};
 pub use server::{Listener, ServeError, serve};
 pub use stream::{Connection, PeerInfo};
-pub use tonic::Code;
 pub use tonic::transport::Channel;
+pub use tonic::{Code, Status};
 
 /// Largest message that either side takes: pickled functions may carry data with them.
 pub const MAX_MESSAGE_BYTES: usize = 512 << 20;
