@@ -133,7 +133,7 @@ fn executor(core: &Arc<CoreWorker>) -> Receiver<&'static str> {
                     say.send("ran a task").expect("the test listens");
                 }
                 Next::Exit { .. } => return say.send("was told to end").expect("the test listens"),
-                Next::StartActor(_) | Next::Nothing => unreachable!("nobody asked for that"),
+                Next::StartActor(_) | Next::Checkpoint | Next::Nothing => unreachable!("nobody asked for that"),
             }
         }
     });

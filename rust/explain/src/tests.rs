@@ -149,7 +149,7 @@ fn how_long_something_takes_is_told_by_the_clock_that_saw_it_begin() {
         }
     }
     let outer = story.processes[0].tasks[0].id;
-    let text = why(&story, result(outer)).text;
+    let text = why(&story, Subject::Object(result(outer))).text;
     assert!(text.contains("runs since 4.0 s"), "{text}");
     assert!(text.contains("waits in get() since 3.0 s"), "{text}");
 }

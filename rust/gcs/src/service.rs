@@ -461,6 +461,7 @@ impl Gcs for GcsService {
         &self,
         request: Request<v1::CommitCallsRequest>,
     ) -> Result<Response<v1::CommitCallsReply>, Status> {
+        self.takes_changes()?;
         let (reply, durable) = self.state().commit_calls(request.into_inner())?;
         after(durable, reply).await
     }
