@@ -106,7 +106,7 @@ def test_every_kind_of_state_has_its_table():
 
 def test_states_of_a_block():
     text = (DOCS / "states/object.md").read_text().partition("## In the arena")[2]
-    constants = re.findall(r"const (\w+): u32 = 0x00f2_", read("rust/object_store/src/segment/map.rs"))
+    constants = re.findall(r"const (\w+): u32 = 0x00f2_", read("rust/object_store/src/segment/protocol.rs"))
     assert names(rows(text)) == constants
 
 
