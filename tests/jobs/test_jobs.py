@@ -378,6 +378,29 @@ def test_the_service_comes_and_goes_and_jobs_stay(own_heads, tmp_path):
     assert client.get_job_logs(job).endswith("still there\n")
 
 
+def test_jobs_survive_the_control_store(own_heads, tmp_path):
+    mine = own_heads()
+    client = JobSubmissionClient(f"http://{mine.web}")
+    gate = tmp_path / "gate"
+    job = client.submit_job(entrypoint=f"while [ ! -e {gate} ]; do sleep 0.02; done; echo still there")
+    wait_until(lambda: client.get_job_status(job) is JobStatus.RUNNING, "the job to run")
+    (gcs,) = [pid for pid in traces.daemons("gcs") if mine.directory in contents(f"/proc/{pid}/cmdline")]
+    os.kill(gcs, signal.SIGKILL)
+
+    def answered():
+        try:
+            return client.get_job_status(job)
+        except (ConnectionError, RuntimeError):  # it is not back yet
+            return None
+
+    # At the same address, and nothing that was acknowledged is forgotten.
+    assert wait_until(answered, "the service to be back") is JobStatus.RUNNING
+    assert contents(f"{mine.directory}/dashboard_address").strip() == mine.web
+    gate.touch()
+    wait_until(lambda: answered() is JobStatus.SUCCEEDED, "the job to end")
+    assert client.get_job_logs(job).endswith("still there\n")
+
+
 # ------------------------------------------------------------------------------------------------------------- who may
 
 

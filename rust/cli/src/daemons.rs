@@ -66,19 +66,19 @@ fn serve_gcs(arguments: GcsArguments, socket: OwnedFd, supervisor: Option<u32>) 
         (arguments.autoscaling).map(|(autoscaling, head)| autoscaling.compose(head, &arguments.session_dir));
     block_on(async {
         let control_store = ray_rs_gcs::run(config);
-        // A cluster can do without.
-        let socket = arguments.web.and_then(|web| {
-            let bound = WebSocket::bind(web, &arguments.session_dir);
-            bound
-                .inspect_err(|error| tracing::error!(%error, "no web service"))
-                .ok()
-        });
-        match socket {
-            Some(socket) => tokio::select! {
-                outcome = control_store => outcome,
-                () = socket.watch() => unreachable!("it watches to the end"),
-            },
-            None => control_store.await,
+        let service = async {
+            if let Some(web) = arguments.web {
+                match WebSocket::bind(web, &arguments.session_dir).await {
+                    Ok(socket) => socket.watch().await,
+                    // A cluster can do without.
+                    Err(error) => tracing::error!(%error, "no web service"),
+                }
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            outcome = control_store => outcome,
+            () = service => unreachable!("it never ends"),
         }
     })
 }

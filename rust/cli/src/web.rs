@@ -41,6 +41,10 @@ const HOSTS_VARIABLE: &str = "RAY_RS_WEB_HOSTS";
 const IDLE_VARIABLE: &str = "RAY_RS_WEB_IDLE_S";
 const IDLE: Duration = Duration::from_secs(60);
 
+/// The process that served for a control store ends with it, a moment later.
+const REBIND_LIMIT: Duration = Duration::from_secs(5);
+const REBIND_PAUSE: Duration = Duration::from_millis(10);
+
 /// Runs the Python package's service.
 const BOOT: &str = "\
 import sys
@@ -69,14 +73,18 @@ pub(crate) struct WebSocket {
 }
 
 impl WebSocket {
-    /// Binds the socket and writes its address into the session's directory.
+    /// Binds the socket and writes its address into the session's directory. A control store that is started again takes
+    /// the address that the one before had, as soon as what served there has ended.
     ///
     /// Must be called inside a Tokio runtime with I/O enabled.
     ///
     /// # Errors
     /// The port is taken, or the address is none of this machine.
-    pub fn bind(arguments: WebArguments, session_dir: &Path) -> io::Result<Self> {
-        let listener = bind(arguments.listen, arguments.may_move)?;
+    pub async fn bind(arguments: WebArguments, session_dir: &Path) -> io::Result<Self> {
+        let listener = match address_in(session_dir) {
+            None => bind(arguments.listen, arguments.may_move)?,
+            Some(address) => bind_again(address).await?,
+        };
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let watched = watch_readable(listener.as_fd().try_clone_to_owned()?)?;
@@ -183,6 +191,24 @@ pub fn serve_web(session_dir: &Path, api: Arc<dyn Api>) -> anyhow::Result<()> {
     Ok(ray_rs_web::serve(listener, &config, api, std::future::pending())?)
 }
 
+/// Where the session's service was bound before.
+fn address_in(session_dir: &Path) -> Option<SocketAddr> {
+    let text = fs::read_to_string(session_dir.join(ADDRESS_FILE)).ok()?;
+    text.trim().parse().ok()
+}
+
+async fn bind_again(address: SocketAddr) -> io::Result<TcpListener> {
+    let until = Instant::now() + REBIND_LIMIT;
+    loop {
+        match bind(address, false) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
+                tokio::time::sleep(REBIND_PAUSE).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 fn bind(address: SocketAddr, may_move: bool) -> io::Result<TcpListener> {
     let last = if may_move {
         address.port().saturating_add(MORE_PORTS)
@@ -203,6 +229,29 @@ fn bind(address: SocketAddr, may_move: bool) -> io::Result<TcpListener> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_next_one_waits_for_the_address_of_the_one_before() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert_eq!(address_in(dir.path()), None);
+        let before = bind("127.0.0.1:0".parse().expect("an address"), false).expect("bound");
+        let address = before.local_addr().expect("bound");
+        fs::write(dir.path().join(ADDRESS_FILE), format!("{address}\n")).expect("written");
+        assert_eq!(address_in(dir.path()), Some(address));
+        let ending = tokio::spawn(async move {
+            tokio::task::yield_now().await;
+            drop(before);
+        });
+        assert_eq!(
+            bind_again(address)
+                .await
+                .expect("free by now")
+                .local_addr()
+                .expect("bound"),
+            address
+        );
+        ending.await.expect("no panic");
+    }
 
     #[test]
     fn a_port_that_is_taken_is_passed_over_only_when_it_may() {
