@@ -31,6 +31,9 @@ pub const MAX_CALL_BYTES: usize = 16 << 20;
 /// Most bytes of its state.
 pub const MAX_STATE_BYTES: usize = 256 << 20;
 
+/// A caller that has many calls under way says so often that it has had answers: what the actor keeps of them is part of
+/// each checkpoint.
+const ACKNOWLEDGED_TOGETHER: u64 = 64;
 /// A commit that failed is sent again after so long.
 const COMMIT_PAUSE: Duration = Duration::from_millis(100);
 /// A process that is to end in order waits so long for its last commit.
@@ -151,13 +154,13 @@ impl State {
         let target = &mut self.actors[actor.0 as usize];
         let Some(numbers) = &mut target.numbers else { return };
         numbers.open.remove(&number);
-        if !numbers.open.is_empty() {
+        if !numbers.open.is_empty() && !number.is_multiple_of(ACKNOWLEDGED_TOGETHER) {
             return;
         }
-        // No call is there that would say it. Nobody is woken for it: the actor reads it when it reads the next thing.
+        // No call need be there that would say it. Nobody is woken for it: the actor reads it when it reads the next thing.
         let message = v1::CallsAcknowledged {
             actor_id: target.id.0.to_vec(),
-            upto: numbers.last,
+            upto: numbers.acknowledged(),
         };
         if let Some(lane) = target.lane
             && self.peers.get(lane).is_some()
@@ -405,7 +408,9 @@ impl State {
                 let had_room = hosted.has_room();
                 self.call_event(Event::Committed);
                 self.ring_callers();
-                if !had_room {
+                let wants_checkpoint =
+                    (self.execution.durable.as_ref()).is_some_and(|hosted| hosted.wants_checkpoint());
+                if !had_room || wants_checkpoint {
                     self.wake_executor();
                     self.nudge();
                 }

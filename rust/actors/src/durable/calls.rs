@@ -203,9 +203,10 @@ impl Calls {
         !self.ended && self.held.len() < HELD_CALLS && self.held_bytes < HELD_BYTES
     }
 
-    /// Whether a checkpoint is to be taken before the next call.
+    /// Whether a checkpoint is to be taken before the next call. One at a time: while one waits for a commit to end, another
+    /// would only be more work for the same commit.
     pub fn wants_checkpoint(&self) -> bool {
-        self.is_due && !self.ended && self.running.is_none()
+        self.is_due && !self.ended && self.running.is_none() && self.checkpoint.is_none()
     }
 
     /// Whether all answers have left.

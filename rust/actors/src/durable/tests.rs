@@ -492,6 +492,30 @@ fn with_every_call_a_checkpoint_nothing_else_is_committed() {
 }
 
 #[test]
+fn there_is_one_checkpoint_for_each_commit() {
+    let mut calls = started(1);
+    let mut effects: Vec<Effect<u32>> = Vec::new();
+    let taken = |calls: &mut Calls, effects: &mut Vec<Effect<u32>>| {
+        let state = Bytes::from_static(b"state");
+        calls.on_event(Duration::ZERO, Event::CheckpointTaken { state }, effects);
+    };
+    run(&mut calls, 1);
+    taken(&mut calls, &mut effects);
+    run(&mut calls, 2);
+    assert!(calls.wants_checkpoint(), "it will be sent when the first is stored");
+    taken(&mut calls, &mut effects);
+    run(&mut calls, 3);
+    assert!(!calls.wants_checkpoint());
+    effects.clear();
+    calls.on_event(Duration::ZERO, Event::Committed, &mut effects);
+    assert_eq!(effects[0], Effect::Release { position: 0 });
+    assert!(
+        matches!(&effects[1], Effect::Commit(commit) if commit.checkpoint.as_ref().is_some_and(|one| one.position == 2))
+    );
+    assert!(calls.wants_checkpoint(), "of what came meanwhile");
+}
+
+#[test]
 fn answers_that_came_are_not_kept() {
     let mut calls = started(100);
     for number in 1..=3 {
