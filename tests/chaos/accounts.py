@@ -9,7 +9,7 @@ from ray_rs import _core
 from ray_rs.cluster_utils import Cluster
 
 
-def in_use(cluster: Cluster) -> dict[str, Any]:
+def in_use(cluster: Cluster, stores: bool = True) -> dict[str, Any]:
     """All that is not free: blocks of the stores, unfinished tasks, references, actors, jobs but one, resources."""
     head = _core.Observer(cluster.head_node.session_dir)
     said = head.describe_processes(tasks=True, objects=True, stored=True, waiting=True)
@@ -39,6 +39,8 @@ def in_use(cluster: Cluster) -> dict[str, Any]:
     for node in cluster.list_all_nodes():
         stats = _core.Observer(node.session_dir).store_stats()
         held[f"spilled at {node.node_id[:8]}"] = stats["spilled_objects"] or stats["spilled_bytes"]
+    if not stores:
+        held = {what: found for what, found in held.items() if "stores" not in what and "spilled" not in what}
     return {what: found for what, found in held.items() if found}
 
 

@@ -107,7 +107,7 @@ class Memory:
         return {name: round(size / MIB, 1) for name, size in self._samples[-1][1].items()} if self._samples else {}
 
 
-def run(seconds: float, seed: int, nodes: int, guests: bool) -> dict[str, Any]:
+def run(seconds: float, seed: int, nodes: int, guests: bool, stores: bool) -> dict[str, Any]:
     cluster = Cluster(initialize_head=True, head_node_args=NODE)
     for _ in range(nodes - 1):
         cluster.add_node(**NODE)
@@ -136,7 +136,7 @@ def run(seconds: float, seed: int, nodes: int, guests: bool) -> dict[str, Any]:
     gc.collect()
     unaccounted: dict[str, Any] = {}
     if not (figures.losses or figures.hangs):
-        unaccounted = accounts.becomes_empty(lambda: accounts.in_use(cluster), ACCOUNTS_PATIENCE_S)
+        unaccounted = accounts.becomes_empty(lambda: accounts.in_use(cluster, stores), ACCOUNTS_PATIENCE_S)
     else:
         print(traces.logs(last_lines=60, newest=8), flush=True)
     ray.shutdown()
@@ -166,12 +166,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="a random one when it is not said")
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--one-driver", action="store_true", help="no second driver, which is killed")
+    parser.add_argument("--not-the-stores", action="store_true", help="values that stay in a store are no failure")
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
     print(f"seed {seed}, {options.minutes} min, {options.nodes} nodes, in {os.environ['RAY_RS_TMPDIR']}", flush=True)
     # Whatever else may stand still, this does not: all stacks are printed, and it ends.
     faulthandler.dump_traceback_later(options.minutes * 60 + 4 * work.PATIENCE_S, exit=True)
-    figures = run(options.minutes * 60, seed, options.nodes, not options.one_driver)
+    figures = run(options.minutes * 60, seed, options.nodes, not options.one_driver, not options.not_the_stores)
     print(json.dumps(figures, default=str))
     failed = any(figures[what] for what in ("losses", "hangs", "unaccounted", "left"))
     if not failed:
