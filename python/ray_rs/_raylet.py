@@ -14,11 +14,15 @@ from ray_rs._core import (
     WorkerID,
 )
 from ray_rs._generator import DynamicObjectRefGenerator, ObjectRefGenerator
+from ray_rs.exceptions import ObjectRefStreamEndOfStreamError
 
+# The label by which each node can be asked for.
+RAY_NODE_ID_KEY = "ray.io/node-id"
 StreamingObjectRefGenerator = ObjectRefGenerator
 ObjectID = ObjectRef
 
 __all__ = [
+    "RAY_NODE_ID_KEY",
     "ActorClassID",
     "ActorID",
     "ClusterID",
@@ -29,6 +33,7 @@ __all__ = [
     "ObjectID",
     "ObjectRef",
     "ObjectRefGenerator",
+    "ObjectRefStreamEndOfStreamError",
     "PlacementGroupID",
     "StreamingObjectRefGenerator",
     "TaskID",

@@ -887,6 +887,6 @@ def get_gpu_ids() -> list[Any]:
     Returns:
         Their ids: numbers, or strings when CUDA_VISIBLE_DEVICES was set at the start. Empty in a driver.
     """
-    from ray_rs.runtime_context import get_runtime_context
+    from ray_rs.runtime_context import _context
 
-    return get_runtime_context()._gpu_ids()
+    return _context._gpu_ids()

@@ -141,6 +141,7 @@ class Cluster:
         env_vars: dict[str, str] | None = None,
         include_dashboard: bool = False,
         dashboard_port: int | None = None,
+        enable_object_reconstruction: bool | None = None,
         _system_config: dict[str, Any] | None = None,
     ) -> ClusterNode:
         """Starts a node; the first one is the head.
@@ -158,6 +159,7 @@ class Cluster:
                 not have itself.
             include_dashboard: Of the first node: take jobs and answer REST over HTTP.
             dashboard_port: Where; 8265 or one of the next that is free when None.
+            enable_object_reconstruction: Of no effect: lost results are always made again.
             _system_config: Ray's knobs; of no effect.
 
         Returns:
@@ -183,8 +185,8 @@ class Cluster:
                 num_cpus=num_cpus,
                 num_gpus=num_gpus,
                 resources=resources or {},
-                memory=memory,
-                object_store_memory=object_store_memory,
+                memory=None if memory is None else int(memory),
+                object_store_memory=int(object_store_memory),
                 labels=labels or {},
                 driver_config=None,
                 **cluster,

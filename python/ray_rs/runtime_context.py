@@ -179,6 +179,20 @@ class RuntimeContext:
         """The directory that sessions lie in."""
         return str(os.path.dirname(self._require()["session_dir"]))
 
+    def get_dashboard_url(self) -> str:
+        """Where the web service listens, as host:port: what RAY_OVERRIDE_DASHBOARD_URL says, if that is set.
+
+        Returns:
+            The address; empty where there is no such service, and on other nodes than the head, which do not know it.
+        """
+        directory = self._require()["session_dir"]
+        override = os.environ.get("RAY_OVERRIDE_DASHBOARD_URL")
+        if override:
+            return override
+        from ray_rs import _processes
+
+        return _processes.web_address(directory)
+
     def get_accelerator_ids(self) -> dict[str, list[str]]:
         """Accelerators of each family that the task or actor may use: their ids as strings."""
         self._require()
@@ -224,6 +238,14 @@ class RuntimeContext:
         actor = _core.current_actor()
         return None if actor is None else actor[0]
 
+    @property
+    def current_placement_group_id(self) -> _core.PlacementGroupID | None:
+        """Deprecated: `get_placement_group_id()` gives it as hexadecimal digits."""
+        _deprecated("current_placement_group_id", "get_placement_group_id()")
+        self._require()
+        current = _core.current_placement_group()
+        return None if current is None else current[0]
+
     def get_resource_ids(self) -> dict[str, list[str]]:
         """Deprecated: `get_accelerator_ids()`."""
         _deprecated("get_resource_ids()", "get_accelerator_ids()")
@@ -251,14 +273,18 @@ def _deprecated(name: str, better: str) -> None:
 
     from ray_rs.util.annotations import RayDeprecationWarning
 
-    text = f"RuntimeContext.{name} is deprecated: use {better}."
+    text = f"RuntimeContext.{name} is deprecated. Use {better} instead."
     warnings.warn(text, RayDeprecationWarning, stacklevel=3)
 
 
 def get_runtime_context() -> RuntimeContext:
-    """Gives the one object that answers where code runs.
+    """Gives the one object that answers where code runs. Starts a session when there is none, as `remote` does.
 
     Returns:
         It.
     """
+    if not _core.is_initialized():
+        from ray_rs import api
+
+        api._auto_init()
     return _context

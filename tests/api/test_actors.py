@@ -12,6 +12,36 @@ pytestmark = pytest.mark.usefixtures("cluster")
 
 
 @ray.remote
+class Hides:
+    """Has attributes named as its methods."""
+
+    def __init__(self):
+        self.value = 0
+        self.later = 0
+
+    def value(self):
+        self.later += 1
+        return self.value
+
+    async def later(self):
+        return self.later
+
+    @staticmethod
+    def static(x):
+        return x
+
+    @classmethod
+    def of_class(cls):
+        return cls.__name__
+
+
+def test_an_attribute_does_not_hide_a_method_of_its_name():
+    actor = Hides.remote()
+    assert ray.get([actor.value.remote(), actor.value.remote(), actor.later.remote()]) == [0, 0, 2]
+    assert ray.get([actor.static.remote(3), actor.of_class.remote()]) == [3, "Hides"]
+
+
+@ray.remote
 class Counter:
     """Counts."""
 

@@ -411,3 +411,30 @@ def test_the_family_tree():
         assert issubclass(getattr(e, name), e.RayError), name
     if not IS_RAY:
         assert ray.exceptions is exceptions
+
+
+def test_an_error_leaves_nothing_to_the_garbage_collector():
+    @ray.remote
+    class Fails:
+        def __init__(self):
+            import gc
+
+            gc.collect()
+            gc.disable()
+
+        def fail(self):
+            raise ValueError
+
+        def left(self):
+            import gc
+
+            return gc.collect()
+
+    actor = Fails.remote()
+    # What is made once, at the first error, is none of it.
+    for _ in range(2):
+        for _ in range(20):
+            with pytest.raises(ValueError):
+                ray.get(actor.fail.remote())
+        left = ray.get(actor.left.remote())
+    assert left < 20

@@ -55,6 +55,58 @@ ONE_NODE = """
         assert worker.core_worker.object_exists(large) and not worker.core_worker.object_exists(small)
         assert worker.node.unique_id == ray.get_runtime_context().get_node_id()
 
+    @pytest.mark.parametrize("connect_to_client", [False, True])
+    def test_placement_groups(ray_start_2_cpus, connect_to_client):
+        from ray._private.gcs_utils import ActorTableData
+        from ray._private.test_utils import (
+            convert_actor_state, is_placement_group_removed, placement_group_assert_no_leak,
+        )
+        from ray.util.client.ray_client_helpers import connect_to_client_or_not
+
+        @ray.remote(num_cpus=1)
+        class Actor:
+            def ready(self):
+                return True
+
+        with connect_to_client_or_not(connect_to_client):
+            group = ray.util.placement_group([{"CPU": 1}])
+            strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(group)
+            actor = Actor.options(scheduling_strategy=strategy).remote()
+            ray.get(actor.ready.remote())
+            info = ray._private.state.actors()[actor._actor_id.hex()]
+            assert info["State"] == convert_actor_state(ActorTableData.ALIVE)
+            assert info["Address"]["NodeID"] == ray.get_runtime_context().get_node_id()
+            assert ray._private.state.actors(actor._actor_id.hex()) == info
+            (free,) = ray._private.state.available_resources_per_node().values()
+            assert free["CPU"] == 1
+            assert not is_placement_group_removed(group)
+            placement_group_assert_no_leak([group])
+            assert is_placement_group_removed(group)
+
+    def test_reference_counts(ray_start_regular):
+        worker = ray._private.worker.global_worker.core_worker
+        before = worker.get_memory_store_size()
+        ref = ray.put(1)
+        assert worker.get_all_reference_counts()[ref.hex().encode()] == {"local": 1, "submitted": 0}
+        assert worker.get_memory_store_size() == before + 1
+
+    def test_unhandled_errors(ray_start_regular):
+        @ray.remote
+        def fails():
+            raise ValueError
+
+        heard = []
+        ray._private.worker._unhandled_error_handler = heard.append
+        fails.remote()
+        ray._private.test_utils.wait_for_condition(lambda: len(heard) == 1)
+
+    def test_a_session_for_who_asks(shutdown_only):
+        assert not ray._private.client_mode_hook.is_client_mode_enabled
+        assert not ray.is_initialized()
+        assert ray.get_runtime_context().get_dashboard_url() == ""
+        assert ray.is_initialized()
+        assert [job["IsDead"] for job in ray._private.state.jobs()] == [False]
+
     def test_no_node_yet(shutdown_only):
         assert not ray.is_initialized()
         driver = run_string_as_driver_nonblocking(
@@ -153,7 +205,7 @@ def pytest_of(directory, body, *before):
 
 @pytest.mark.timeout(120)
 def test_one_node(tmp_path):
-    assert "8 passed" in pytest_of(tmp_path, ONE_NODE, "-m", "ray_rs", "-m", "pytest")
+    assert "12 passed, 1 skipped" in pytest_of(tmp_path, ONE_NODE, "-m", "ray_rs", "-m", "pytest")
 
 
 @pytest.mark.timeout(120)

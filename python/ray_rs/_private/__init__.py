@@ -6,7 +6,16 @@ Only what can be answered truly is here; `ray_rs` itself uses none of it.
 from __future__ import annotations
 
 # Ray imports these itself, so libraries use them as attributes.
-_SUBMODULES = ("internal_api", "ray_constants", "services", "test_utils", "worker")
+_SUBMODULES = (
+    "client_mode_hook",
+    "gcs_utils",
+    "internal_api",
+    "ray_constants",
+    "services",
+    "state",
+    "test_utils",
+    "worker",
+)
 
 
 def __getattr__(name: str) -> object:

@@ -6,6 +6,7 @@ __all__ = [
     "DEFAULT_OBJECT_STORE_MEMORY_PROPORTION",
     "DEFAULT_PORT",
     "OBJECT_STORE_MINIMUM_MEMORY_BYTES",
+    "RAY_OVERRIDE_DASHBOARD_URL",
     "REDIS_MINIMUM_MEMORY_BYTES",
     "WORKER_DIED_PUSH_ERROR",
     "env_bool",
@@ -17,6 +18,9 @@ OBJECT_STORE_MINIMUM_MEMORY_BYTES = MIN_OBJECT_STORE_BYTES
 DEFAULT_OBJECT_STORE_MEMORY_PROPORTION = 0.3
 REDIS_MINIMUM_MEMORY_BYTES = 10**7
 DEFAULT_PORT = 6379
+
+# The variable that says where to send people who look for the web service (`RuntimeContext.get_dashboard_url`).
+RAY_OVERRIDE_DASHBOARD_URL = "RAY_OVERRIDE_DASHBOARD_URL"
 
 # Kinds of errors that the driver is told of (`_private.test_utils.get_error_message`).
 WORKER_DIED_PUSH_ERROR = "worker_died"

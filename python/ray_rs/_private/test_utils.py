@@ -40,6 +40,7 @@ __all__ = [
     "check_call_ray",
     "check_call_subprocess",
     "client_test_enabled",
+    "convert_actor_state",
     "dicts_equal",
     "environment",
     "find_free_port",
@@ -53,9 +54,11 @@ __all__ = [
     "init_error_pubsub",
     "init_log_pubsub",
     "is_named_tuple",
+    "is_placement_group_removed",
     "kill_actor_and_wait_for_failure",
     "object_memory_usage",
     "own_command",
+    "placement_group_assert_no_leak",
     "put_object",
     "recursive_fnmatch",
     "run_string_as_driver",
@@ -402,6 +405,56 @@ def kill_actor_and_wait_for_failure(actor: Any, timeout: float = 10, retry_inter
 
 
 # ------------------------------------------------------------------------------------------------------- small things
+
+
+def convert_actor_state(state: int | None) -> str | None:
+    """The name of an actor's state, as `ray._private.state.actors` says it.
+
+    Args:
+        state: Of `ray._private.gcs_utils.ActorTableData`.
+
+    Returns:
+        The name; None for none.
+    """
+    from ray_rs._private.gcs_utils import ActorTableData
+
+    return ActorTableData(state).name if state else None
+
+
+def is_placement_group_removed(pg: Any) -> bool:
+    """Whether a placement group is known to be removed.
+
+    Args:
+        pg: The group.
+    """
+    return ray.util.placement_group_table(pg).get("state") == "REMOVED"
+
+
+def placement_group_assert_no_leak(pgs_created: Iterable[Any]) -> None:
+    """Removes groups, and waits until the cluster has back what they held.
+
+    Args:
+        pgs_created: The groups. Nothing else may hold resources.
+
+    Raises:
+        AssertionError: Something is still held after ten seconds.
+    """
+    for group in pgs_created:
+        ray.util.remove_placement_group(group)
+
+    def all_is_back() -> bool:
+        table, free = ray.util.placement_group_table(), ray.available_resources()
+        return (
+            all(row["state"] == "REMOVED" for row in table.values())
+            and not any("_group_" in name for name in free)
+            and all(
+                free.get(name) == amount
+                for name, amount in ray.cluster_resources().items()
+                if name not in ("memory", "object_store_memory")
+            )
+        )
+
+    _wait(all_is_back, 10, "all resources to be free again")
 
 
 def find_free_port() -> int:

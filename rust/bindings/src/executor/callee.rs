@@ -24,6 +24,8 @@ pub struct Method {
     name: Py<PyString>,
     /// One that every actor has besides its class's own; takes the instance first.
     special: Option<Py<PyAny>>,
+    /// The class's method, bound to the instance. `None` when only the instance can say what the name means.
+    bound: Option<Py<PyAny>>,
     pub is_async: bool,
 }
 
@@ -116,15 +118,21 @@ impl Executor {
     fn load_method(&self, py: Python<'_>, name: &str) -> PyResult<Callable> {
         let instance = self.instance(py)?;
         let special = self.callbacks.special_methods.bind(py).get_item(name)?;
-        let is_async = match &special {
+        let bound = match &special {
+            Some(_) => None,
+            None => of_its_class(instance, name)?,
+        };
+        let is_async = match (&special, &bound) {
             // What it is told to call may be a coroutine function, which only the call can tell.
-            Some(_) => false,
-            None => is_coroutine_function(&instance.getattr(name)?)?,
+            (Some(_), _) => false,
+            (None, Some(bound)) => is_coroutine_function(bound)?,
+            (None, None) => is_coroutine_function(&instance.getattr(name)?)?,
         };
         let name = PyString::intern(py, name).unbind();
         Ok(Callable::Method(Arc::new(Method {
             name,
             special: special.map(Bound::unbind),
+            bound: bound.map(Bound::unbind),
             is_async,
         })))
     }
@@ -152,6 +160,9 @@ impl Callable {
         match self {
             Self::Function(function) => function.callable.bind(py).call(args, kwargs),
             Self::Method(method) => {
+                if let Some(bound) = &method.bound {
+                    return bound.bind(py).call(args, kwargs);
+                }
                 let instance = executor.instance(py)?;
                 let Some(special) = &method.special else {
                     return instance.getattr(method.name.bind(py))?.call(args, kwargs);
@@ -177,6 +188,28 @@ impl Callable {
             Self::Method(method) => executor.instance(py)?.get_type().getattr(method.name.bind(py)),
         }
     }
+}
+
+/// The method of this name of the instance's class, bound to the instance: an attribute of the instance that has the same
+/// name does not hide it from callers, as its handles know the class only. `None` for what the class does not define, or
+/// computes on each access.
+fn of_its_class<'py>(instance: &Bound<'py, PyAny>, name: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let py = instance.py();
+    let class = instance.get_type();
+    for base in class.mro() {
+        let Ok(found) = base.getattr(intern!(py, "__dict__"))?.get_item(name) else {
+            continue;
+        };
+        let kind = found.get_type();
+        if kind.hasattr(intern!(py, "__set__"))? {
+            return Ok(None);
+        }
+        return match kind.getattr_opt(intern!(py, "__get__"))? {
+            Some(get) => get.call1((found, instance, &class)).map(Some),
+            None => Ok(Some(found)),
+        };
+    }
+    Ok(None)
 }
 
 /// As `inspect.iscoroutinefunction`, without importing inspect.

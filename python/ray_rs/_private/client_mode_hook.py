@@ -1,0 +1,24 @@
+"""`ray._private.client_mode_hook`: whether this process is a Ray Client, which there is none of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+__all__ = ["client_mode_hook", "disable_client_hook", "is_client_mode_enabled"]
+
+_F = TypeVar("_F", bound=Callable[..., object])
+
+is_client_mode_enabled = False
+
+
+def client_mode_hook(func: _F) -> _F:
+    """Marks a function that a client would send elsewhere; here it stays what it is."""
+    return func
+
+
+@contextmanager
+def disable_client_hook() -> Iterator[None]:
+    """A block in which nothing is sent elsewhere, as nowhere."""
+    yield

@@ -1,0 +1,1 @@
+"""Of `ray.util.client` only what test files import: there is no Ray Client."""
