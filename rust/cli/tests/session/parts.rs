@@ -55,6 +55,7 @@ pub fn play() -> bool {
 fn daemon(arguments: &[String]) {
     let code = match arguments[6].as_str() {
         "head" => ray_rs_cli::run_head(&arguments[7], &arguments[8], |_| {}),
+        "gcs" => ray_rs_cli::run_gcs(&arguments[7], &arguments[8], |_| {}),
         "raylet" => ray_rs_cli::run_raylet(&arguments[7], |_| {}),
         "scheduler" => ray_rs_cli::run_scheduler(&arguments[7], |_| {}),
         other => panic!("there is no daemon {other}"),

@@ -29,7 +29,7 @@ pub const ALL: &[Story] = &[
     ("a_dead_zygote_is_replaced", dead_zygote),
     ("workers_that_die_before_they_are_answered_are_replaced", dead_newcomers),
     ("a_killed_driver_leaves_nothing", killed_driver),
-    ("a_killed_gcs_is_cleaned_up_after", killed_gcs),
+    ("a_killed_gcs_is_started_again", killed_gcs),
     ("a_session_killed_whole_is_swept", killed_whole),
     ("an_idle_session_does_nothing", idle),
     ("cycles_leave_nothing", cycles),
@@ -515,11 +515,26 @@ fn killed_gcs() {
     run(async {
         let mut driver = Client::connect(&dir).await;
         driver.register(&DriverConfig::default()).await;
+        let put = v1::KvPutRequest {
+            namespace: "usr".to_owned(),
+            key: b"k".to_vec(),
+            value: b"v".to_vec(),
+            overwrite: true,
+        };
+        let _: v1::KvPutReply = driver.call("KvPut", &put).await.expect("put");
         kill(session.info.gcs_pid);
-        driver.notice("The control store (gcs) has ended").await;
         // What needs no control store goes on.
         let request = driver.request_lease(cpus(1.0)).await;
         driver.lease(request).await;
+        // What does waits for the next one, which knows what the first has acknowledged.
+        let get = v1::KvGetRequest {
+            namespace: "usr".to_owned(),
+            key: b"k".to_vec(),
+        };
+        let reply: v1::KvGetReply = driver.call("KvGet", &get).await.expect("got");
+        assert_eq!((reply.found, reply.value.as_slice()), (true, b"v".as_slice()));
+        let info = SessionInfo::read(&dir).expect("it lives");
+        assert_ne!(info.gcs_pid, session.info.gcs_pid);
     });
     stop(session);
     assert_gone(&dir);
