@@ -120,8 +120,9 @@ impl State {
             .filter(|(worker, followed)| followed.since != Some(connection) && !living.contains(worker.0.as_slice()));
         let gone: FxHashSet<WorkerId> = older.map(|(worker, _)| *worker).collect();
         self.tell_who_follows(node, |worker| gone.contains(&worker));
+        let newer = self.drivers_that_came_with(connection);
         for worker in self.lifecycle.workers_on(node) {
-            if !living.contains(worker.0.as_slice()) {
+            if !living.contains(worker.0.as_slice()) && !newer.contains(worker.0.as_slice()) {
                 let message = "it ended while the control store was away".to_owned();
                 self.actor_fact(Event::WorkerDied { worker, message });
             }

@@ -161,6 +161,13 @@ impl State {
         }
     }
 
+    /// Drivers whose jobs began while their node had this connection: what it says of its processes may be older.
+    pub(super) fn drivers_that_came_with(&self, connection: u64) -> FxHashSet<Vec<u8>> {
+        let came = self.jobs.came_with.iter().filter(|(_, with)| **with == connection);
+        let jobs = came.filter_map(|(job, _)| self.jobs.jobs.get(job)?.driver.as_ref());
+        jobs.map(|driver| driver.worker_id.clone()).collect()
+    }
+
     pub fn list_jobs(&self) -> v1::ListJobsReply {
         v1::ListJobsReply {
             jobs: self
