@@ -63,7 +63,7 @@ impl Starts {
             0 => (needed + spare).min(options.max_starting),
             _ if now < self.not_before => 0,
             // A spare that nobody waits for would fail for ever.
-            _ if self.is_hopeless(options) => needed.min(1),
+            failures if failures >= options.max_start_failures => needed.min(1),
             _ => (needed + spare).min(1),
         };
         wanted.saturating_sub(self.under_way)
