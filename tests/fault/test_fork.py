@@ -156,7 +156,6 @@ def test_fork_in_an_actor():
 
 
 @ray_rs_only("in Ray the child answers in its parent's place")
-@pytest.mark.skip(reason="hangs since processes are reported to a restarted control store: to be mended")
 def test_a_child_that_comes_back_from_its_task(tmp_path):
     """Only the parent is a worker: the child ends where its function does, and the parent's answer counts."""
 

@@ -703,8 +703,12 @@ impl CoreWorker {
         }
     }
 
-    /// The same, for a process that is about to end.
+    /// The same, for a process that is about to end. A child that user code has forked has nothing to answer for, and no
+    /// threads that could.
     pub fn settle_before_end(&self, interrupt: Interrupt<'_>) {
+        if self.is_forked() || self.with(|state| state.execution.durable.is_none()) {
+            return;
+        }
         let settled = self.settle_calls(Some(LAST_COMMIT), interrupt);
         if matches!(settled, Ok(true)) {
             self.flush_answers();
