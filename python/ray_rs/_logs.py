@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-__all__ = ["configure", "error", "flush", "info", "on_event", "warning"]
+__all__ = ["configure", "error", "flush", "forget", "info", "on_event", "warning"]
 
 _DEBUG, _INFO, _WARNING, _ERROR = 10, 20, 30, 40
 _LEVELS = {"debug": _DEBUG, "info": _INFO, "warning": _WARNING, "warn": _WARNING, "error": _ERROR, "critical": 50}
@@ -41,6 +41,11 @@ class _Settings:
 
 # Told of each event before it is shown, as `on_event` is; of tests (`_private.test_utils.Subscriber`).
 listeners: list[Any] = []
+
+
+def forget() -> None:
+    """The session has ended: what comes next knows nothing of what its `init` was told about logs."""
+    configure(level=_INFO, use_logging=False, show_workers=True)
 
 
 def configure(*, level: int | str, use_logging: bool, show_workers: bool, structured: bool = False) -> None:

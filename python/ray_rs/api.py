@@ -637,6 +637,7 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
         _logs.flush()
         if session["started_here"]:
             _core.stop_head(session["session_dir"])
+        _logs.forget()
         import atexit
 
         atexit.unregister(_at_exit)

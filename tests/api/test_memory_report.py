@@ -165,6 +165,10 @@ def test_spilled_objects_are_told_apart():
     assert "spilled" in places and "arena" in places
     assert "that were spilled" in ray.why(refs[places.index("spilled")])
     del refs
+    wait_until(lambda: not [row for row in rows() if (row["object_size"] or 0) >= 30 * MIB], "all of them to be gone")
+    # What the driver keeps empty is room enough: nothing is set aside ahead of need.
+    refs = [ray.put(bytes(MIB)) for _ in range(20)]
+    assert {row_of(ref)["place"] for ref in refs} == {"arena"}
 
 
 def test_the_summary():

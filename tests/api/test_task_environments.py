@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 import zipfile
 
 import pytest
@@ -18,6 +19,17 @@ def variables(*names):
 
 @ray.remote
 def pid():
+    return os.getpid()
+
+
+@ray.remote
+def pid_beside(path):
+    """This process's number, told once as many run at once as the session has CPUs."""
+    own = f"{path}.{os.getpid()}"
+    open(own, "w").close()
+    name = os.path.basename(path)
+    while sum(each.startswith(name) for each in os.listdir(os.path.dirname(path))) < 2:
+        time.sleep(0.001)
     return os.getpid()
 
 
@@ -62,7 +74,7 @@ def session():
     ray.shutdown()
 
 
-def test_variables_are_merged_and_nobody_shares_a_worker(session):
+def test_variables_are_merged_and_nobody_shares_a_worker(session, tmp_path):
     names = ("RRT_JOB", "RRT_BOTH", "RRT_TASK")
     special = variables.options(runtime_env={"env_vars": {"RRT_BOTH": "${RRT_BOTH}+task", "RRT_TASK": "task"}})
     assert ray.get(variables.remote(*names)) == ["job", "job", None]
@@ -70,12 +82,13 @@ def test_variables_are_merged_and_nobody_shares_a_worker(session):
     assert ray.get([variables.remote(*names) for _ in range(20)]) == [["job", "job", None]] * 20
     env = {"env_vars": {"RRT_TASK": "1"}}
     ours = set(ray.get([pid.remote() for _ in range(20)]))
-    theirs = set(ray.get([pid.options(runtime_env=env).remote() for _ in range(20)]))
+    # Both CPUs' workers of this environment, so that none can be missing below.
+    theirs = set(ray.get([pid_beside.options(runtime_env=env).remote(f"{tmp_path}/at") for _ in range(2)]))
     others = set(ray.get([pid.options(runtime_env={"env_vars": {"RRT_TASK": "2"}}).remote() for _ in range(20)]))
     assert ours.isdisjoint(theirs) and ours.isdisjoint(others) and theirs.isdisjoint(others)
     # Equal environments are one environment, however they are written.
     again = {"config": None, "env_vars": {"RRT_TASK": "1"}}
-    assert set(ray.get([pid.options(runtime_env=again).remote() for _ in range(20)])) & theirs
+    assert set(ray.get([pid.options(runtime_env=again).remote() for _ in range(20)])) <= theirs
 
 
 def test_node_variables_are_expanded(monkeypatch):

@@ -68,3 +68,12 @@ def test_notices_and_messages(lines, capsys):
     err = capsys.readouterr().err
     assert "(raylet) look out\n" in err
     assert "INFO -- started\n" in err
+
+
+def test_what_init_was_told_about_messages_ends_with_the_session(lines, capsys):
+    _logs.configure(level="error", use_logging=False, show_workers=False)
+    _logs.info("not said")
+    _logs.forget()
+    _logs.info("said")
+    err = capsys.readouterr().err
+    assert "-- said\n" in err and "not said" not in err

@@ -80,6 +80,8 @@ pub(crate) struct ObjectService {
     pub(crate) last_shortage: Option<Instant>,
     /// When the disk last refused to take objects.
     pub(crate) last_refusal: Option<Instant>,
+    /// When more than enough lay empty in what clients hold, though little was left to grant.
+    pub(crate) last_roomy: Option<Instant>,
     /// Extents that are empty and yet not to be had, because they were granted just now, or because their clients did not
     /// give them back in time; and until when they are left alone.
     pub(crate) slow: FxHashMap<u64, Instant>,
@@ -118,6 +120,7 @@ impl ObjectService {
             moves: MoveLog::default(),
             last_shortage: None,
             last_refusal: None,
+            last_roomy: None,
             slow: FxHashMap::default(),
         })
     }

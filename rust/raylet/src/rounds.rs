@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use ray_rs_object_store::spill::{FileId, Part, Region, RegionKind, fuse, plan};
+use ray_rs_object_store::spill::{FileId, Part, Region, RegionKind, fuse, is_nearly_full, plan};
 use ray_rs_object_store::{Class, SetAside};
 use ray_rs_proto::v1;
 use ray_rs_proto::v1::from_raylet::Body;
@@ -22,6 +22,8 @@ const FILE_BYTES: u64 = 100 << 20;
 const BATCH_SHARE: u64 = 8;
 /// With less than this share free, the next round begins ahead of need.
 const AHEAD_SHARE: u64 = 5;
+/// What clients keep empty was enough: that is looked at again, block by block, no sooner than this.
+const ROOMY_PAUSE: Duration = Duration::from_millis(20);
 /// As long as the last request that found no room is so fresh.
 const SHORTAGE_MEMORY: Duration = Duration::from_secs(5);
 /// After the disk refused, nothing is written ahead of need for so long.
@@ -50,6 +52,7 @@ impl ObjectService {
         if self.round.is_some()
             || !is_fresh(self.last_shortage, SHORTAGE_MEMORY)
             || is_fresh(self.last_refusal, REFUSAL_MEMORY)
+            || is_fresh(self.last_roomy, ROOMY_PAUSE)
             || self.waiting.iter().any(|waiting| waiting.short)
         {
             return;
@@ -59,7 +62,7 @@ impl ObjectService {
         }
     }
 
-    /// Begins to make room for `need_bytes` in one piece. False when nothing can be moved.
+    /// Begins to make room for `need_bytes` in one piece; 0: ahead of need, if little is left. False when nothing can be moved.
     pub(crate) fn begin_round(&mut self, need_bytes: u64, now: Instant, clients: &Clients) -> bool {
         self.slow.retain(|_, until| *until > now);
         let (held, table, copies) = (&self.held, &self.table, &self.copies);
@@ -82,7 +85,12 @@ impl ObjectService {
         for region in regions.iter_mut().filter(|region| region.spill_bytes == 0) {
             region.stuck |= self.slow.contains_key(&region.offset);
         }
-        let batch = FILE_BYTES.min(self.capacity / BATCH_SHARE);
+        let batch = if is_nearly_full(&regions, AHEAD_SHARE) {
+            FILE_BYTES.min(self.capacity / BATCH_SHARE)
+        } else {
+            self.last_roomy = Some(now);
+            0
+        };
         let Some(plan) = plan(&regions, need_bytes, batch) else {
             return false;
         };

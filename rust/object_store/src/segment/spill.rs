@@ -71,13 +71,17 @@ impl ArenaHost {
                 offset,
                 len,
                 kind: RegionKind::Free,
+                live_bytes: 0,
                 spill_bytes: 0,
                 youngest: 0,
                 stuck: false,
             };
             match taken {
                 None => {}
-                Some(Taken::Pending) => (region.kind, region.stuck) = (RegionKind::Kept, true),
+                Some(Taken::Pending) => {
+                    (region.kind, region.stuck) = (RegionKind::Kept, true);
+                    region.live_bytes = len;
+                }
                 Some(Taken::Extent(client)) => {
                     region.kind = RegionKind::Extent(client);
                     for (block, _) in self.map.blocks(offset, len) {
@@ -105,11 +109,15 @@ impl ArenaHost {
         let Some(header) = self.map.header(data_offset) else {
             return;
         };
-        match header.state.load(Ordering::Acquire) {
-            SEALED => {}
-            FREE | SPILLED => return,
-            // Being written, on its way to disk, or freed while somebody looks at it.
-            _ => return region.stuck = true,
+        let state = header.state.load(Ordering::Acquire);
+        if matches!(state, FREE | SPILLED) {
+            return;
+        }
+        let len = header.data_len.load(Ordering::Relaxed);
+        region.live_bytes += len;
+        // Otherwise it is being written, on its way to disk, or freed while somebody looks at it.
+        if state != SEALED {
+            return region.stuck = true;
         }
         if pinned.contains(&data_offset) {
             return region.stuck = true;
@@ -121,7 +129,7 @@ impl ArenaHost {
             Class::AwaitedCopy => region.youngest = region.youngest.max(epoch),
             Class::Ordinary => {
                 region.youngest = region.youngest.max(epoch);
-                region.spill_bytes += header.data_len.load(Ordering::Relaxed);
+                region.spill_bytes += len;
             }
         }
     }

@@ -301,6 +301,7 @@ fn what_is_looked_at_or_being_written_is_not_moved(arena) {
         (stuck, regions.iter().map(|region| region.spill_bytes).sum::<u64>()),
         (2, 5 * MIB)
     );
+    assert!(regions.iter().map(|region| region.live_bytes).sum::<u64>() >= 16 * MIB);
     let aside = host.set_aside(&regions, ordinary);
     assert_eq!(
         aside.parts.iter().map(|part| part.key.offset).collect::<Vec<_>>(),

@@ -15,7 +15,7 @@
 pub mod plan;
 pub mod table;
 
-pub use plan::{Plan, Region, RegionKind, fuse, plan};
+pub use plan::{Plan, Region, RegionKind, fuse, is_nearly_full, plan};
 pub use table::{FileId, Found, Order, Part, Place, Reading, SpillStats, SpillTable};
 
 /// Name of an object: the data offset and the generation of its first block.

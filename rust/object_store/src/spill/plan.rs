@@ -22,6 +22,8 @@ pub struct Region {
     pub offset: u64,
     pub len: u64,
     pub kind: RegionKind,
+    /// Bytes of values that lie there, movable or not.
+    pub live_bytes: u64,
     /// Bytes that would have to be written to disk; 0: nothing lies there, or all of it is on disk already.
     pub spill_bytes: u64,
     /// When the last of what lies there was made; 0: nothing lies there that is missed.
@@ -43,6 +45,14 @@ impl Plan {
     pub fn regions(&self) -> impl Iterator<Item = usize> {
         self.window.clone().chain(self.ahead.iter().copied())
     }
+}
+
+/// Whether no more than `free_share` (one part in so many) of the arena is left when what clients keep empty is counted
+/// as free: they give it back when somebody is short, and nothing is written to disk for it.
+pub fn is_nearly_full(regions: &[Region], free_share: u64) -> bool {
+    let capacity: u64 = regions.iter().map(|region| region.len).sum();
+    let live: u64 = regions.iter().map(|region| region.live_bytes).sum();
+    capacity.saturating_sub(live) < capacity / free_share
 }
 
 /// Chooses what to clear so that `need_bytes` of room come to be in one piece; and further, as long as less than
@@ -127,6 +137,7 @@ mod tests {
             offset,
             len,
             kind: RegionKind::Extent(1),
+            live_bytes: spill_bytes,
             spill_bytes,
             youngest,
             stuck: false,
@@ -179,6 +190,18 @@ mod tests {
             "as young, and less to write"
         );
         assert_eq!(plan(&regions[..1], 4, 100), None, "nothing to clear");
+    }
+
+    #[test]
+    fn what_clients_keep_empty_counts_as_free() {
+        let mut regions = row(&[(10, 4, 1), (10, 3, 2)]);
+        assert!(!is_nearly_full(&regions, 5), "7 of 20 are taken");
+        // Nothing of it could be written to disk, but it is there.
+        regions[1].live_bytes = 10;
+        regions[0].live_bytes = 6;
+        assert!(!is_nearly_full(&regions, 5), "16 of 20 are taken: a fifth is left");
+        regions[0].live_bytes = 7;
+        assert!(is_nearly_full(&regions, 5));
     }
 
     #[test]
