@@ -1,4 +1,4 @@
-"""The event loop of async actors: a selector loop that asks the engine for calls before it sleeps."""
+"""The event loops of async actors: selector loops that ask the engine for calls before they sleep."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
-__all__ = ["awaited", "awaited_by_tasks", "construct", "iterate", "make", "run", "send_items"]
+__all__ = ["awaited", "awaited_by_tasks", "construct", "iterate", "make", "run", "send_items", "use"]
 
 
 class _Selector(selectors.DefaultSelector):
@@ -35,17 +35,24 @@ class _Selector(selectors.DefaultSelector):
 
 
 def make(engine: Any) -> asyncio.AbstractEventLoop:
-    """Makes the loop of an actor.
+    """Makes the loop of an actor, or of one of its concurrency groups.
 
     Args:
         engine: `_core.AsyncEngine`: `eventfd`, `before_select(timeout)` and `after_select()`.
 
     Returns:
-        The loop, which is this thread's from now on.
+        The loop, which no thread has yet.
     """
-    loop = asyncio.SelectorEventLoop(_Selector(engine))
+    return asyncio.SelectorEventLoop(_Selector(engine))
+
+
+def use(loop: asyncio.AbstractEventLoop) -> None:
+    """Makes the loop the calling thread's.
+
+    Args:
+        loop: The loop.
+    """
     asyncio.set_event_loop(loop)
-    return loop
 
 
 def construct(loop: asyncio.AbstractEventLoop, construction: Callable[[], None]) -> None:

@@ -49,8 +49,8 @@ Python names that the extension looks up lazily, on first use (they must exist w
         Blocking `get`/`wait` on the event loop of an async actor; called once per process.
     ray_rs._generator.collect(generator, name) -> DynamicObjectRefGenerator
         In a worker: a task with one return has given a generator.
-    ray_rs._async_loop.run(engine) -> None
-        The event loop of an async actor.
+    ray_rs._async_loop.make(engine) -> AbstractEventLoop, .use(loop), .construct(loop, construction), .run(loop, ended)
+        The event loops of an async actor.
 
 Errors arrive pickled: `pickle.loads` of what `make_error` gave makes a RayTaskError, or an UnserializableException when
 its cause refuses to load. The extension raises what their `as_instanceof_cause()` returns.

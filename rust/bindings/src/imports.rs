@@ -63,6 +63,7 @@ pub static SEND_ITEMS: Name = Name::new("ray_rs._async_loop", "send_items");
 pub static AWAITED: Name = Name::new("ray_rs._async_loop", "awaited");
 pub static AWAITED_BY_TASKS: Name = Name::new("ray_rs._async_loop", "awaited_by_tasks");
 pub static MAKE_ASYNC_LOOP: Name = Name::new("ray_rs._async_loop", "make");
+pub static USE_ASYNC_LOOP: Name = Name::new("ray_rs._async_loop", "use");
 pub static CONSTRUCT_ON_LOOP: Name = Name::new("ray_rs._async_loop", "construct");
 pub static RUN_ASYNC_LOOP: Name = Name::new("ray_rs._async_loop", "run");
 

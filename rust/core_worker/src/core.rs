@@ -73,8 +73,6 @@ pub struct CoreWorker {
     pub(crate) closed: AtomicBool,
     pub(crate) is_driver: bool,
     exported: Mutex<FxHashSet<FunctionId>>,
-    /// Wakes the loop of an async actor.
-    pub(crate) exec_event: OwnedFd,
     pub(crate) socket_path: PathBuf,
     progress: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
@@ -182,11 +180,6 @@ impl CoreWorker {
         );
         state.is_driver = is_driver;
         state.node_ip.clone_from(&info.node_ip);
-        let exec_event = rustix::event::eventfd(
-            0,
-            rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK,
-        )
-        .map_err(|e| failed("cannot make an eventfd", e.into()))?;
         let interrupted = Arc::clone(&state.interrupted);
         let spinning = SpinPolicy::detect();
         let core = Arc::new(Self {
@@ -215,7 +208,6 @@ impl CoreWorker {
             closed: AtomicBool::new(false),
             is_driver,
             exported: Mutex::new(FxHashSet::default()),
-            exec_event,
             socket_path,
             progress: Mutex::new(None),
         });
@@ -258,10 +250,7 @@ impl CoreWorker {
     }
 
     fn leave(&self, mut state: MutexGuard<'_, State>) {
-        if state.execution.loop_asleep && state.execution.has_work() {
-            state.execution.loop_asleep = false;
-            let _ = rustix::io::write(&self.exec_event, &1u64.to_ne_bytes());
-        }
+        state.wake_loops();
         if state.asked_to_leave && !state.owner.owns_any() {
             state.asked_to_leave = false;
             state.tell_raylet(v1::to_raylet::Body::Unneeded(v1::Unneeded {}));

@@ -18,6 +18,7 @@ use crate::cancel::{Interrupted, Running};
 use crate::durable;
 use crate::events::cut;
 use crate::lineage::ArgumentRefs;
+use crate::loops::Loops;
 use crate::model::{ActorStart, Callee, Durability, ExecTask, Next, ReadValue, StoredValue, TaskStatus};
 use crate::peers::{CALL_SEQ, PeerIndex};
 use crate::pull::{Brought, Reader};
@@ -112,7 +113,9 @@ pub(crate) struct Hosted {
 
 #[derive(Default)]
 pub(crate) struct Execution {
-    /// The actor has concurrency groups: its threads take their own group's calls only.
+    /// The actor has threads.
+    pub has_threads: bool,
+    /// Each takes the calls of its own concurrency group only.
     pub has_groups: bool,
     queue: VecDeque<Queued>,
     orders: VecDeque<Next>,
@@ -127,13 +130,14 @@ pub(crate) struct Execution {
     creation_refs: Vec<RefSlot>,
     /// It is a durable one: its calls are kept.
     pub durable: Option<Box<durable::Hosted>>,
-    /// The loop of an async actor sleeps in epoll and is to be woken through its own eventfd.
-    pub loop_asleep: bool,
+    /// Those of an async actor, which sleep in epoll.
+    pub loops: Loops,
 }
 
 impl Execution {
     pub fn forget_lane(&mut self, lane: PeerIndex) {
         self.queue.retain(|queued| queued.lane != lane);
+        self.loops.queue_changed();
     }
 
     /// Takes a task out that has not begun; whether it was there.
@@ -142,6 +146,7 @@ impl Execution {
             .queue
             .iter()
             .position(|queued| queued.lane == lane && queued.task.seq == seq);
+        self.loops.queue_changed();
         at.and_then(|at| self.queue.remove(at)).is_some()
     }
 
@@ -166,6 +171,11 @@ impl Execution {
             None => runnable || !self.orders.is_empty(),
             Some(hosted) => runnable && hosted.has_room() || hosted.wants_checkpoint() || !self.orders.is_empty(),
         }
+    }
+
+    /// Whether a call can begin while some thread waits for something: whoever sleeps on the doorbell hears of it.
+    pub fn calls_begin_on_others(&self) -> bool {
+        self.has_threads || !self.loops.is_empty()
     }
 
     pub fn waiting(&self) -> usize {
@@ -236,6 +246,7 @@ impl State {
     }
 
     pub fn wake_executor(&mut self) {
+        self.execution.loops.queue_changed();
         if self.execution.has_groups {
             // Which of them is of the right group, each finds out for itself.
             self.after.wake.extend(self.execution.parked.drain(..));
@@ -375,6 +386,7 @@ impl State {
                 self.execution.queue.push_front(queued);
                 break;
             }
+            self.execution.loops.queue_changed();
             let Queued { lane, task, travelling } = queued;
             let Some(peer) = self.peers.get(lane) else { continue };
             if task.seq & CALL_SEQ == 0 && !peer.claim(task.seq) {

@@ -36,6 +36,7 @@ mod joining;
 mod lease_news;
 mod lineage;
 mod look;
+mod loops;
 mod losses;
 mod memory_retries;
 mod model;
@@ -65,6 +66,7 @@ pub use durable::{CallHistory, MAX_CALL_BYTES, MAX_STATE_BYTES, Recorded, Replay
 pub use execute::{Group, ReplyTo};
 pub use groups::{GroupRequest, GroupWait};
 pub use lineage::{ArgumentRefs, NotRead};
+pub use loops::{Haste, LoopSeat, Rooms};
 pub use model::*;
 pub use observer::Observer;
 pub use other_nodes::OtherNode;

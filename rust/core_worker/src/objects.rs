@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ray_rs_lanes::{PROGRESS, Woke};
+use ray_rs_lanes::{EXEC, PROGRESS, Woke};
 use ray_rs_object_store::{copy_bytes, layout};
 use ray_rs_ownership::Watcher;
 use ray_rs_types::config::{MAX_INLINE_BYTES, SPIN};
@@ -323,7 +323,7 @@ impl CoreWorker {
             Park,
             Again,
         }
-        let mut slice = slice;
+        let (mut slice, mut wants) = (slice, wants);
         let place = self.with(|state| {
             // From here on a nudge is for this thread; what came before it is looked at now.
             if !state.holder {
@@ -353,6 +353,9 @@ impl CoreWorker {
             }
             state.holder = true;
             state.holder_rests = true;
+            if state.execution.calls_begin_on_others() {
+                wants |= EXEC;
+            }
             self.bell.disarm_eventfd();
             if let Some(at) = state.next_deadline() {
                 slice = slice.min(at.saturating_sub(state.now()).max(Duration::from_micros(100)));
@@ -386,8 +389,7 @@ impl CoreWorker {
                     state.on_deadline();
                     state.pass_holder_on();
                     if !state.holder && state.progress_sleeping {
-                        self.bell
-                            .arm_eventfd(PROGRESS | if state.execution.loop_asleep { wants } else { 0 });
+                        self.bell.arm_eventfd(PROGRESS | state.execution.loops.wants());
                         state.drain_lanes(64);
                     }
                 });

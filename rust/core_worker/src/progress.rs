@@ -150,8 +150,7 @@ impl<'a> Progress<'a> {
                 if state.expects_something() && vain < VAIN_LOOKS {
                     timeout = Some(timeout.map_or(POLL, |other| other.min(POLL)));
                 } else {
-                    let loop_wants = if state.execution.loop_asleep { EXEC } else { 0 };
-                    self.core.bell.arm_eventfd(PROGRESS | loop_wants);
+                    self.core.bell.arm_eventfd(PROGRESS | state.execution.loops.wants());
                     if state.drain_lanes(256) {
                         timeout = Some(Duration::ZERO);
                     }

@@ -1,6 +1,5 @@
 //! What a worker's executor asks of the core worker: tasks to run, what came of them, and how to sleep for the next.
 
-use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -15,9 +14,12 @@ use crate::model::*;
 use crate::objects::Rester;
 
 impl CoreWorker {
-    /// From here on each thread takes calls of its own concurrency group.
-    pub fn use_groups(&self) {
-        self.with(|state| state.execution.has_groups = true);
+    /// From here on several threads take calls, each those of its own concurrency group if the actor has any.
+    pub fn use_threads(&self, has_groups: bool) {
+        self.with(|state| {
+            state.execution.has_threads = true;
+            state.execution.has_groups = has_groups;
+        });
     }
 
     /// What to do next, without waiting.
@@ -117,44 +119,16 @@ impl CoreWorker {
         })
     }
 
-    /// For the loop of an async actor that is about to sleep in epoll. True when there is work already.
-    pub fn arm_exec(&self) -> bool {
-        self.with(|state| {
-            state.drain_lanes(64);
-            state.ring_callers();
-            if state.execution.has_work() {
-                return true;
-            }
-            state.execution.loop_asleep = true;
-            if !state.holder {
-                self.bell.arm_eventfd(EXEC | PROGRESS);
-            }
-            state.drain_lanes(64);
-            let has_work = state.execution.has_work();
-            if has_work {
-                state.execution.loop_asleep = false;
-            }
-            has_work
-        })
-    }
-
-    pub fn exec_eventfd(&self) -> RawFd {
-        self.exec_event.as_raw_fd()
-    }
-
-    pub fn disarm_exec(&self) {
-        self.state.lock().execution.loop_asleep = false;
-        let mut count = [0u8; 8];
-        let _ = rustix::io::read(&self.exec_event, &mut count);
-    }
-
     /// Spins, as far as policy allows, until there is something to run.
     pub fn spin_for_exec(&self) -> bool {
         let probes = self.with(|state| {
             state.ring_callers();
             Arc::clone(&state.peers.probes)
         });
-        let mut spinner = self.spinner.lock();
+        // Another thread that has it spins already, or sleeps on the doorbell; it takes what comes out of the lanes.
+        let Some(mut spinner) = self.spinner.try_lock() else {
+            return false;
+        };
         if !spinner.is_on() {
             return false;
         }

@@ -13,11 +13,12 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use prost::Message;
-use ray_rs_core_worker::{ConnectConfig, CoreWorker, Next, Role, TaskStatus, v1};
+use ray_rs_core_worker::{ConnectConfig, CoreWorker, LoopSeat, Next, Role, StoredValue, TaskStatus, WaitOutcome, v1};
 use ray_rs_lanes::{Doorbell, EXEC, Lane, LaneSender, OutgoingClaims, RemoteBell, SpinTable};
 use ray_rs_object_store::ArenaHost;
 use ray_rs_proto::lane::Kind;
-use ray_rs_types::{NodeId, WorkerAddress, WorkerId};
+use ray_rs_types::{NodeId, PlacementGroupId, WorkerAddress, WorkerId};
+use rustix::event::{PollFd, PollFlags};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
@@ -277,6 +278,76 @@ fn a_ringer_that_is_killed_costs_the_sleeper_nothing() {
     other.push_task(1);
     assert_eq!(heard.recv_timeout(LIMIT), Ok("ran a task"));
     core.shutdown();
+}
+
+/// A thread inside a `get` whose object never comes.
+fn getter(core: &Arc<CoreWorker>) -> std::thread::JoinHandle<WaitOutcome> {
+    let core = Arc::clone(core);
+    std::thread::spawn(move || {
+        // The raylet of these tests makes no groups.
+        let never = core.group_ready(PlacementGroupId([7; 18]), StoredValue::none());
+        core.wait(&[never], 1, None, false, &mut || false)
+    })
+}
+
+#[test]
+fn a_thread_in_a_get_hears_of_calls_that_other_threads_take() {
+    let (raylet, core) = worker();
+    core.use_threads(false);
+    let getting = getter(&core);
+    let mut peer = Peer::connect(&core, &raylet.directory.path().join("sockets"), 2);
+    // Nobody else is there to sleep on the doorbell.
+    peer.wait_for_sleeper();
+    let heard = executor(&core);
+    for seq in 1..=3 {
+        peer.push_task(seq);
+        assert_eq!(heard.recv_timeout(LIMIT), Ok("ran a task"));
+    }
+    core.shutdown();
+    assert_eq!(heard.recv_timeout(LIMIT), Ok("was told to end"));
+    assert!(matches!(getting.join(), Ok(WaitOutcome::Disconnected)));
+}
+
+/// Takes the next task the way an event loop does.
+fn loop_takes_a_task(core: &CoreWorker, seat: LoopSeat) -> bool {
+    let began = Instant::now();
+    while began.elapsed() < LIMIT {
+        if let Some(Next::Task(task)) = core.try_next_task() {
+            core.finish(*task, TaskStatus::Finished, Vec::new(), String::new(), false);
+            return true;
+        }
+        if !core.arm_loop(seat) {
+            let event = core.loop_eventfd(seat);
+            let mut polled = [PollFd::new(&*event, PollFlags::IN)];
+            let limit = rustix::time::Timespec::try_from(LIMIT).expect("short");
+            rustix::event::poll(&mut polled, Some(&limit)).expect("polled");
+        }
+        core.disarm_loop(seat);
+    }
+    false
+}
+
+#[test]
+fn a_sleeping_loop_hears_of_tasks_whoever_else_sleeps() {
+    let (raylet, core) = worker();
+    let seat = core.add_loop(None).expect("an eventfd");
+    let mut peer = Peer::connect(&core, &raylet.directory.path().join("sockets"), 2);
+    for seq in 1..=20 {
+        let pushed = std::thread::spawn(move || {
+            peer.push_task(seq);
+            peer
+        });
+        assert!(loop_takes_a_task(&core, seat), "of task {seq} it never heard");
+        peer = pushed.join().expect("no panic");
+    }
+    let getting = getter(&core);
+    peer.wait_for_sleeper();
+    for seq in 21..=40 {
+        peer.push_task(seq);
+        assert!(loop_takes_a_task(&core, seat), "of task {seq} it never heard");
+    }
+    core.shutdown();
+    assert!(matches!(getting.join(), Ok(WaitOutcome::Disconnected)));
 }
 
 #[test]

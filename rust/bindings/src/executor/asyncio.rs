@@ -1,13 +1,18 @@
 //! Actors with `async def` methods: an event loop on the main thread, whose selector asks here for calls before it
 //! sleeps (`_async_loop.py`). So a call that arrives while the loop is awake costs no wake-up at all.
+//!
+//! Each concurrency group has a loop of its own on a thread of its own, made when the constructor has returned; the main
+//! thread's takes the calls of the default group. The end of one is the end of all.
 
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
-use ray_rs_core_worker::{ActorStart, CoreWorker, ExecTask, Next};
+use ray_rs_core_worker::{ActorStart, CoreWorker, ExecTask, Haste, LoopSeat, Next, Rooms};
 use rustc_hash::FxHashMap;
 
 use super::away::{Away, has_arguments_away};
@@ -15,33 +20,24 @@ use super::callee::{Callable, is_coroutine};
 use super::context::{self, TaskContext};
 use super::run::Ended;
 use super::sync::Started;
-use super::{Executor, Exit, exit_of};
+use super::{Executor, Exit, exit_of, threaded};
 use crate::{gil, imports};
 
 /// Calls started in one turn of the loop at most, so that running ones get their turns.
 const BATCH: usize = 256;
 
-/// A concurrency group's share of the loop.
-struct Group {
-    /// `None`: the actor has no groups.
-    name: Option<String>,
-    running: usize,
-    limit: usize,
-}
-
-struct State {
-    /// The constructor has returned: calls may begin.
-    constructed: bool,
-    groups: Vec<Group>,
-    /// The loop's thread is about to sleep, and new calls write the eventfd.
-    armed: bool,
-    exit: Option<Exit>,
-}
-
 #[pyclass(frozen, module = "ray_rs._core")]
 pub struct AsyncEngine {
     executor: Arc<Executor>,
-    state: Mutex<State>,
+    /// Which of the actor's loops it is; the first is the default group's.
+    index: usize,
+    /// `None`: the actor has no groups.
+    group: Option<String>,
+    seat: LoopSeat,
+    /// Of all loops of the actor.
+    rooms: Arc<Mutex<Rooms<Exit>>>,
+    /// The loop's thread is about to sleep, and new calls write the eventfd.
+    armed: AtomicBool,
     event_loop: PyOnceLock<Py<PyAny>>,
     /// Done when the actor is to end.
     ended: PyOnceLock<Py<PyAny>>,
@@ -50,78 +46,64 @@ pub struct AsyncEngine {
     pub(super) away: Away,
 }
 
-/// That of the actor hosted here.
-static ENGINE: PyOnceLock<Py<AsyncEngine>> = PyOnceLock::new();
+/// Those of the actor hosted here.
+static ENGINES: PyOnceLock<Vec<Py<AsyncEngine>>> = PyOnceLock::new();
+
+fn engines(py: Python<'_>) -> impl Iterator<Item = &'static AsyncEngine> {
+    ENGINES.get(py).into_iter().flatten().map(Py::get)
+}
 
 /// Cancels the asyncio task of a call, if it has one (plain methods have none). On a thread that is not the loop's.
 pub fn cancel(unique: u64) {
     Python::try_attach(|py| {
-        let Some(engine) = ENGINE.get(py).map(Py::get) else {
-            return;
-        };
-        let task = engine.calls.lock().get(&unique).map(|task| task.clone_ref(py));
-        let Some(task) = task else { return };
-        let ordered = (task.bind(py).getattr("cancel"))
-            .and_then(|cancel| engine.event_loop(py).call_method1("call_soon_threadsafe", (cancel,)));
-        if let Err(error) = ordered {
-            // The loop is closed: everything on it has ended.
-            error.write_unraisable(py, None);
+        for engine in engines(py) {
+            let task = engine.calls.lock().get(&unique).map(|task| task.clone_ref(py));
+            let Some(task) = task else { continue };
+            let ordered = (task.bind(py).getattr("cancel"))
+                .and_then(|cancel| engine.event_loop(py).call_method1("call_soon_threadsafe", (cancel,)));
+            if let Err(error) = ordered {
+                // The loop is closed: everything on it has ended.
+                error.write_unraisable(py, None);
+            }
         }
     });
 }
 
 /// The calls that run and can't go on by themselves, by their numbers, each with the futures that it needs all of.
 pub fn awaiting(py: Python<'_>) -> PyResult<Vec<(u64, Vec<Py<PyAny>>)>> {
-    let Some(engine) = ENGINE.get(py).map(Py::get) else {
-        return Ok(Vec::new());
-    };
-    // Cloned under the lock, which runs nothing of Python's.
-    let calls: Vec<(u64, Py<PyAny>)> = (engine.calls.lock().iter())
-        .map(|(unique, task)| (*unique, task.clone_ref(py)))
-        .collect();
-    if calls.is_empty() {
-        return Ok(Vec::new());
+    let mut all = Vec::new();
+    for engine in engines(py) {
+        // Cloned under the lock, which runs nothing of Python's.
+        let calls: Vec<(u64, Py<PyAny>)> = (engine.calls.lock().iter())
+            .map(|(unique, task)| (*unique, task.clone_ref(py)))
+            .collect();
+        if !calls.is_empty() {
+            let found = imports::AWAITED.get(py)?.call1((calls, engine.event_loop(py)))?;
+            all.extend(found.extract::<Vec<(u64, Vec<Py<PyAny>>)>>()?);
+        }
     }
-    imports::AWAITED
-        .get(py)?
-        .call1((calls, engine.event_loop(py)))?
-        .extract()
+    Ok(all)
 }
 
-/// Makes the loop, on which `construct` and then `run` go on.
+/// Makes the loops; gives the default group's, on which `construct` and then `run` go on.
 pub fn make<'py>(
     py: Python<'py>,
     executor: &Arc<Executor>,
     limit: usize,
     groups: &[(String, u32)],
 ) -> PyResult<Bound<'py, AsyncEngine>> {
-    let group = |name: Option<&str>, limit: usize| Group {
-        name: name.map(str::to_owned),
-        running: 0,
-        limit: limit.max(1),
-    };
-    let mut all = vec![group((!groups.is_empty()).then_some(""), limit)];
-    all.extend(groups.iter().map(|(name, limit)| group(Some(name), *limit as usize)));
-    let engine = AsyncEngine {
-        executor: Arc::clone(executor),
-        state: Mutex::new(State {
-            constructed: false,
-            groups: all,
-            armed: false,
-            exit: None,
-        }),
-        event_loop: PyOnceLock::new(),
-        ended: PyOnceLock::new(),
-        calls: Mutex::default(),
-        away: Away::default(),
-    };
-    let engine = Bound::new(py, engine)?;
-    let event_loop = imports::MAKE_ASYNC_LOOP.get(py)?.call1((&engine,))?;
-    let ended = event_loop.call_method0("create_future")?.unbind();
-    let _ = engine.get().event_loop.set(py, event_loop.unbind());
-    let _ = engine.get().ended.set(py, ended);
-    let _ = ENGINE.set(py, engine.clone().unbind());
-    Ok(engine)
+    let limits = std::iter::once(limit).chain(groups.iter().map(|(_, limit)| *limit as usize));
+    let rooms = Arc::new(Mutex::new(Rooms::new(limits)));
+    let default = (!groups.is_empty()).then(String::new);
+    let names = std::iter::once(default).chain(groups.iter().map(|(name, _)| Some(name.clone())));
+    let mut made = Vec::new();
+    for (index, group) in names.enumerate() {
+        made.push(AsyncEngine::make(py, executor, index, group, &rooms)?);
+    }
+    let first = made[0].bind(py).clone();
+    imports::USE_ASYNC_LOOP.get(py)?.call1((first.get().event_loop(py),))?;
+    let _ = ENGINES.set(py, made);
+    Ok(first)
 }
 
 /// Runs the constructor where asyncio's tasks can be created.
@@ -157,29 +139,37 @@ impl Construction {
     }
 }
 
+/// Runs the actor's loops until it ends, this thread the default group's.
 pub fn run(engine: &Bound<'_, AsyncEngine>) -> PyResult<Exit> {
-    let (py, executor) = (engine.py(), &engine.get().executor);
-    context::this_thread_runs_a_loop();
-    engine.get().state.lock().constructed = true;
-    let ended = engine.get().ended.get(py).map(|ended| ended.clone_ref(py));
-    let outcome = imports::RUN_ASYNC_LOOP
-        .get(py)?
-        .call1((engine.get().event_loop(py), ended));
-    if let Some(exit) = engine.get().state.lock().exit.clone() {
-        return Ok(exit);
+    let py = engine.py();
+    engine.get().rooms.lock().constructed();
+    for other in ENGINES.get(py).into_iter().flatten().skip(1) {
+        let body = Py::new(py, LoopThread(other.clone_ref(py)))?.into_any();
+        let group = other.get().group.as_deref().unwrap_or_default();
+        threaded::start_python_thread(py, body, &format!("ray_rs-loop-{group}"))?;
     }
-    // asyncio lets SystemExit through at once.
-    match outcome {
-        Ok(_) => Ok(Exit::graceful(0, "the event loop was stopped")),
-        Err(error) => match executor.exit_of_error(py, &error) {
-            Some(exit) => {
-                if exit.code == 0 {
-                    py.detach(|| executor.core.actor_exiting(exit.reason.clone()));
-                }
-                Ok(exit)
+    AsyncEngine::run_loop(engine)
+}
+
+/// What the thread of a concurrency group runs.
+#[pyclass(frozen, module = "ray_rs._core")]
+struct LoopThread(Py<AsyncEngine>);
+
+#[pymethods]
+impl LoopThread {
+    fn __call__(&self, py: Python<'_>) -> PyResult<()> {
+        let engine = self.0.bind(py);
+        imports::USE_ASYNC_LOOP.get(py)?.call1((engine.get().event_loop(py),))?;
+        let exit = AsyncEngine::run_loop(engine).unwrap_or_else(|error| {
+            error.print(py);
+            Exit {
+                graceful: false,
+                code: 1,
+                reason: "the event loop of a concurrency group failed".to_owned(),
             }
-            None => Err(error),
-        },
+        });
+        // Also when the loop has ended by itself. What runs on the others can't go on as if nothing were.
+        engine.get().stop(py, exit, Haste::AtOnce)
     }
 }
 
@@ -187,7 +177,7 @@ pub fn run(engine: &Bound<'_, AsyncEngine>) -> PyResult<Exit> {
 impl AsyncEngine {
     #[getter]
     fn eventfd(&self) -> i32 {
-        self.executor.core.exec_eventfd()
+        self.executor.core.loop_eventfd(self.seat).as_raw_fd()
     }
 
     /// Called with the time that the selector may sleep. True: there is work, it must only poll. Else new calls write
@@ -197,24 +187,24 @@ impl AsyncEngine {
         if Self::start_calls(slf)? || timeout.is_some_and(|seconds| seconds <= 0.0) {
             return Ok(true);
         }
-        if !this.takes_calls() {
+        if !this.rooms.lock().is_open(this.index) {
             return Ok(false);
         }
         let core = &this.executor.core;
         let may_spin = timeout.is_none_or(|seconds| seconds > 0.001);
-        if (may_spin && slf.py().detach(|| core.spin_for_exec())) || core.arm_exec() {
+        if (may_spin && slf.py().detach(|| core.spin_for_exec())) || core.arm_loop(this.seat) {
             Self::start_calls(slf)?;
             return Ok(true);
         }
-        this.state.lock().armed = true;
+        this.armed.store(true, Ordering::Relaxed);
         Ok(false)
     }
 
     fn after_select(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
-        let was_armed = std::mem::take(&mut this.state.lock().armed);
-        if was_armed {
-            this.executor.core.disarm_exec();
+        // Only the loop's own thread is ever here.
+        if this.armed.swap(false, Ordering::Relaxed) {
+            this.executor.core.disarm_loop(this.seat);
             Self::start_calls(slf)?;
         }
         Ok(())
@@ -222,32 +212,74 @@ impl AsyncEngine {
 }
 
 impl AsyncEngine {
-    fn takes_calls(&self) -> bool {
-        let state = self.state.lock();
-        state.constructed && state.exit.is_none() && state.groups.iter().any(|group| group.running < group.limit)
-    }
-
-    /// The next call of any group that has room for one.
-    fn next_call(&self) -> Option<Next> {
-        let open: Vec<Option<String>> = {
-            let state = self.state.lock();
-            if state.exit.is_some() || !state.constructed {
-                return None;
-            }
-            let open = state.groups.iter().filter(|group| group.running < group.limit);
-            open.map(|group| group.name.clone()).collect()
+    fn make(
+        py: Python<'_>,
+        executor: &Arc<Executor>,
+        index: usize,
+        group: Option<String>,
+        rooms: &Arc<Mutex<Rooms<Exit>>>,
+    ) -> PyResult<Py<Self>> {
+        let engine = Self {
+            executor: Arc::clone(executor),
+            index,
+            seat: executor.core.add_loop(group.as_deref())?,
+            group,
+            rooms: Arc::clone(rooms),
+            armed: AtomicBool::new(false),
+            event_loop: PyOnceLock::new(),
+            ended: PyOnceLock::new(),
+            calls: Mutex::default(),
+            away: Away::default(),
         };
-        let core = &self.executor.core;
-        open.iter().find_map(|group| core.try_next_task_of(group.as_deref()))
+        let engine = Py::new(py, engine)?;
+        let event_loop = imports::MAKE_ASYNC_LOOP.get(py)?.call1((&engine,))?;
+        let ended = event_loop.call_method0("create_future")?.unbind();
+        let _ = engine.get().event_loop.set(py, event_loop.unbind());
+        let _ = engine.get().ended.set(py, ended);
+        Ok(engine)
     }
 
-    fn count(&self, task: &ExecTask, change: impl Fn(&mut usize)) {
-        let mut state = self.state.lock();
-        let mine = |group: &&mut Group| group.name.as_deref().is_none_or(|name| *name == *task.callee.group);
-        let at = state.groups.iter_mut().find(mine);
-        if let Some(group) = at {
-            change(&mut group.running);
+    /// Runs the loop on this thread until the actor ends.
+    fn run_loop(slf: &Bound<'_, Self>) -> PyResult<Exit> {
+        let (py, this) = (slf.py(), slf.get());
+        let executor = &this.executor;
+        context::this_thread_runs_a_loop();
+        let outcome = imports::RUN_ASYNC_LOOP
+            .get(py)?
+            .call1((this.event_loop(py), this.ended.get(py)));
+        if let Some(exit) = this.rooms.lock().exit().cloned() {
+            return Ok(exit);
         }
+        // asyncio lets SystemExit through at once.
+        match outcome {
+            Ok(_) => Ok(Exit::graceful(0, "the event loop was stopped")),
+            Err(error) => match executor.exit_of_error(py, &error) {
+                Some(exit) => {
+                    if exit.code == 0 {
+                        py.detach(|| executor.core.actor_exiting(exit.reason.clone()));
+                    }
+                    Ok(exit)
+                }
+                None => Err(error),
+            },
+        }
+    }
+
+    /// The next call, if there is one and the group has room for it; room is taken for it.
+    fn next_call(&self, py: Python<'_>) -> PyResult<Option<Next>> {
+        if !self.rooms.lock().reserve(self.index) {
+            return Ok(None);
+        }
+        let next = self.executor.core.try_next_task_of(self.group.as_deref());
+        if !matches!(next, Some(Next::Task(_))) {
+            self.release(py)?;
+        }
+        Ok(next)
+    }
+
+    fn release(&self, py: Python<'_>) -> PyResult<()> {
+        let all_end = self.rooms.lock().release(self.index);
+        if all_end { end_all(py) } else { Ok(()) }
     }
 
     /// Starts what has arrived; says whether there was anything.
@@ -255,12 +287,12 @@ impl AsyncEngine {
         let this = slf.get();
         let mut any = false;
         for _ in 0..BATCH {
-            match this.next_call() {
+            match this.next_call(slf.py())? {
                 None => break,
                 Some(Next::Task(task)) => Self::start(slf, task)?,
                 Some(other) => {
                     if let Some(exit) = exit_of(other) {
-                        this.stop(slf.py(), exit)?;
+                        this.stop_as_ordered(slf.py(), exit)?;
                     }
                 }
             }
@@ -271,7 +303,6 @@ impl AsyncEngine {
 
     fn start(slf: &Bound<'_, Self>, task: Box<ExecTask>) -> PyResult<()> {
         let this = slf.get();
-        this.count(&task, |running| *running += 1);
         if !has_arguments_away(&task) {
             return Self::begin(slf, task);
         }
@@ -367,29 +398,48 @@ impl AsyncEngine {
     }
 
     pub(super) fn complete(&self, py: Python<'_>, task: Box<ExecTask>, ended: Ended<'_>) -> PyResult<()> {
-        self.count(&task, |running| *running -= 1);
-        let exit = self.executor.complete(py, task, ended);
-        match exit {
-            Some(exit) => self.stop(py, exit),
-            None => self.end_if_idle(py),
+        if let Some(exit) = self.executor.complete(py, task, ended) {
+            self.stop_as_ordered(py, exit)?;
+        }
+        self.release(py)
+    }
+
+    fn stop_as_ordered(&self, py: Python<'_>, exit: Exit) -> PyResult<()> {
+        let haste = if exit.graceful {
+            Haste::AfterCalls
+        } else {
+            Haste::AtOnce
+        };
+        self.stop(py, exit, haste)
+    }
+
+    /// No loop of the actor takes more calls, and all end.
+    fn stop(&self, py: Python<'_>, exit: Exit, haste: Haste) -> PyResult<()> {
+        let all_end = self.rooms.lock().stop(exit, haste);
+        if all_end { end_all(py) } else { Ok(()) }
+    }
+}
+
+/// Ends the loops of the actor, on whichever of their threads this is.
+fn end_all(py: Python<'_>) -> PyResult<()> {
+    for engine in ENGINES.get(py).into_iter().flatten() {
+        let event_loop = engine.get().event_loop(py);
+        if !event_loop.call_method0("is_closed")?.is_truthy()? {
+            let end = Bound::new(py, EndLoop(engine.clone_ref(py)))?;
+            event_loop.call_method1("call_soon_threadsafe", (end,))?;
         }
     }
+    Ok(())
+}
 
-    /// Takes no more calls, and ends when those that run are done, or at once when the end is not graceful.
-    fn stop(&self, py: Python<'_>, exit: Exit) -> PyResult<()> {
-        self.state.lock().exit.get_or_insert(exit);
-        self.end_if_idle(py)
-    }
+/// In the loop's queue.
+#[pyclass(frozen, module = "ray_rs._core")]
+struct EndLoop(Py<AsyncEngine>);
 
-    fn end_if_idle(&self, py: Python<'_>) -> PyResult<()> {
-        let ends = {
-            let state = self.state.lock();
-            state
-                .exit
-                .as_ref()
-                .is_some_and(|exit| state.groups.iter().all(|group| group.running == 0) || !exit.graceful)
-        };
-        let Some(ended) = self.ended.get(py).filter(|_| ends) else {
+#[pymethods]
+impl EndLoop {
+    fn __call__(&self, py: Python<'_>) -> PyResult<()> {
+        let Some(ended) = self.0.get().ended.get(py) else {
             return Ok(());
         };
         if !ended.call_method0(py, "done")?.is_truthy(py)? {

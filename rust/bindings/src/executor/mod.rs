@@ -2,7 +2,7 @@
 //!
 //! * plain workers and simple actors: [`sync`], all on the main thread;
 //! * actors with `max_concurrency` above one: [`threaded`];
-//! * actors with `async def` methods: [`asyncio`].
+//! * actors with `async def` methods: [`asyncio`], an event loop for each concurrency group.
 
 pub mod asyncio;
 mod away;

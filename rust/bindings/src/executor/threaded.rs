@@ -70,10 +70,10 @@ enum Order {
 
 pub fn run(py: Python<'_>, executor: &Arc<Executor>, limit: usize, groups: &[(String, u32)]) -> PyResult<Exit> {
     let mut pools = Vec::new();
+    executor.core.use_threads(!groups.is_empty());
     if groups.is_empty() {
         pools.push(Pool::new(executor, None, limit));
     } else {
-        executor.core.use_groups();
         pools.push(Pool::new(executor, Some(String::new()), limit));
         let made = groups
             .iter()
@@ -123,7 +123,8 @@ fn start_thread(py: Python<'_>, pool: &Arc<Pool>) -> PyResult<()> {
     start_python_thread(py, Py::new(py, body)?.into_any(), &format!("ray_rs-actor-{number}"))
 }
 
-fn start_python_thread(py: Python<'_>, target: Py<PyAny>, name: &str) -> PyResult<()> {
+/// Starts a daemon thread that calls `target`.
+pub fn start_python_thread(py: Python<'_>, target: Py<PyAny>, name: &str) -> PyResult<()> {
     let options = PyDict::new(py);
     options.set_item("target", target)?;
     options.set_item("name", name)?;
