@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import cluster
+import listing
 import machine
 import sizes
 import ticks
@@ -478,6 +479,7 @@ BODIES = {
     "placement groups": placement_groups,
     "idle": idle,
     "memory": memory,
+    "listing": lambda ray: listing.listing(ray, record, wanted, 10, options.quick),
     "many": lambda ray: sizes.many(ray, record, wanted, options.quick),
     "first puts": lambda ray: sizes.first_puts(ray, partial(init, ray), record, wanted, options.quick),
     "mapped": lambda ray: sizes.mapped_gets(ray, partial(init, ray), record, wanted, options.quick),

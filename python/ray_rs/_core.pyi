@@ -635,31 +635,43 @@ class Observer:
     def placement_groups(self) -> list[dict[str, Any]]: ...
     def dead_workers(self) -> list[dict[str, Any]]: ...
     def metrics(self) -> list[dict[str, Any]]: ...
-    def task_events(
-        self,
-    ) -> tuple[
-        list[
-            tuple[
-                str,
-                int,
-                str,
-                int,
-                str,
-                str | None,
-                str | None,
-                str | None,
-                tuple[str, int] | None,
-                tuple[int, int, int],
-                str | None,
-            ]
-        ],
-        int,
-    ]:
-        """Tries of tasks that have ended, and how many of them were dropped.
+    def trace_tasks(
+        self, cursor: int, limit: int, numbers: dict[str, int], named: set[tuple[int, int]]
+    ) -> tuple[str, int, dict[str, int], set[tuple[int, int]]]:
+        """A page of tasks that have ended, the oldest first, as events of Chrome's trace format.
+
+        Args:
+            cursor: Of the page before; 0 for the first one.
+            limit: Tasks, 10,000 at most.
+            numbers: Of nodes, by the digits of their ids.
+            named: Rows that have a name: a node's number and a worker's pid.
 
         Returns:
-            Of each: task, attempt, name, outcome, job, actor, parent, node, worker's id and pid, microseconds since
-            1970 of submission, start and end, and what its error says.
+            JSON objects with commas between them; the next page's cursor, or 0; numbers and named with what was added.
+        """
+
+    def list_tasks(
+        self,
+        filters: list[tuple[str, bool, str | None]],
+        *,
+        limit: int,
+        cursor: int = 0,
+        ended_only: bool = False,
+        counts: bool = False,
+    ) -> dict[str, Any]:
+        """A page of tasks: those that have not ended, then those that have, the latest first.
+
+        Args:
+            filters: Column, whether it has any other value, and the value, None for an empty column; all of them hold.
+            limit: Rows, 10,000 at most.
+            cursor: Of the page before; 0 for the first one.
+            ended_only: Only those that have ended, the oldest first.
+            counts: With numbers by name, type and state, on the first page.
+
+        Returns:
+            `rows`: tuples in the order of `TaskState`'s columns; `total`: how many pass the filters, on the first page;
+            `cursor`: of the next page, 0 when there is none; `dropped`: tasks that are not kept; `counts`: tuples
+            of name, type, state and number.
         """
 
     def describe_processes(

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from ray_rs.util.state import _tasks
 from ray_rs.util.state._rows import Source
 
 __all__ = ["text_of"]
@@ -62,7 +63,9 @@ def text_of(address: str | None, timeout: float = 30.0) -> str:
     """
     source = Source(address, timeout)
     text = _Text(os.path.basename(source.directory))
-    tasks: Counter[Any] = Counter((row.state, row.name) for row in source.rows("tasks"))
+    tasks: Counter[Any] = Counter()
+    for name, _, state, count in _tasks.counts(source):
+        tasks[state, name] += count
     for (state, name), count in sorted(tasks.items()):
         text.sample("ray_tasks", "gauge", "Tasks by state.", count, (("State", state), ("Name", name)))
     actors: Counter[Any] = Counter((row.state, row.class_name) for row in source.rows("actors"))

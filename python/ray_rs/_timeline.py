@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
+from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["timeline", "trace"]
+__all__ = ["text_of", "timeline", "trace"]
 
 # Rows of the object store: numbers that no process has.
 _STORE_ROWS = 1 << 30
 _STORE_KINDS = ("spill", "restore", "fetch")
+# Tasks that are asked for at once.
+_PAGE = 5000
 
 
 def timeline(filename: str | os.PathLike[str] | None = None) -> list[dict[str, Any]] | None:
@@ -32,13 +37,10 @@ def timeline(filename: str | os.PathLike[str] | None = None) -> list[dict[str, A
     from ray_rs import api
 
     api._require_session()
-    events = trace(None)
     if filename is None:
-        return events
-    import json
-
-    with open(filename, "w") as file:
-        json.dump(events, file)
+        return trace(None)
+    with open(filename, "w", encoding="utf-8") as file:
+        file.writelines(text_of(None))
     return None
 
 
@@ -51,47 +53,41 @@ def trace(address: str | None) -> list[dict[str, Any]]:
     Returns:
         Chrome's events.
     """
+    events: list[dict[str, Any]] = json.loads("".join(text_of(address)))
+    return events
+
+
+def text_of(address: str | None) -> Iterator[str]:
+    """The trace of a session as JSON, piece by piece: it is never in memory as a whole.
+
+    Args:
+        address: Of the session; this process's, else the newest one, when None.
+
+    Yields:
+        Pieces of a list of Chrome's events.
+    """
     from ray_rs.util.state._rows import Source
 
     source = Source(address)
-    nodes = source.addresses()
+    nodes = source.answer(source.addresses)
     # Rows of the viewer: a process for each node, a thread for each worker; and one where tasks wait.
     numbers = {node: number for number, node in enumerate(nodes, 1)}
-    events: list[dict[str, Any]] = [
+    heads = [
         {"name": "process_name", "ph": "M", "pid": number, "tid": 0, "args": {"name": f"node {nodes[node]}"}}
         for node, number in numbers.items()
     ]
-    named = set()
-    for row in source.rows("tasks"):
-        if row.start_time_ms is None or row.end_time_ms is None:
-            continue
-        node, thread = numbers.setdefault(row.node_id, len(numbers) + 1), row.worker_pid
-        if (node, thread) not in named:
-            named.add((node, thread))
-            arguments = {"name": f"worker {thread}"}
-            events.append({"name": "thread_name", "ph": "M", "pid": node, "tid": thread, "args": arguments})
-        start, end = row.start_time_ms * 1000, row.end_time_ms * 1000
-        about = {"task_id": row.task_id, "attempt": row.attempt_number, "job_id": row.job_id, "state": row.state}
-        if row.actor_id:
-            about["actor_id"] = row.actor_id
-        common = {"name": row.name, "pid": node, "tid": thread}
-        events.append(
-            {
-                **common,
-                "cat": "task:execution",
-                "ph": "X",
-                "ts": start,
-                "dur": max(end - start, 0),
-                "cname": "rail_load" if row.state == "FINISHED" else "terrible",
-                "args": about,
-            }
-        )
-        if row.creation_time_ms is not None:
-            waiting = {**common, "cat": "task:queued", "id": f"{row.task_id}-{row.attempt_number}"}
-            events.append({**waiting, "ph": "b", "ts": row.creation_time_ms * 1000, "args": about})
-            events.append({**waiting, "ph": "e", "ts": start, "args": {}})
+    # A session has a node.
+    yield json.dumps(heads)[:-1]
+    cursor, named = 0, set[tuple[int, int]]()
+    while True:
+        ask = functools.partial(source.observer.trace_tasks, cursor, _PAGE, numbers, named)
+        text, cursor, numbers, named = source.answer(ask)
+        if text:
+            yield ", " + text
+        if not cursor:
+            break
     moves = source.answer(lambda: source.observer.describe_processes(tasks=False, moves=True)["moves"])
-    return events + _store_events(moves, numbers)
+    yield "".join(", " + json.dumps(event) for event in _store_events(moves, numbers)) + "]"
 
 
 def _store_events(moves: list[dict[str, Any]], numbers: dict[str, int]) -> list[dict[str, Any]]:

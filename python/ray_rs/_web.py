@@ -328,7 +328,7 @@ def _summarize_state(arguments: dict[str, Any]) -> _Said:
 def _timeline(_: dict[str, Any]) -> _Said:
     from ray_rs import _timeline
 
-    return _json(_timeline.trace(None))
+    return 200, _JSON, "".join(_timeline.text_of(None)).encode()
 
 
 def _metrics(_: dict[str, Any]) -> _Said:

@@ -334,6 +334,104 @@ def test_filters_limits_and_details(state):
     assert state.get_actor("00" * 16) is None
 
 
+@pytest.fixture(scope="module")
+def tasks():
+    from ray_rs.util.state import _rows, _tasks
+
+    def page(**query):
+        return _tasks.page(_rows.Source(), **query)
+
+    return page
+
+
+@ray.remote
+def numbered(n):
+    return n
+
+
+def test_pages_show_each_task_once_the_latest_first(state, tasks):
+    refs = [numbered.options(name=f"numbered {n % 3}").remote(n) for n in range(300)]
+    ray.get(refs)
+    query = {"filters": [("name", "=", "numbered 1")], "limit": 7}
+    wait_until(lambda: tasks(**query).total == 100, "a hundred tasks")
+    found = [tasks(**query)]
+    while found[-1].cursor:
+        # What ends meanwhile does not move the pages.
+        ray.get(numbered.options(name="numbered 1").remote(0))
+        found.append(tasks(**query, cursor=found[-1].cursor))
+    rows = [row.task_id for page in found for row in page.rows]
+    assert sorted(rows) == sorted(task_of(ref) for ref in refs[1::3])
+    times = [row.end_time_ms for page in found for row in page.rows]
+    assert times[0] >= times[-1]
+
+
+def test_what_has_not_ended_comes_first_and_is_counted_beyond_the_limit(state, tasks, gate):
+    first = held.options(name="first in line").remote(gate)
+    in_state(state, first, "RUNNING")
+    waiting = [add.options(name="in line").remote(first, n) for n in range(50)]
+    wait_until(lambda: tasks(filters=[("name", "=", "in line")]).total == 50, "all to be told")
+    page = tasks(filters=[("name", "=", "in line")], limit=3)
+    assert (len(page.rows), page.total) == (3, 50)
+    assert {row.state for row in page.rows} == {"PENDING_ARGS_AVAIL"}
+    page = tasks(filters=[("state", "=", "running"), ("name", "=", "first in line")], limit=1)
+    assert ([row.task_id for row in page.rows], page.total) == ([task_of(first)], 1)
+    assert tasks(limit=1).rows[0].end_time_ms is None
+    counts = state.summarize_tasks()["cluster"]["summary"]
+    assert counts["in line"]["state_counts"] == {"PENDING_ARGS_AVAIL": 50}
+    assert counts["first in line"]["state_counts"] == {"RUNNING": 1}
+    open(gate, "w").close()
+    ray.get(waiting)
+    assert state.summarize_tasks()["cluster"]["summary"]["in line"]["state_counts"] == {"FINISHED": 50}
+
+
+def test_the_call_that_runs_is_found_among_many_that_wait(state, tasks, gate):
+    @ray.remote
+    class Queue:
+        def call(self, path):
+            wait_for_file(path)
+
+    queue = Queue.remote()
+    calls = [queue.call.remote(gate) for _ in range(40)]
+    in_state(state, calls[0], "RUNNING")
+    mine = ("actor_id", "=", queue._actor_id.hex())
+    page = tasks(filters=[mine, ("state", "=", "RUNNING")], limit=1)
+    assert ([row.task_id for row in page.rows], page.total) == ([task_of(calls[0])], 1)
+    page = tasks(filters=[mine, ("state", "!=", "RUNNING"), ("type", "=", "ACTOR_TASK")], limit=5)
+    assert (len(page.rows), page.total) == (5, 39)
+    assert {row.state for row in page.rows} == {"SUBMITTED_TO_WORKER"}
+    open(gate, "w").close()
+    ray.get(calls)
+
+
+def test_a_listing_right_after_get_has_every_task(state):
+    for _ in range(20):
+        refs = [numbered.options(name="right after").remote(n) for n in range(50)]
+        ray.get(refs)
+        with pytest.warns(RuntimeWarning, match="Limit"):
+            rows = state.list_tasks(filters=[("name", "=", "right after"), ("state", "=", "FINISHED")], limit=49)
+        assert {row.task_id for row in rows} <= {task_of(ref) for ref in refs} and len(rows) == 49
+
+
+def test_tasks_by_the_thousand_are_all_on_record(state, tasks):
+    """More than one batch, and none is sent late or dropped."""
+    before = tasks(filters=[("name", "=", "by the thousand")]).total
+    many = numbered.options(name="by the thousand")
+    for _ in range(20):
+        ray.get([many.remote(n) for n in range(1000)])
+    assert tasks(filters=[("name", "=", "by the thousand")], limit=1).total == before + 20_000
+
+
+def test_filters_on_every_column(state):
+    ref = fails.options(name="has columns").remote()
+    with pytest.raises(ValueError, match="no"):
+        ray.get(ref)
+    row = in_state(state, ref, "FAILED")
+    for column, value in row.asdict().items():
+        same = state.list_tasks(filters=[("task_id", "=", row.task_id), (column, "=", value)], detail=True)
+        assert same == [row], column
+        assert state.list_tasks(filters=[("task_id", "=", row.task_id), (column, "!=", value)]) == [], column
+
+
 def test_no_session_says_so(state):
     from ray_rs.util.state.exception import ServerUnavailable
 

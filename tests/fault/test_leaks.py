@@ -306,7 +306,10 @@ def looking(i: int, _: Any) -> None:
     for ask in (*lists, state.list_tasks, state.list_placement_groups, state.summarize_tasks):
         # The long run ends more tasks than are kept.
         ask(raise_on_missing_output=False)
-    ray.timeline()
+
+
+def traces_of_tasks(i: int, _: Any) -> None:
+    ray.timeline(os.devnull)
 
 
 def much(i: int, _: Any) -> None:
@@ -317,8 +320,6 @@ def much(i: int, _: Any) -> None:
 
 # How often each is done, in parts of all cycles.
 OPERATIONS: dict[Callable[[int, Any], None], int] = {
-    # First: a look costs as much as there are tasks that have ended, and the others end tens of thousands.
-    looking: 100,
     put_and_get: 1,
     tasks: 2,
     calls: 2,
@@ -348,6 +349,9 @@ OPERATIONS: dict[Callable[[int, Any], None], int] = {
     queues: 200,
     pools: 200,
     much: 500,
+    # Behind the others, which have ended tens of thousands of tasks.
+    looking: 15,
+    traces_of_tasks: 300,
 }
 # What needs no cycle of its own.
 ELSEWHERE = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 from typing import Any
 
 from ray_rs.scripts._state import add_common
@@ -33,10 +32,9 @@ def add(commands: Any) -> None:
 def _timeline(arguments: argparse.Namespace) -> int:
     from ray_rs import _timeline
 
-    events = _timeline.trace(arguments.address)
     path = arguments.output or f"ray-timeline-{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}.json"
-    with open(path, "w") as file:
-        json.dump(events, file)
+    with open(path, "w", encoding="utf-8") as file:
+        file.writelines(_timeline.text_of(arguments.address))
     print(f"Trace file written to {path}.")
     return 0
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ray_rs.scripts import _output
 from ray_rs.scripts._state import add_common
+from ray_rs.util.state import _tasks
 from ray_rs.util.state._rows import Source
 
 __all__ = ["add"]
@@ -74,10 +75,10 @@ def _unfinished(source: Source) -> list[dict[str, Any]]:
 
 
 def _not_found(source: Source, target: str) -> str:
-    ended = [row for row in source.rows("tasks") if row.name == target and row.end_time_ms is not None]
+    ended = _tasks.page(source, [("name", "=", target), ("end_time_ms", "!=", None)], limit=1).total
     if ended:
         return (
-            f"no unfinished task or living actor is called {target!r}; {len(ended)} tasks of that name have ended (see "
+            f"no unfinished task or living actor is called {target!r}; {ended} tasks of that name have ended (see "
             f"ray_rs list tasks -f name={target})."
         )
     names = list(dict.fromkeys(task["name"] for task in source.answer(lambda: _unfinished(source))))

@@ -1,15 +1,16 @@
 //! What the state API and the command line ask a session, which they need not be part of, as plain Python values.
 
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use prost::Message;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList};
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use ray_rs_core_worker::v1::from_raylet::Body as From;
 use ray_rs_core_worker::v1::to_raylet::Body as To;
-use ray_rs_core_worker::{CoreError, v1};
-use ray_rs_types::{ActorId, ResourceSet, TaskId};
+use ray_rs_core_worker::{CoreError, TaskQuery, TaskRow, TraceRows, v1};
+use ray_rs_types::ResourceSet;
 
 use crate::control::{node_list, resource_dict, store_stats_dict, stored_object_list};
 use crate::describe::{descriptions, dict, hex, id, list, subject_of_digits};
@@ -157,6 +158,7 @@ impl Observer {
                 limit,
                 first: Vec::new(),
                 own_node: false,
+                task_filters: Vec::new(),
             })
         };
         match self.raylet(py, body)? {
@@ -300,38 +302,69 @@ impl Observer {
         })
     }
 
-    /// Tries of tasks that have ended, and how many were dropped. Tuples, as there may be many.
-    #[allow(clippy::type_complexity)]
-    fn task_events<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyList>, u64)> {
-        let reply: v1::TaskEventBatches = self.gcs(py, "ListTaskEvents")?;
+    /// A page of tasks: its rows (tuples in the order of `TaskState`'s columns), how many tasks pass the filters (column, differs,
+    /// value), the next page's cursor or 0, how many tasks were dropped, and counts (name, type, state, number).
+    #[pyo3(signature = (filters, *, limit, cursor=0, ended_only=false, counts=false))]
+    fn list_tasks<'py>(
+        &self,
+        py: Python<'py>,
+        filters: Vec<(String, bool, Option<String>)>,
+        limit: u32,
+        cursor: u64,
+        ended_only: bool,
+        counts: bool,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let filters = filters
+            .into_iter()
+            .map(|(column, differs, value)| v1::ColumnFilter { column, differs, value });
+        let query = TaskQuery {
+            filters: filters.collect(),
+            limit,
+            cursor,
+            ended_only,
+            counts,
+        };
+        let page = gil::wait_for(py, |interrupt| self.inner.list_tasks(&query, self.limit, interrupt))?;
         let rows = PyList::empty(py);
-        for batch in &reply.batches {
-            let actor_of = |bytes: &[u8]| ActorId::from_bytes(bytes).unwrap_or(ActorId::NIL);
-            let (job, node) = (hex(&batch.job_id), hex(&batch.node_id));
-            let parent_actor = actor_of(&batch.parent_actor);
-            for at in 0..batch.task_unique.len() {
-                let actor = actor_of(batch.actors.get(at * 16..at * 16 + 16).unwrap_or_default());
-                let worker = batch.workers.get(at * 28..at * 28 + 28).unwrap_or_default();
-                let ran = worker.iter().any(|byte| *byte != 0);
-                let parent = batch.parent_unique[at];
-                let (end, run) = (batch.end_us[at], batch.run_us[at]);
-                let is_call = actor.0[..12].iter().any(|byte| *byte != 0xff);
-                rows.append((
-                    hex(&TaskId::new(batch.task_unique[at], actor).0),
-                    batch.attempts[at],
-                    batch.names.get(batch.name_of[at] as usize),
-                    batch.outcome[at],
-                    &job,
-                    is_call.then(|| hex(&actor.0)),
-                    (parent != 0).then(|| hex(&TaskId::new(parent, parent_actor).0)),
-                    ran.then_some(&node),
-                    ran.then(|| (hex(worker), batch.pids[at])),
-                    (batch.submitted_us[at], end.saturating_sub(run), end),
-                    text_of(batch, at),
-                ))?;
-            }
+        for row in &page.rows {
+            rows.append(task_row(py, row)?)?;
         }
-        Ok((rows, reply.dropped))
+        let counts = page
+            .counts
+            .iter()
+            .map(|(name, kind, state, count)| (name, kind.word(), *state, *count));
+        Ok(dict!(py,
+            "rows": rows,
+            "total": page.total,
+            "cursor": page.cursor,
+            "dropped": page.dropped,
+            "counts": counts.collect::<Vec<_>>(),
+        ))
+    }
+
+    /// A page of tasks that have ended, the oldest first, as text of a trace; and the cursor of the next one, or 0. `numbers` of
+    /// nodes and `named` workers (number and pid) are given back with what was added.
+    #[allow(clippy::type_complexity, reason = "what came in goes out")]
+    fn trace_tasks(
+        &self,
+        py: Python<'_>,
+        cursor: u64,
+        limit: u32,
+        numbers: HashMap<String, u32>,
+        named: HashSet<(u32, u32)>,
+    ) -> PyResult<(String, u64, HashMap<String, u32>, HashSet<(u32, u32)>)> {
+        let query = TaskQuery {
+            limit,
+            cursor,
+            ended_only: true,
+            ..TaskQuery::default()
+        };
+        let mut rows = TraceRows { numbers, named };
+        let (text, cursor) = gil::wait_for(py, |interrupt| {
+            let page = self.inner.list_tasks(&query, self.limit, interrupt)?;
+            Ok::<_, CoreError>((rows.events(&page.rows), page.cursor))
+        })?;
+        Ok((text, cursor, rows.numbers, rows.named))
     }
 
     fn metrics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
@@ -351,10 +384,37 @@ impl Observer {
     }
 }
 
-/// What the error of an event says.
-fn text_of(batch: &v1::TaskEvents, at: usize) -> Option<&String> {
-    let index = (*batch.text_of.get(at)? as usize).checked_sub(1)?;
-    batch.texts.get(index)
+fn task_row<'py>(py: Python<'py>, row: &TaskRow) -> PyResult<Bound<'py, PyTuple>> {
+    let worker = row.worker.as_ref();
+    let ms = |us: Option<u64>| us.map(|us| us as f64 / 1000.0);
+    let first = (
+        row.task_id.hex(),
+        row.attempt,
+        &row.name,
+        row.state,
+        hex(&row.job_id),
+        id(&row.actor_id),
+        row.kind.word(),
+        &row.name,
+        id(&row.parent),
+    );
+    let second = (
+        worker.map(|worker| hex(&worker.node_id)),
+        worker.map(|worker| hex(&worker.worker_id)),
+        worker.map(|worker| worker.pid),
+        row.error_type,
+        "PYTHON",
+        ms(row.submitted_us),
+        ms(row.start_us),
+        ms(row.end_us),
+        &row.error_message,
+    );
+    let (first, second) = (first.into_pyobject(py)?, second.into_pyobject(py)?);
+    first
+        .as_sequence()
+        .concat(second.as_sequence())?
+        .cast_into()
+        .map_err(Into::into)
 }
 
 type Series = (String, String, u32, Vec<String>, f64, Vec<f64>, Vec<u64>);

@@ -441,6 +441,7 @@ impl State {
                     .map(|(_, id)| id.task_id().0.to_vec())
                     .collect(),
                 own_node: false,
+                task_filters: Vec::new(),
             }));
         }
         self.schedule_look(now);

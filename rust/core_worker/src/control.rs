@@ -169,6 +169,7 @@ impl CoreWorker {
                 limit,
                 first,
                 own_node: false,
+                task_filters: Vec::new(),
             })
         };
         match self.ask(body, "Describe", GCS_TIMEOUT, interrupt)? {

@@ -8,13 +8,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use ray_rs_actors::call_order::{CallKey, CallPlace, Connection};
 use ray_rs_dispatch::{TaskKey as DispatchKey, TaskPlace};
 use ray_rs_ownership::{ObjectView, OwnerIndex, RefKind, RefSlot, TaskKey, TaskState};
+use ray_rs_proto::convert::kind_number;
 use ray_rs_proto::v1;
+use ray_rs_types::task_columns::TaskKind;
 use ray_rs_types::{ActorId, ObjectId, TaskId};
 use rustc_hash::FxHashSet;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::core::CoreWorker;
 use crate::executing::{CONSTRUCTOR, EXECUTING};
+use crate::listing::Standing;
 use crate::look::Look;
 use crate::model::{StoredValue, ValueData};
 use crate::state::State;
@@ -28,6 +31,7 @@ const MOST_EXPLAINED: usize = 64;
 /// Parts of a description.
 const TASKS: u32 = 1;
 const OBJECTS: u32 = 2;
+pub(crate) const LISTING: u32 = 64;
 
 /// A time to a few milliseconds, for the price of reading a few words of memory.
 #[derive(Debug, Clone, Copy)]
@@ -111,13 +115,21 @@ impl State {
         };
         let first: FxHashSet<&[u8]> = question.first.iter().map(Vec::as_slice).collect();
         if question.parts & TASKS != 0 {
-            // Whoever asks for what has not ended may ask for what has, right afterwards.
-            self.send_task_events();
             self.describe_tasks(&first, limit, &mut description);
             description.actor = self.describe_hosted();
             description.executing = self.describe_executing();
             self.describe_waits(limit, &mut description);
             description.actors = self.describe_called(limit);
+        }
+        if question.parts & LISTING != 0 {
+            // Whoever lists what has not ended lists what has, right afterwards.
+            self.send_task_events();
+            self.list_unfinished(question, &first, limit, &mut description);
+            description.executing = self.describe_executing();
+            self.describe_waits(USUAL_LIMIT, &mut description);
+            for wait in &mut description.waits {
+                wait.missing.clear();
+            }
         }
         if question.parts & OBJECTS != 0 {
             self.describe_objects(&first, limit, &mut description);
@@ -130,10 +142,7 @@ impl State {
     fn describe_tasks(&self, first: &FxHashSet<&[u8]>, limit: usize, description: &mut v1::Description) {
         let mut rows: Vec<(TaskKey, TaskState, bool)> = Vec::new();
         for (key, state, spec) in self.owner.tasks() {
-            // An actor's creation stands for its constructor's references as long as the actor lives.
-            if let Work::Creation(actor) = spec.work
-                && self.actors[actor.0 as usize].order.connection() != Connection::Unresolved
-            {
+            if self.is_made(spec) {
                 continue;
             }
             let wanted = !first.is_empty() && first.contains(&self.task_id_of(spec).0[..]);
@@ -150,6 +159,7 @@ impl State {
             .filter_map(|(key, state, wanted)| {
                 let spec = self.owner.spec(key)?;
                 let mut row = self.describe_task(key, state, spec);
+                row.missing = self.owner.missing_arguments(key).map(|id| id.0.to_vec()).collect();
                 if row.state == PENDING_NODE && (wanted || explained < MOST_EXPLAINED) && row.kind == NORMAL {
                     explained += 1;
                     row.why = self.dispatch.explain(DispatchKey(key.0));
@@ -159,7 +169,49 @@ impl State {
             .collect();
     }
 
-    fn describe_task(&self, key: TaskKey, state: TaskState, spec: &Spec) -> v1::UnfinishedTask {
+    /// An actor's creation stands for its constructor's references as long as the actor lives.
+    pub fn is_made(&self, spec: &Spec) -> bool {
+        let Work::Creation(actor) = spec.work else { return false };
+        self.actors[actor.0 as usize].order.connection() != Connection::Unresolved
+    }
+
+    /// What is in each row of a task, and is found without making one.
+    pub fn standing_of(&self, key: TaskKey, state: TaskState, spec: &Spec) -> Standing {
+        let mut standing = Standing {
+            state: match (state, spec.sent) {
+                (TaskState::WaitingForArguments, _) => PENDING_ARGS,
+                (TaskState::Submitted | TaskState::Lineage, None) => PENDING_NODE,
+                (TaskState::Submitted | TaskState::Lineage, Some(_)) => SUBMITTED,
+            },
+            kind: None,
+            unlisted: false,
+        };
+        match spec.work {
+            Work::Normal(function) => {
+                standing.kind = Some(TaskKind::Normal);
+                standing.unlisted = self.function(function).unlisted;
+                let sent_to = spec.sent.and_then(|(lane, seq)| Some((self.peers.get(lane)?, seq)));
+                if self.dispatch.place(DispatchKey(key.0)).0 == TaskPlace::Queued {
+                    standing.state = PENDING_NODE;
+                } else if sent_to.is_some_and(|(peer, seq)| peer.is_claimed(seq)) {
+                    standing.state = RUNNING;
+                }
+            }
+            Work::Creation(actor) => {
+                standing.kind = Some(TaskKind::Creation);
+                standing.unlisted = (self.actors[actor.0 as usize].spec.as_ref()).is_some_and(|spec| spec.unlisted);
+            }
+            Work::Call { method, .. } => {
+                standing.kind = Some(TaskKind::Call);
+                standing.unlisted = self.methods[method.0 as usize].unlisted;
+            }
+            Work::Group => {}
+        }
+        standing
+    }
+
+    pub fn describe_task(&self, key: TaskKey, state: TaskState, spec: &Spec) -> v1::UnfinishedTask {
+        let standing = self.standing_of(key, state, spec);
         let mut row = v1::UnfinishedTask {
             task_id: self.task_id_of(spec).0.to_vec(),
             name: self.name_of(spec.work),
@@ -167,36 +219,18 @@ impl State {
             parent: self.parent_of(spec),
             submitted_us: spec.since.us(),
             cancelled: spec.cancelled.is_some(),
-            missing: self.owner.missing_arguments(key).map(|id| id.0.to_vec()).collect(),
+            state: standing.state,
+            kind: standing.kind.map_or(GROUP, kind_number),
+            unlisted: standing.unlisted,
             ..v1::UnfinishedTask::default()
         };
-        let sent_to = spec.sent.and_then(|(lane, seq)| Some((self.peers.get(lane)?, seq)));
-        row.worker = sent_to.map(|(peer, _)| (&self.peers.address(peer.who)).into());
-        row.state = match (state, spec.sent) {
-            (TaskState::WaitingForArguments, _) => PENDING_ARGS,
-            (TaskState::Submitted | TaskState::Lineage, None) => PENDING_NODE,
-            (TaskState::Submitted | TaskState::Lineage, Some(_)) => SUBMITTED,
-        };
+        let sent_to = spec.sent.and_then(|(lane, _)| self.peers.get(lane));
+        row.worker = sent_to.map(|peer| (&self.peers.address(peer.who)).into());
         match spec.work {
-            Work::Normal(function) => {
-                row.kind = NORMAL;
-                row.unlisted = self.function(function).unlisted;
-                row.class = self.functions[function.0 as usize].1;
-                if self.dispatch.place(DispatchKey(key.0)).0 == TaskPlace::Queued {
-                    row.state = PENDING_NODE;
-                } else if sent_to.is_some_and(|(peer, seq)| peer.is_claimed(seq)) {
-                    row.state = RUNNING;
-                }
-            }
-            Work::Creation(actor) => {
-                row.kind = CREATION;
-                row.unlisted = (self.actors[actor.0 as usize].spec.as_ref()).is_some_and(|spec| spec.unlisted);
-                row.actor_id = self.actors[actor.0 as usize].id.0.to_vec();
-            }
+            Work::Normal(function) => row.class = self.functions[function.0 as usize].1,
+            Work::Creation(actor) => row.actor_id = self.actors[actor.0 as usize].id.0.to_vec(),
             Work::Call { actor, method } => {
-                row.kind = CALL;
                 row.group = self.methods[method.0 as usize].group.to_string();
-                row.unlisted = self.methods[method.0 as usize].unlisted;
                 let target = &self.actors[actor.0 as usize];
                 row.actor_id = target.id.0.to_vec();
                 if target.order.place(CallKey(key.0)) != Some(CallPlace::InFlight)
@@ -206,12 +240,12 @@ impl State {
                     row.behind = self.task_id_of(earlier).0.to_vec();
                 }
             }
-            Work::Group => row.kind = GROUP,
+            Work::Group => {}
         }
         row
     }
 
-    fn name_of(&self, work: Work) -> String {
+    pub fn name_of(&self, work: Work) -> String {
         match work {
             Work::Normal(function) => self.function(function).name.to_string(),
             Work::Call { method, .. } => self.methods[method.0 as usize].name.to_string(),
@@ -220,7 +254,7 @@ impl State {
         }
     }
 
-    fn parent_of(&self, spec: &Spec) -> Vec<u8> {
+    pub fn parent_of(&self, spec: &Spec) -> Vec<u8> {
         match spec.parent {
             0 => Vec::new(),
             unique => self.own_task_id(unique),
@@ -391,7 +425,7 @@ impl State {
             && let Some(spec) = self.owner.spec(key)
             && let Some(state) = self.owner.task_state(key)
         {
-            row.task_state = self.describe_task(key, state, spec).state;
+            row.task_state = self.standing_of(key, state, spec).state;
             row.attempt = self.owner.attempt(key);
         }
         row
@@ -405,16 +439,14 @@ impl CoreWorker {
         let key = state.owner.task_of(slot)?;
         let (spec, stands) = (state.owner.spec(key)?, state.owner.task_state(key)?);
         let age = Moment::now().0.saturating_sub(spec.since.0);
-        Some((state.describe_task(key, stands, spec).state, age))
+        Some((state.standing_of(key, stands, spec).state, age))
     }
 }
 
 /// As in `UnfinishedTask`.
 const PENDING_ARGS: u32 = 1;
 const PENDING_NODE: u32 = 2;
-const SUBMITTED: u32 = 3;
-const RUNNING: u32 = 4;
+pub(crate) const SUBMITTED: u32 = 3;
+pub(crate) const RUNNING: u32 = 4;
 const NORMAL: u32 = 1;
-const CREATION: u32 = 2;
-const CALL: u32 = 3;
-const GROUP: u32 = 4;
+pub(crate) const GROUP: u32 = 4;

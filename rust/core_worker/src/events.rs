@@ -22,6 +22,8 @@ const MAX_PENDING: usize = 100_000;
 const MAX_TEXT_BYTES: usize = 1 << 20;
 /// Characters of one error.
 const MAX_TEXT: usize = 1000;
+/// Records that are sent at once, however young they are.
+const FULL_BATCH: usize = 8192;
 /// Time between batches.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -158,6 +160,10 @@ impl TaskEvents {
         }
     }
 
+    fn is_full(&self) -> bool {
+        self.records.len() >= FULL_BATCH
+    }
+
     fn text_index(&mut self, text: &str) -> u32 {
         let text = &*cut(text);
         if let Some(index) = self.texts.get(text) {
@@ -236,6 +242,14 @@ impl State {
         let now = self.now();
         if let Some(batch) = self.events.take(now, self.execution.actor.map(|(actor, _)| actor)) {
             self.tell_gcs("AddTaskEvents", &batch);
+        }
+    }
+
+    /// A try has ended. While results are drained as fast as they come nobody looks at deadlines: a full batch goes at once.
+    pub fn note_ended(&mut self, name: &Arc<str>, ended: &Ended<'_>, now: Duration) {
+        self.events.add(name, ended, now);
+        if self.events.is_full() {
+            self.send_task_events();
         }
     }
 

@@ -35,6 +35,7 @@ mod host;
 mod joining;
 mod lease_news;
 mod lineage;
+mod listing;
 mod look;
 mod loops;
 mod losses;
@@ -52,9 +53,11 @@ mod sites;
 mod state;
 mod stream;
 mod submit;
+mod task_rows;
 mod telling;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod wire;
 mod worker_side;
 
@@ -75,3 +78,5 @@ pub use ray_rs_explain::Subject;
 pub use ray_rs_lanes::SpinPolicy;
 pub use ray_rs_proto::v1;
 pub use stream::{NextItem, STREAMING};
+pub use task_rows::{TaskPage, TaskQuery, TaskRow};
+pub use trace::TraceRows;

@@ -295,6 +295,7 @@ impl State {
             limit: 0,
             first: missing.iter().map(|id| id.task_id().0.to_vec()).collect(),
             own_node: false,
+            task_filters: Vec::new(),
         }));
     }
 

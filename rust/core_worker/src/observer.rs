@@ -8,17 +8,23 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use prost::Message;
 use ray_rs_explain::Subject;
+use ray_rs_proto::convert::kind_of_number;
 use ray_rs_proto::v1;
 use ray_rs_proto::v1::from_raylet::Body as From;
 use ray_rs_proto::v1::to_raylet::Body as To;
+use rustc_hash::{FxHashMap, FxHashSet};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::RecvFlags;
 
 use crate::core::{Interrupt, connect_raylet};
+use crate::describe::LISTING;
 use crate::frames::{self, Filled, FrameReader};
 use crate::look::{ALL_PARTS, explained, first_rows};
 use crate::model::CoreError;
+use crate::task_rows::{TaskPage, TaskQuery, TaskRow, Unfinished, unfinished};
 
+/// As in `TaskCount.state`.
+const FINISHED: u32 = 5;
 /// Time between two looks at interrupts.
 const SLICE: Duration = Duration::from_millis(50);
 
@@ -106,12 +112,104 @@ impl Observer {
                 limit: 0,
                 first: first_rows(subject),
                 own_node: false,
+                task_filters: Vec::new(),
             })
         };
         let From::Descriptions(answer) = self.ask(body, limit, interrupt)? else {
             return Err(other_answer());
         };
         Ok(explained(answer, subject, None))
+    }
+
+    /// Tasks, page by page. Of those that have not ended the first page has all that there are room for.
+    ///
+    /// # Errors
+    /// The raylet or the control store is gone or does not answer; a filter is about a column that there is not.
+    pub fn list_tasks(
+        &self,
+        query: &TaskQuery,
+        limit: Duration,
+        interrupt: Interrupt<'_>,
+    ) -> Result<TaskPage, CoreError> {
+        let is_first = query.cursor == 0;
+        let mut found = Unfinished::default();
+        if is_first {
+            // In this order: owners send what has ended before they say what has not.
+            found = self.unfinished(query, Vec::new(), limit, interrupt)?;
+            let room = (query.limit as usize).saturating_sub(found.rows.len());
+            if room > 0 && !query.ended_only && !found.without_row.is_empty() {
+                let wanted = found.without_row.iter().take(room);
+                let wanted = wanted.map(|task| task.0.to_vec()).collect();
+                found = self.unfinished(query, wanted, limit, interrupt)?;
+            }
+            if query.ended_only {
+                found = Unfinished::default();
+            }
+            found.rows.truncate(query.limit as usize);
+        }
+        let request = v1::ListTasksRequest {
+            filters: query.filters.clone(),
+            limit: query.limit - found.rows.len() as u32,
+            cursor: query.cursor,
+            oldest_first: query.ended_only,
+            unfinished: found.rows.iter().flat_map(TaskRow::key).collect(),
+            counts: query.counts,
+        };
+        let ended: v1::ListTasksReply = self.ask_gcs("ListTasks", &request, limit, interrupt)?;
+        let gone: FxHashSet<u32> = ended.ended.iter().copied().collect();
+        for row in gone.iter().filter_map(|index| found.rows.get(*index as usize)) {
+            found.total = found.total.saturating_sub(1);
+            if let Some(count) = found.counts.get_mut(&(row.name.clone(), row.kind, row.state)) {
+                *count = count.saturating_sub(1);
+            }
+        }
+        let counts = if query.counts {
+            found.counts
+        } else {
+            FxHashMap::default()
+        };
+        let counts = counts
+            .into_iter()
+            .map(|((name, kind, state), count)| (name, kind, state, count));
+        let of_ended = ended.counts.into_iter().map(|row| {
+            let state = if row.state == FINISHED { "FINISHED" } else { "FAILED" };
+            (row.name, kind_of_number(row.kind), state, row.count)
+        });
+        let unfinished = (found.rows.into_iter().zip(0..)).filter(|(_, index)| !gone.contains(index));
+        Ok(TaskPage {
+            total: found.total + ended.total,
+            cursor: ended.cursor,
+            dropped: ended.dropped,
+            counts: counts.filter(|(.., count)| *count > 0).chain(of_ended).collect(),
+            rows: unfinished
+                .map(|(row, _)| row)
+                .chain(ended.rows.into_iter().filter_map(TaskRow::of_ended))
+                .collect(),
+        })
+    }
+
+    fn unfinished(
+        &self,
+        query: &TaskQuery,
+        first: Vec<Vec<u8>>,
+        limit: Duration,
+        interrupt: Interrupt<'_>,
+    ) -> Result<Unfinished, CoreError> {
+        let body = |request_id| {
+            To::Describe(v1::Describe {
+                request_id,
+                parts: LISTING,
+                // None at all is the usual number.
+                limit: if query.ended_only { 1 } else { query.limit.max(1) },
+                first,
+                own_node: false,
+                task_filters: query.filters.clone(),
+            })
+        };
+        let From::Descriptions(said) = self.ask(body, limit, interrupt)? else {
+            return Err(other_answer());
+        };
+        unfinished(&said, &query.filters).map_err(|column| CoreError::Gcs(format!("there is no column {:?}", column.0)))
     }
 
     /// Asks the control store, through the raylet.

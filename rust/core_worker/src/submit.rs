@@ -634,7 +634,7 @@ impl State {
                 let spec = Arc::clone(self.function(function));
                 let is_cancelled = reply.status == 5 || (failed && cancelled == Some(Cancelled::TimedOut));
                 if !is_cancelled && !spec.unlisted {
-                    self.events.add(&spec.name, &ended, now);
+                    self.note_ended(&spec.name, &ended, now);
                 }
                 if let Some(lease) = self.lease_of_lane(lane) {
                     if reply.exiting {
@@ -664,7 +664,7 @@ impl State {
                 let (name, unlisted) = (Arc::clone(&called.name), called.unlisted);
                 if cancelled.is_none() && reply.status != 3 && !unlisted {
                     let actor = Some(self.actors[actor.0 as usize].id);
-                    self.events.add(&name, &Ended { actor, ..ended }, now);
+                    self.note_ended(&name, &Ended { actor, ..ended }, now);
                 }
                 if cancelled.is_some() {
                     self.call_replied(actor, key);

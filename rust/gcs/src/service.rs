@@ -504,8 +504,8 @@ impl Gcs for GcsService {
         Ok(Response::new(reply))
     }
 
-    async fn list_task_events(&self, _: Request<Empty>) -> Result<Response<v1::TaskEventBatches>, Status> {
-        Ok(Response::new(self.state().list_task_events()))
+    async fn list_tasks(&self, request: Request<v1::ListTasksRequest>) -> Result<Response<v1::ListTasksReply>, Status> {
+        Ok(Response::new(self.state().list_tasks(request.get_ref())?))
     }
 
     async fn add_metrics(&self, request: Request<v1::MetricBatch>) -> Result<Response<Empty>, Status> {

@@ -1,6 +1,7 @@
 //! Conversions between wire types and `ray-rs-types`. Input from the wire may be anything, so they can fail.
 
 use ray_rs_types::placing::{LabelRule, LabelTest, Placing, Strategy};
+use ray_rs_types::task_columns::{ColumnFilter, TaskColumn, TaskKind};
 use ray_rs_types::{IdError, NodeId, Quantity, ResourceSet, WorkerAddress, WorkerId};
 
 use crate::v1;
@@ -41,6 +42,45 @@ impl From<&v1::ResourceSet> for ResourceSet {
             .iter()
             .map(|(name, units)| (name.clone(), Quantity(*units)))
             .collect()
+    }
+}
+
+/// A filter is about a column that there is not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoSuchColumn(pub String);
+
+impl TryFrom<&v1::ColumnFilter> for ColumnFilter {
+    type Error = NoSuchColumn;
+
+    fn try_from(wire: &v1::ColumnFilter) -> Result<Self, NoSuchColumn> {
+        let column = TaskColumn::named(&wire.column).ok_or_else(|| NoSuchColumn(wire.column.clone()))?;
+        Ok(Self::new(column, wire.differs, wire.value.as_deref()))
+    }
+}
+
+/// Reads filters.
+///
+/// # Errors
+/// [`NoSuchColumn`]
+pub fn column_filters(wire: &[v1::ColumnFilter]) -> Result<Vec<ColumnFilter>, NoSuchColumn> {
+    wire.iter().map(ColumnFilter::try_from).collect()
+}
+
+/// As in `TaskCount.kind`.
+pub fn kind_number(kind: TaskKind) -> u32 {
+    match kind {
+        TaskKind::Normal => 1,
+        TaskKind::Creation => 2,
+        TaskKind::Call => 3,
+    }
+}
+
+/// What [`kind_number`] gives; other numbers are a normal task's.
+pub fn kind_of_number(kind: u32) -> TaskKind {
+    match kind {
+        2 => TaskKind::Creation,
+        3 => TaskKind::Call,
+        _ => TaskKind::Normal,
     }
 }
 

@@ -12,6 +12,7 @@ use ray_rs_scheduler::JobKey;
 use ray_rs_transport::ProcessWatch;
 use ray_rs_transport::local::{self, FrameReader, FrameWriter};
 use ray_rs_types::{JobId, WorkerId};
+use rustc_hash::FxHashSet;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -70,6 +71,10 @@ pub(crate) struct Client {
     pub wants_job: Option<JobId>,
     /// What it has asked since, until then.
     pub held: Vec<v1::to_raylet::Body>,
+    /// Records of ended tasks that are on their way to the control store, by the numbers of the calls.
+    pub telling: FxHashSet<u64>,
+    /// Its part of a listing, which waits for them.
+    pub listing: Option<v1::Description>,
     /// Row of the arena's pin tables; set when `registered`.
     pub arena_row: u32,
     /// `Registered` was sent.
@@ -99,6 +104,8 @@ impl Client {
             job: None,
             wants_job: None,
             held: Vec::new(),
+            telling: FxHashSet::default(),
+            listing: None,
             arena_row: 0,
             registered: false,
             waited_enough: false,

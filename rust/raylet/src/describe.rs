@@ -31,6 +31,8 @@ const WAITING: u32 = 4;
 const ENVIRONMENTS: u32 = 8;
 const MOVES: u32 = 16;
 const STORED: u32 = 32;
+/// The part of which processes tell what is to be joined with what the control store knows.
+const LISTING: u32 = 64;
 
 #[derive(Default)]
 pub(crate) struct Inquiries {
@@ -82,10 +84,13 @@ impl Raylet {
         let Some((_, first)) = self.inquiries.next.front() else {
             return;
         };
-        let (parts, limit) = (first.parts, first.limit);
-        let (now, later): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.inquiries.next)
-            .into_iter()
-            .partition(|(_, request)| (request.parts, request.limit) == (parts, limit));
+        let (parts, limit, task_filters) = (first.parts, first.limit, first.task_filters.clone());
+        let (now, later): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.inquiries.next)
+                .into_iter()
+                .partition(|(_, request)| {
+                    (request.parts, request.limit, &request.task_filters) == (parts, limit, &task_filters)
+                });
         self.inquiries.next = later;
         let number = self.inquiries.fresh_number();
         let askers = now.iter().map(|(asker, _)| *asker).collect();
@@ -95,6 +100,7 @@ impl Raylet {
             parts,
             limit,
             first: first.take(MOST_FIRST).collect(),
+            task_filters,
         };
         let mut awaited = FxHashSet::default();
         // A client of another node is asked there.
@@ -115,7 +121,38 @@ impl Raylet {
         self.end_inquiry_if_complete();
     }
 
+    /// The client's records of tasks that have ended are on their way.
+    pub fn tells_gcs(&mut self, conn: ConnKey, request: u64) {
+        if let Some(client) = self.clients.get_mut(&conn) {
+            client.telling.insert(request);
+        }
+    }
+
+    /// They have arrived, or never will.
+    pub fn told_gcs(&mut self, conn: ConnKey, request: u64) {
+        if let Some(client) = self.clients.get_mut(&conn)
+            && client.telling.remove(&request)
+            && client.telling.is_empty()
+            && let Some(listing) = client.listing.take()
+        {
+            self.described(conn, listing);
+        }
+    }
+
+    /// An answer. With a listing it waits for what the process has told before: who asks the control store afterwards finds
+    /// each task in one place or the other.
     pub fn described(&mut self, conn: ConnKey, answer: v1::Description) {
+        if self
+            .inquiries
+            .running
+            .as_ref()
+            .is_some_and(|one| one.parts & LISTING != 0)
+            && let Some(client) = self.clients.get_mut(&conn)
+            && !client.telling.is_empty()
+        {
+            client.listing = Some(answer);
+            return;
+        }
         let Some(inquiry) = &mut self.inquiries.running else {
             return;
         };
@@ -139,9 +176,17 @@ impl Raylet {
     }
 
     pub fn descriptions_overdue(&mut self, number: u64) {
-        if self.inquiries.running.as_ref().is_some_and(|one| one.number == number) {
-            self.end_inquiry();
+        let Some(inquiry) = self.inquiries.running.as_mut().filter(|one| one.number == number) else {
+            return;
+        };
+        // The control store does not answer: what has ended is not to be had, the rest is.
+        for conn in std::mem::take(&mut inquiry.awaited) {
+            match self.clients.get_mut(&conn).and_then(|client| client.listing.take()) {
+                Some(listing) if listing.inquiry == number => drop(inquiry.answers.insert(conn, listing)),
+                _ => drop(inquiry.awaited.insert(conn)),
+            }
         }
+        self.end_inquiry();
     }
 
     fn end_inquiry_if_complete(&mut self) {

@@ -75,10 +75,13 @@ impl Raylet {
         if let Some(at) = inquiries.not_before.filter(|at| *at > now) {
             return self.timers.set(at, Timer::AskNodes);
         }
-        let (parts, limit) = (first.parts, first.limit);
-        let (these, later): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut inquiries.next)
-            .into_iter()
-            .partition(|(_, request)| (request.parts, request.limit) == (parts, limit));
+        let (parts, limit, task_filters) = (first.parts, first.limit, first.task_filters.clone());
+        let (these, later): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut inquiries.next)
+                .into_iter()
+                .partition(|(_, request)| {
+                    (request.parts, request.limit, &request.task_filters) == (parts, limit, &task_filters)
+                });
         inquiries.next = later;
         let others = self.cluster.living_others();
         let number = self.inquiries.fresh_number();
@@ -89,6 +92,7 @@ impl Raylet {
             limit: limit_of_each(limit, nodes),
             first: these.iter().flat_map(|(_, request)| request.first.clone()).collect(),
             own_node: true,
+            task_filters,
         };
         let inquiries = &mut self.node_inquiries;
         inquiries.not_before = Some(now + PAUSE_FOR_EACH * nodes);

@@ -381,9 +381,11 @@ impl Raylet {
             Input::GcsAsked(when) => self.asked_to_join = Some(when),
             Input::GcsNotThere(when) => self.control_store_is_not_there(when),
             Input::CallAnswered { conn, reply } => {
+                let request = reply.request_id;
                 if let Some(client) = self.clients.get(&conn) {
                     client.outbox.send(v1::from_raylet::Body::GcsReply(reply));
                 }
+                self.told_gcs(conn, request);
             }
             Input::JobRegistered { conn, reply } => self.job_registered(conn, reply),
             Input::ActorLookedUp { actor, reply } => self.actor_looked_up(actor, reply),

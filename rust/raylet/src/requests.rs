@@ -97,6 +97,9 @@ impl Raylet {
                 outbox.send(From::ListObjectsReply(reply));
             }
             To::GcsCall(call) => {
+                if call.method == "AddTaskEvents" {
+                    self.tells_gcs(conn, call.request_id);
+                }
                 let (gcs, inputs) = (self.gcs.clone(), self.inputs.clone());
                 tokio::spawn(async move {
                     let (payload, error) = match gcs.call(&call.method, call.payload.into()).await {

@@ -169,6 +169,14 @@ impl TaskId {
         Self(bytes)
     }
 
+    /// The task that makes an actor.
+    pub fn of_creation(actor: ActorId) -> Self {
+        let mut bytes = [0; 24];
+        bytes[..8].copy_from_slice(&actor.0[..8]);
+        bytes[8..].copy_from_slice(&actor.0);
+        Self(bytes)
+    }
+
     pub fn unique(&self) -> u64 {
         u64::from_le_bytes(self.0[..8].try_into().expect("eight bytes"))
     }

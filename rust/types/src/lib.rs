@@ -8,6 +8,7 @@ pub mod config;
 pub mod ids;
 pub mod placing;
 pub mod resources;
+pub mod task_columns;
 
 pub use address::WorkerAddress;
 pub use ids::{

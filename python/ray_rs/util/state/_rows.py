@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ray_rs import _core, _memory
+from ray_rs.util.state import _tasks as _tasks_module
 from ray_rs.util.state import common
 from ray_rs.util.state.exception import ServerUnavailable
 
@@ -34,38 +35,9 @@ _DEATH_CAUSES = (
     "its placement group was removed",
     "no node can ever take it",
 )
-_FAILED_CREATION = (3, 7, 8, 9, 11)
 # As in `KnownEnvironment.state`.
 _ENV_MADE, _ENV_FAILED = 2, 3
 _GROUP_STATES = ("PENDING", "PREPARED", "CREATED", "REMOVED", "RESCHEDULING")
-_RAISED = 1
-# As in `TaskEvents.outcome`.
-_ERROR_TYPES = (
-    None,
-    "TASK_EXECUTION_EXCEPTION",
-    "TASK_CANCELLED",
-    "WORKER_DIED",
-    "OUT_OF_MEMORY",
-    "ACTOR_DIED",
-    "ACTOR_UNAVAILABLE",
-    "RUNTIME_ENV_SETUP_FAILED",
-    "TASK_UNSCHEDULABLE_ERROR",
-    "TASK_PLACEMENT_GROUP_REMOVED",
-    "WORKER_DIED",
-)
-_ERROR_MESSAGES = (
-    None,
-    "One of the task's arguments is an error; `get` of its result raises it.",
-    "The task was cancelled.",
-    "The worker that ran the task died unexpectedly.",
-    "The task's worker was ended since the node's memory was running out.",
-    "The actor died.",
-    "The actor could not be reached.",
-    "The runtime environment could not be made.",
-    "No node can ever run the task.",
-    "The placement group that the task was to run in was removed.",
-    "The engine failed the task.",
-)
 
 
 def session_directory(address: str | None = None) -> str:
@@ -180,117 +152,8 @@ def _actors(source: Source) -> list[Any]:
     return rows
 
 
-def _task(**columns: Any) -> common.TaskState:
-    return common.TaskState(func_or_class_name=columns["name"], language="PYTHON", **columns)
-
-
 def _tasks(source: Source) -> list[Any]:
-    # In this order: owners send what has ended before they say what has not.
-    processes = source.observer.describe_processes()["processes"]
-    events, dropped = source.observer.task_events()
-    if dropped:
-        source.left_out = f"{dropped} tasks are not listed: of those that have ended the latest 100000 are kept."
-    rows: dict[tuple[str, int], common.TaskState] = {}
-    for task_id, attempt, name, outcome, job, actor, parent, node, worker, (created, start, end), text in events:
-        is_creation = actor is not None and task_id == _creation_of(actor)
-        rows[task_id, attempt] = _task(
-            task_id=task_id,
-            attempt_number=attempt,
-            name=name,
-            state="FAILED" if outcome else "FINISHED",
-            job_id=job,
-            actor_id=actor,
-            type="ACTOR_CREATION_TASK" if is_creation else "ACTOR_TASK" if actor else "NORMAL_TASK",
-            parent_task_id=parent,
-            node_id=node,
-            worker_id=worker and worker[0],
-            worker_pid=worker and worker[1],
-            error_type="ACTOR_CREATION_FAILED" if is_creation and outcome else _ERROR_TYPES[outcome],
-            creation_time_ms=created / 1000,
-            start_time_ms=start / 1000 if worker else None,
-            end_time_ms=end / 1000,
-            error_message=_error_message(outcome, text),
-        )
-    _add_unfinished(rows, processes)
-    _add_creations(rows, source.observer.actors())
-    return list(rows.values())
-
-
-def _creation_of(actor_id: str) -> str:
-    """Id of the task that makes an actor."""
-    return actor_id[:16] + actor_id
-
-
-def _error_message(outcome: int, text: str | None) -> str | None:
-    kind = _ERROR_MESSAGES[outcome]
-    # What was raised speaks for itself; what befell a task is told first.
-    return text if outcome == _RAISED and text else " ".join(filter(None, (kind, text))) or None
-
-
-def _add_unfinished(rows: dict[tuple[str, int], common.TaskState], processes: list[dict[str, Any]]) -> None:
-    running = {task["task_id"]: (task, process) for process in processes for task in process["executing"]}
-    # A coroutine that awaits runs, as in Ray.
-    waits = [wait for process in processes for wait in process["waits"] if not wait["is_await"]]
-    waiting = {wait["task_id"]: wait for wait in waits if wait["task_id"]}
-    answered = {process["process"]["worker_id"] for process in processes}
-    for owner in processes:
-        for task in owner["tasks"]:
-            key = (task["task_id"], task["attempt_number"])
-            if key in rows or task["type"] == "PLACEMENT_GROUP" or task["unlisted"]:
-                continue
-            worker, state, start, created = task["worker"], task["state"], None, task["submitted_us"] / 1000
-            if task["task_id"] in running:
-                execution, process = running[task["task_id"]]
-                worker, state, start = process["process"], "RUNNING", execution["started_us"] / 1000
-                # The clock of submissions is some milliseconds coarse.
-                created = min(created, start)
-                if wait := waiting.get(task["task_id"]):
-                    state = "RUNNING_IN_RAY_GET" if wait["all_of"] else "RUNNING_IN_RAY_WAIT"
-            elif state == "RUNNING" and worker and worker["worker_id"] in answered:
-                # Taken by a worker that has not begun with it.
-                state = "SUBMITTED_TO_WORKER"
-            rows[key] = _task(
-                task_id=task["task_id"],
-                attempt_number=task["attempt_number"],
-                name=task["name"],
-                state=state,
-                job_id=owner["job_id"],
-                actor_id=task["actor_id"],
-                type=task["type"],
-                parent_task_id=task["parent_task_id"],
-                node_id=worker and worker["node_id"],
-                worker_id=worker and worker["worker_id"],
-                worker_pid=worker and worker["pid"],
-                error_type=None,
-                creation_time_ms=created,
-                start_time_ms=start,
-            )
-
-
-def _add_creations(rows: dict[tuple[str, int], common.TaskState], actors: list[dict[str, Any]]) -> None:
-    """Of actors whose constructor has ended, and whose process could not say when: the control store knows them."""
-    told = {task_id for task_id, _ in rows}
-    for actor in actors:
-        task_id = _creation_of(actor["actor_id"])
-        if actor["state"] < 2 or actor["unlisted"] or task_id in told:
-            continue
-        failed = actor["state"] == 4 and actor["death_cause"] in _FAILED_CREATION
-        rows[task_id, 0] = _task(
-            task_id=task_id,
-            attempt_number=0,
-            name=f"{actor['class_name']}.__init__",
-            state="FAILED" if failed else "FINISHED",
-            job_id=actor["job_id"],
-            actor_id=actor["actor_id"],
-            type="ACTOR_CREATION_TASK",
-            parent_task_id=None,
-            node_id=actor["node_id"],
-            worker_id=actor["worker_id"],
-            worker_pid=actor["pid"],
-            error_type="ACTOR_CREATION_FAILED" if failed else None,
-            creation_time_ms=actor["created_us"] / 1000 or None,
-            error_message=actor["death_message"] if failed else None,
-        )
+    return list(_tasks_module.every(source))
 
 
 def _nodes(source: Source) -> list[Any]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from ray_rs import _memory
+from ray_rs.util.state import _tasks
 from ray_rs.util.state._rows import KINDS, Source
 from ray_rs.util.state.common import (
     ActorState,
@@ -133,6 +134,9 @@ def list_rows(
     schema = KINDS[kind][0]
     checked = check_filters(schema, filters)
     source = Source(address, timeout)
+    if kind == "tasks":
+        page = _tasks.page(source, checked, limit, detail=detail)
+        return page.rows, page.total, page.warning
     rows = [
         row
         for row in source.rows(kind)
@@ -267,7 +271,7 @@ list_actors = _lister("actors", ActorState, "Lists actors, the dead ones too.")
 list_tasks = _lister(
     "tasks",
     TaskState,
-    "Lists tasks: the latest 100,000 that have ended, each try a row, and those that have not.",
+    "Lists tasks, each try a row: those that have not ended, then the latest 100,000 that have, the latest first.",
 )
 list_nodes = _lister("nodes", NodeState, "Lists nodes.")
 list_objects = _lister(
@@ -344,14 +348,11 @@ def summarize_tasks(
     """
     summary: dict[str, Any] = {}
     totals = dict.fromkeys(("NORMAL_TASK", "ACTOR_TASK", "ACTOR_CREATION_TASK"), 0)
-    for row in Source(address, timeout).rows("tasks"):
-        entry = summary.setdefault(
-            row.func_or_class_name,
-            {"func_or_class_name": row.func_or_class_name, "type": row.type, "state_counts": {}},
-        )
-        counts = entry["state_counts"]
-        counts[row.state] = counts.get(row.state, 0) + 1
-        totals[row.type] += 1
+    for name, kind, state, count in _tasks.counts(Source(address, timeout)):
+        entry = summary.setdefault(name, {"func_or_class_name": name, "type": kind, "state_counts": {}})
+        states = entry["state_counts"]
+        states[state] = states.get(state, 0) + count
+        totals[kind] += count
     return {
         "cluster": {
             "summary": summary,

@@ -23,6 +23,7 @@ mod picking;
 mod placement_groups;
 mod recovery;
 mod task_events;
+mod task_listing;
 
 use std::collections::VecDeque;
 use std::time::Instant;

@@ -1,26 +1,49 @@
 //! What became of the latest tasks, for the state API. Never stored: owners report it in batches, and a new gcs starts
-//! with an empty log.
+//! with an empty log. How it is listed: [`super::task_listing`].
+//!
+//! Each record has a number, from 1 on, in the order in which they came; those that are kept have the latest numbers, without
+//! a gap.
 
 use std::collections::VecDeque;
 
-use ray_rs_proto::v1::{TaskEventBatches, TaskEvents};
-use ray_rs_types::{ActorId, WorkerId};
+use ray_rs_proto::convert::kind_number;
+use ray_rs_proto::v1::{self, TaskEvents};
+use ray_rs_types::task_columns::{Cell, TaskColumn, TaskKind, error_message, error_type, state_of_ended};
+use ray_rs_types::{ActorId, TaskId, WorkerId};
 use tonic::Status;
 
 use super::State;
 
-/// Older events make room for newer ones, whole batches at a time.
+/// Older events make room for newer ones.
 pub(super) const MAX_EVENTS: usize = 100_000;
 /// Bytes of what errors said: older events lose theirs.
 const MAX_TEXT_BYTES: usize = 16 << 20;
 
 #[derive(Debug, Default)]
 pub(super) struct TaskEventLog {
-    batches: VecDeque<TaskEvents>,
+    batches: VecDeque<Batch>,
+    /// Records that ever came.
+    last: u64,
     events: usize,
     text_bytes: usize,
     /// Events that were dropped, here or before they came here.
-    dropped: u64,
+    pub(super) dropped: u64,
+}
+
+#[derive(Debug)]
+struct Batch {
+    /// Number of its first record.
+    first: u64,
+    /// So many of the first records have made room.
+    gone: usize,
+    events: TaskEvents,
+}
+
+/// One try of a task that has ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Record<'a> {
+    batch: &'a TaskEvents,
+    at: usize,
 }
 
 impl TaskEventLog {
@@ -42,6 +65,9 @@ impl TaskEventLog {
         {
             return Err(Status::invalid_argument("the columns differ in length"));
         }
+        if batch.parent_actor.len() != ActorId::SIZE {
+            return Err(Status::invalid_argument("a batch names no process"));
+        }
         if batch.name_of.iter().any(|index| *index as usize >= batch.names.len()) {
             return Err(Status::invalid_argument("an event has no name"));
         }
@@ -50,10 +76,18 @@ impl TaskEventLog {
             return Err(Status::invalid_argument("an event has no such text"));
         }
         self.dropped += batch.dropped;
+        if count == 0 {
+            return Ok(());
+        }
         self.events += count;
         self.text_bytes += text_bytes(&batch);
-        self.batches.push_back(batch);
-        let mut older = self.batches.iter_mut();
+        self.batches.push_back(Batch {
+            first: self.last + 1,
+            gone: 0,
+            events: batch,
+        });
+        self.last += count as u64;
+        let mut older = self.batches.iter_mut().map(|batch| &mut batch.events);
         while self.text_bytes > MAX_TEXT_BYTES
             && let Some(batch) = older.next()
         {
@@ -61,18 +95,166 @@ impl TaskEventLog {
             (batch.texts, batch.text_of) = (Vec::new(), Vec::new());
         }
         while self.events > MAX_EVENTS {
-            let oldest = self.batches.pop_front().expect("there are events");
-            self.events -= oldest.task_unique.len();
-            self.text_bytes -= text_bytes(&oldest);
-            self.dropped += oldest.task_unique.len() as u64;
+            let surplus = self.events - MAX_EVENTS;
+            let oldest = self.batches.front_mut().expect("there are events");
+            let kept = oldest.events.task_unique.len() - oldest.gone;
+            let going = surplus.min(kept);
+            oldest.gone += going;
+            self.events -= going;
+            self.dropped += going as u64;
+            if going == kept {
+                let oldest = self.batches.pop_front().expect("it was there");
+                self.text_bytes -= text_bytes(&oldest.events);
+            }
         }
         Ok(())
     }
 
-    fn all(&self) -> TaskEventBatches {
-        TaskEventBatches {
-            batches: self.batches.iter().cloned().collect(),
-            dropped: self.dropped,
+    /// Records and their numbers, the oldest first: those with the number `from` and above.
+    pub(super) fn from(&self, from: u64) -> impl Iterator<Item = (u64, Record<'_>)> {
+        let begin = self.batches.partition_point(|batch| batch.end() <= from);
+        let batches = self.batches.range(begin..);
+        batches
+            .flat_map(Batch::records)
+            .filter(move |(number, _)| *number >= from)
+    }
+
+    /// Records and their numbers, the latest first: those below the number `before`.
+    pub(super) fn before(&self, before: u64) -> impl Iterator<Item = (u64, Record<'_>)> {
+        let end = self.batches.partition_point(|batch| batch.first < before);
+        let batches = self.batches.range(..end).rev();
+        batches
+            .flat_map(|batch| batch.records().rev())
+            .filter(move |(number, _)| *number < before)
+    }
+}
+
+impl Batch {
+    fn end(&self) -> u64 {
+        self.first + self.events.task_unique.len() as u64
+    }
+
+    fn records(&self) -> impl DoubleEndedIterator<Item = (u64, Record<'_>)> {
+        let batch = &self.events;
+        (self.gone..batch.task_unique.len()).map(move |at| (self.first + at as u64, Record { batch, at }))
+    }
+}
+
+impl<'a> Record<'a> {
+    fn actor(self) -> ActorId {
+        let at = self.at * ActorId::SIZE;
+        ActorId::from_bytes(&self.batch.actors[at..at + ActorId::SIZE]).expect("a batch has as many bytes")
+    }
+
+    pub(super) fn task_id(self) -> TaskId {
+        TaskId::new(self.batch.task_unique[self.at], self.actor())
+    }
+
+    pub(super) fn attempt(self) -> u32 {
+        self.batch.attempts[self.at]
+    }
+
+    pub(super) fn name(self) -> &'a str {
+        &self.batch.names[self.batch.name_of[self.at] as usize]
+    }
+
+    pub(super) fn kind(self) -> TaskKind {
+        let task = self.task_id();
+        if task.actor_id().0[..12] == [0xff; 12] {
+            TaskKind::Normal
+        } else if task == TaskId::of_creation(task.actor_id()) {
+            TaskKind::Creation
+        } else {
+            TaskKind::Call
+        }
+    }
+
+    pub(super) fn has_failed(self) -> bool {
+        self.outcome() != 0
+    }
+
+    fn outcome(self) -> u32 {
+        self.batch.outcome[self.at]
+    }
+
+    fn parent(self) -> Option<TaskId> {
+        let unique = self.batch.parent_unique[self.at];
+        let actor = ActorId::from_bytes(&self.batch.parent_actor).unwrap_or(ActorId::NIL);
+        (unique != 0).then(|| TaskId::new(unique, actor))
+    }
+
+    /// Where it ran; empty: nowhere.
+    fn worker(self) -> &'a [u8] {
+        let at = self.at * WorkerId::SIZE;
+        let worker = &self.batch.workers[at..at + WorkerId::SIZE];
+        if worker.iter().all(|byte| *byte == 0) {
+            &[]
+        } else {
+            worker
+        }
+    }
+
+    fn start_us(self) -> u64 {
+        self.batch.end_us[self.at].saturating_sub(self.batch.run_us[self.at])
+    }
+
+    /// What its error said.
+    fn text(self) -> &'a str {
+        let index = self.batch.text_of.get(self.at).copied().unwrap_or(0) as usize;
+        index.checked_sub(1).map_or("", |index| &self.batch.texts[index])
+    }
+
+    pub(super) fn cell(self, column: TaskColumn) -> Cell<'a> {
+        let ran = !self.worker().is_empty();
+        let ms = |us: u64| Cell::Number(us as f64 / 1000.0);
+        match column {
+            TaskColumn::TaskId => Cell::owned_id(&self.task_id().0),
+            TaskColumn::AttemptNumber => Cell::Number(f64::from(self.attempt())),
+            TaskColumn::Name => Cell::text(self.name()),
+            TaskColumn::State => Cell::text(state_of_ended(self.outcome())),
+            TaskColumn::JobId => Cell::id(&self.batch.job_id),
+            TaskColumn::ActorId if self.kind() == TaskKind::Normal => Cell::Absent,
+            TaskColumn::ActorId => Cell::owned_id(&self.actor().0),
+            TaskColumn::Type => Cell::text(self.kind().word()),
+            TaskColumn::ParentTaskId => self.parent().map_or(Cell::Absent, |parent| Cell::owned_id(&parent.0)),
+            TaskColumn::NodeId if ran => Cell::id(&self.batch.node_id),
+            TaskColumn::WorkerId => Cell::id(self.worker()),
+            TaskColumn::WorkerPid if ran => Cell::Number(f64::from(self.batch.pids[self.at])),
+            TaskColumn::StartTimeMs if ran => ms(self.start_us()),
+            TaskColumn::NodeId | TaskColumn::WorkerPid | TaskColumn::StartTimeMs => Cell::Absent,
+            TaskColumn::ErrorType => error_type(self.kind(), self.outcome()).map_or(Cell::Absent, Cell::text),
+            TaskColumn::Language => Cell::text("PYTHON"),
+            TaskColumn::CreationTimeMs => ms(self.batch.submitted_us[self.at]),
+            TaskColumn::EndTimeMs => ms(self.batch.end_us[self.at]),
+            TaskColumn::ErrorMessage => error_message(self.outcome(), self.text()).map_or(Cell::Absent, Cell::Text),
+        }
+    }
+
+    pub(super) fn row(self) -> v1::EndedTask {
+        let (kind, worker) = (self.kind(), self.worker());
+        let ran = !worker.is_empty();
+        let actor = match kind {
+            TaskKind::Normal => Vec::new(),
+            TaskKind::Creation | TaskKind::Call => self.actor().0.to_vec(),
+        };
+        v1::EndedTask {
+            task_id: self.task_id().0.to_vec(),
+            attempt: self.attempt(),
+            name: self.name().to_owned(),
+            kind: kind_number(kind),
+            outcome: self.outcome(),
+            job_id: self.batch.job_id.clone(),
+            actor_id: actor,
+            parent_task_id: self.parent().map_or_else(Vec::new, |parent| parent.0.to_vec()),
+            worker: ran.then(|| v1::WorkerAddress {
+                node_id: self.batch.node_id.clone(),
+                worker_id: worker.to_vec(),
+                pid: self.batch.pids[self.at],
+            }),
+            submitted_us: self.batch.submitted_us[self.at],
+            start_us: if ran { self.start_us() } else { 0 },
+            end_us: self.batch.end_us[self.at],
+            text: self.text().to_owned(),
         }
     }
 }
@@ -85,17 +267,13 @@ impl State {
     pub fn add_task_events(&mut self, batch: TaskEvents) -> Result<(), Status> {
         self.task_events.add(batch)
     }
-
-    pub fn list_task_events(&self) -> TaskEventBatches {
-        self.task_events.all()
-    }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn batch(job: u8, names: &[&str], name_of: &[u32]) -> TaskEvents {
+    pub(in crate::state) fn batch(job: u8, names: &[&str], name_of: &[u32]) -> TaskEvents {
         let count = name_of.len();
         TaskEvents {
             job_id: vec![job; 4],
@@ -122,13 +300,19 @@ mod tests {
     #[test]
     fn the_oldest_make_room_and_crooked_batches_are_refused() {
         let mut log = TaskEventLog::default();
-        let half = vec![0; MAX_EVENTS / 2];
+        let many = vec![0; MAX_EVENTS / 5 * 2];
         for _ in 0..3 {
-            log.add(batch(1, &["f"], &half)).expect("good");
+            log.add(batch(1, &["f"], &many)).expect("good");
         }
-        let kept: usize = log.all().batches.iter().map(|batch| batch.task_unique.len()).sum();
-        assert_eq!(kept, MAX_EVENTS);
-        assert_eq!(log.all().dropped, 3 + MAX_EVENTS as u64 / 2);
+        // Half of the first batch went.
+        assert_eq!(log.from(0).count(), MAX_EVENTS);
+        assert_eq!(
+            log.from(0).next().map(|(number, _)| number),
+            Some(MAX_EVENTS as u64 / 5 + 1)
+        );
+        assert_eq!(log.dropped, 3 + MAX_EVENTS as u64 / 5);
+        log.add(batch(1, &["f"], &many[1..])).expect("good");
+        assert_eq!((log.from(0).count(), log.batches.len()), (MAX_EVENTS, 3));
         assert!(
             log.add(TaskEvents {
                 workers: vec![1],
@@ -146,6 +330,23 @@ mod tests {
     }
 
     #[test]
+    fn records_are_found_by_their_numbers_from_either_end() {
+        let mut log = TaskEventLog::default();
+        for count in [2, 1, 0, 3] {
+            log.add(batch(1, &["f"], &vec![0; count])).expect("good");
+        }
+        let numbers = |records: &mut dyn Iterator<Item = (u64, Record<'_>)>| -> Vec<u64> {
+            records.map(|(number, _)| number).collect()
+        };
+        assert_eq!(numbers(&mut log.from(0)), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(numbers(&mut log.from(3)), [3, 4, 5, 6]);
+        assert_eq!(numbers(&mut log.from(7)), [0; 0]);
+        assert_eq!(numbers(&mut log.before(u64::MAX)), [6, 5, 4, 3, 2, 1]);
+        assert_eq!(numbers(&mut log.before(3)), [2, 1]);
+        assert_eq!(numbers(&mut log.before(1)), [0; 0]);
+    }
+
+    #[test]
     fn the_oldest_lose_their_texts_first() {
         let mut log = TaskEventLog::default();
         let text = "x".repeat(MAX_TEXT_BYTES / 2);
@@ -157,7 +358,7 @@ mod tests {
             };
             log.add(told).expect("good");
         }
-        let kept: Vec<usize> = log.all().batches.iter().map(|batch| batch.text_of.len()).collect();
+        let kept: Vec<usize> = log.batches.iter().map(|batch| batch.events.text_of.len()).collect();
         assert_eq!(kept, [0, 1, 1]);
         assert_eq!(log.text_bytes, MAX_TEXT_BYTES);
     }

@@ -110,6 +110,9 @@ fn say(state: &mut State, bytes: &[u8]) {
     if let Ok(events) = v1::TaskEvents::decode(bytes) {
         let _ = state.add_task_events(events);
     }
+    if let Ok(request) = v1::ListTasksRequest::decode(bytes) {
+        let _ = state.list_tasks(&request);
+    }
 }
 
 proptest! {
