@@ -636,8 +636,8 @@ class Observer:
     def dead_workers(self) -> list[dict[str, Any]]: ...
     def metrics(self) -> list[dict[str, Any]]: ...
     def trace_tasks(
-        self, cursor: int, limit: int, numbers: dict[str, int], named: set[tuple[int, int]]
-    ) -> tuple[str, int, dict[str, int], set[tuple[int, int]]]:
+        self, cursor: int, limit: int, numbers: dict[str, int], named: set[tuple[int, int]], as_text: bool
+    ) -> tuple[Any, int, dict[str, int], set[tuple[int, int]]]:
         """A page of tasks that have ended, the oldest first, as events of Chrome's trace format.
 
         Args:
@@ -645,9 +645,10 @@ class Observer:
             limit: Tasks, 10,000 at most.
             numbers: Of nodes, by the digits of their ids.
             named: Rows that have a name: a node's number and a worker's pid.
+            as_text: JSON objects with commas between them; else a list of dictionaries.
 
         Returns:
-            JSON objects with commas between them; the next page's cursor, or 0; numbers and named with what was added.
+            The events; the next page's cursor, or 0; numbers and named with what was added.
         """
 
     def list_tasks(

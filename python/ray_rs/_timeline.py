@@ -6,7 +6,10 @@ import functools
 import json
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray_rs.util.state._rows import Source
 
 __all__ = ["text_of", "timeline", "trace"]
 
@@ -53,8 +56,10 @@ def trace(address: str | None) -> list[dict[str, Any]]:
     Returns:
         Chrome's events.
     """
-    events: list[dict[str, Any]] = json.loads("".join(text_of(address)))
-    return events
+    source, numbers, events = _begin(address)
+    for page in _pages(source, numbers, as_text=False):
+        events += page
+    return events + _moves(source, numbers)
 
 
 def text_of(address: str | None) -> Iterator[str]:
@@ -66,28 +71,44 @@ def text_of(address: str | None) -> Iterator[str]:
     Yields:
         Pieces of a list of Chrome's events.
     """
+    source, numbers, heads = _begin(address)
+    # A session has a node.
+    yield json.dumps(heads)[:-1]
+    for page in _pages(source, numbers, as_text=True):
+        if page:
+            yield ", " + page
+    yield "".join(", " + json.dumps(event) for event in _moves(source, numbers)) + "]"
+
+
+def _begin(address: str | None) -> tuple[Source, dict[str, int], list[dict[str, Any]]]:
+    """Whom to ask; the rows of the viewer (a process for each node, a thread for each worker); and what names them."""
     from ray_rs.util.state._rows import Source
 
     source = Source(address)
     nodes = source.answer(source.addresses)
-    # Rows of the viewer: a process for each node, a thread for each worker; and one where tasks wait.
     numbers = {node: number for number, node in enumerate(nodes, 1)}
     heads = [
         {"name": "process_name", "ph": "M", "pid": number, "tid": 0, "args": {"name": f"node {nodes[node]}"}}
         for node, number in numbers.items()
     ]
-    # A session has a node.
-    yield json.dumps(heads)[:-1]
+    return source, numbers, heads
+
+
+def _pages(source: Source, numbers: dict[str, int], as_text: bool) -> Iterator[Any]:
+    """Events of the tasks; nodes that are not known yet get numbers."""
     cursor, named = 0, set[tuple[int, int]]()
     while True:
-        ask = functools.partial(source.observer.trace_tasks, cursor, _PAGE, numbers, named)
-        text, cursor, numbers, named = source.answer(ask)
-        if text:
-            yield ", " + text
+        ask = functools.partial(source.observer.trace_tasks, cursor, _PAGE, numbers, named, as_text)
+        page, cursor, known, named = source.answer(ask)
+        numbers.update(known)
+        yield page
         if not cursor:
-            break
+            return
+
+
+def _moves(source: Source, numbers: dict[str, int]) -> list[dict[str, Any]]:
     moves = source.answer(lambda: source.observer.describe_processes(tasks=False, moves=True)["moves"])
-    yield "".join(", " + json.dumps(event) for event in _store_events(moves, numbers)) + "]"
+    return _store_events(moves, numbers)
 
 
 def _store_events(moves: list[dict[str, Any]], numbers: dict[str, int]) -> list[dict[str, Any]]:

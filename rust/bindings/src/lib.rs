@@ -41,6 +41,7 @@ mod scalars;
 mod signature;
 mod sites;
 mod stream;
+mod trace;
 
 use pyo3::prelude::*;
 

@@ -9,12 +9,12 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use ray_rs_core_worker::v1::from_raylet::Body as From;
 use ray_rs_core_worker::v1::to_raylet::Body as To;
-use ray_rs_core_worker::{CoreError, TaskQuery, TaskRow, TraceRows, v1};
+use ray_rs_core_worker::{CoreError, TaskQuery, TaskRow, TraceRows, json_of, v1};
 use ray_rs_types::ResourceSet;
 
 use crate::control::{node_list, resource_dict, store_stats_dict, stored_object_list};
 use crate::describe::{descriptions, dict, hex, id, list, subject_of_digits};
-use crate::{core, gil};
+use crate::{core, gil, trace};
 
 /// Connection of somebody who looks at a session.
 #[pyclass(frozen, module = "ray_rs._core")]
@@ -342,17 +342,18 @@ impl Observer {
         ))
     }
 
-    /// A page of tasks that have ended, the oldest first, as text of a trace; and the cursor of the next one, or 0. `numbers` of
-    /// nodes and `named` workers (number and pid) are given back with what was added.
+    /// A page of tasks that have ended, the oldest first, as events of a trace: text, or a list of dicts; and the cursor of the
+    /// next one, or 0. `numbers` of nodes and `named` workers (number and pid) are given back with what was added.
     #[allow(clippy::type_complexity, reason = "what came in goes out")]
-    fn trace_tasks(
+    fn trace_tasks<'py>(
         &self,
-        py: Python<'_>,
+        py: Python<'py>,
         cursor: u64,
         limit: u32,
         numbers: HashMap<String, u32>,
         named: HashSet<(u32, u32)>,
-    ) -> PyResult<(String, u64, HashMap<String, u32>, HashSet<(u32, u32)>)> {
+        as_text: bool,
+    ) -> PyResult<(Bound<'py, PyAny>, u64, HashMap<String, u32>, HashSet<(u32, u32)>)> {
         let query = TaskQuery {
             limit,
             cursor,
@@ -360,11 +361,13 @@ impl Observer {
             ..TaskQuery::default()
         };
         let mut rows = TraceRows { numbers, named };
-        let (text, cursor) = gil::wait_for(py, |interrupt| {
-            let page = self.inner.list_tasks(&query, self.limit, interrupt)?;
-            Ok::<_, CoreError>((rows.events(&page.rows), page.cursor))
-        })?;
-        Ok((text, cursor, rows.numbers, rows.named))
+        let page = gil::wait_for(py, |interrupt| self.inner.list_tasks(&query, self.limit, interrupt))?;
+        let events = rows.events(&page.rows);
+        let told = match as_text {
+            true => py.detach(|| json_of(&events)).into_pyobject(py)?.into_any(),
+            false => trace::event_list(py, &events)?.into_any(),
+        };
+        Ok((told, page.cursor, rows.numbers, rows.named))
     }
 
     fn metrics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {

@@ -79,4 +79,4 @@ pub use ray_rs_lanes::SpinPolicy;
 pub use ray_rs_proto::v1;
 pub use stream::{NextItem, STREAMING};
 pub use task_rows::{TaskPage, TaskQuery, TaskRow};
-pub use trace::TraceRows;
+pub use trace::{TraceEvent, TraceRows, TracedTask, json_of};

@@ -1,4 +1,4 @@
-//! Tasks that have ended as a trace in Chrome's format, as text: a page of a listing is some hundred kilobytes of it.
+//! Tasks that have ended as a trace in Chrome's format: the events, and their text.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
@@ -14,27 +14,51 @@ pub struct TraceRows {
     pub named: HashSet<(u32, u32)>,
 }
 
+/// What the viewer is shown.
+#[derive(Debug, Clone, Copy)]
+pub enum TraceEvent<'a> {
+    /// A worker's row gets its name: node's number and pid.
+    Worker(u32, u32),
+    Ran(TracedTask<'a>),
+    /// It waited from its submission to its start.
+    Waited(TracedTask<'a>, u64),
+}
+
+/// A task and its place in the viewer.
+#[derive(Debug, Clone, Copy)]
+pub struct TracedTask<'a> {
+    pub row: &'a TaskRow,
+    /// Number of its node.
+    pub node: u32,
+    pub pid: u32,
+    /// Microseconds since 1970.
+    pub start_us: u64,
+    pub end_us: u64,
+}
+
 impl TraceRows {
-    /// The events of these tasks, with a comma between any two: of each its execution, and the time that it waited before.
-    pub fn events(&mut self, rows: &[TaskRow]) -> String {
-        let mut text = String::new();
+    /// The events of these tasks: of each its execution, and the time that it waited before.
+    pub fn events<'a>(&mut self, rows: &'a [TaskRow]) -> Vec<TraceEvent<'a>> {
+        let mut events = Vec::with_capacity(rows.len() * 2);
         for row in rows {
-            let (Some(worker), Some(start), Some(end)) = (&row.worker, row.start_us, row.end_us) else {
+            let (Some(worker), Some(start_us), Some(end_us)) = (&row.worker, row.start_us, row.end_us) else {
                 continue;
             };
-            let node = self.number_of(&worker.node_id);
-            if self.named.insert((node, worker.pid)) {
-                event(&mut text, |text| {
-                    write!(
-                        text,
-                        r#""name": "thread_name", "ph": "M", "pid": {node}, "tid": {pid}, "args": {{"name": "worker {pid}"}}"#,
-                        pid = worker.pid
-                    )
-                });
+            let (node, pid) = (self.number_of(&worker.node_id), worker.pid);
+            if self.named.insert((node, pid)) {
+                events.push(TraceEvent::Worker(node, pid));
             }
-            add_task(&mut text, row, (node, worker.pid), (start, end));
+            let task = TracedTask {
+                row,
+                node,
+                pid,
+                start_us,
+                end_us,
+            };
+            events.push(TraceEvent::Ran(task));
+            events.extend(row.submitted_us.map(|since| TraceEvent::Waited(task, since)));
         }
-        text
+        events
     }
 
     fn number_of(&mut self, node: &[u8]) -> u32 {
@@ -43,45 +67,84 @@ impl TraceRows {
     }
 }
 
-fn event(text: &mut String, body: impl FnOnce(&mut String) -> std::fmt::Result) {
-    text.push_str(if text.is_empty() { "{" } else { ", {" });
-    body(text).expect("a string takes all");
-    text.push('}');
+impl TracedTask<'_> {
+    /// How long it ran.
+    pub fn took_us(&self) -> u64 {
+        self.end_us.saturating_sub(self.start_us)
+    }
+
+    pub fn colour(&self) -> &'static str {
+        if self.row.state == "FINISHED" {
+            "rail_load"
+        } else {
+            "terrible"
+        }
+    }
+
+    /// Tells this try from all others.
+    pub fn id(&self) -> String {
+        format!("{}-{}", self.row.task_id.hex(), self.row.attempt)
+    }
 }
 
-fn add_task(text: &mut String, row: &TaskRow, (node, pid): (u32, u32), (start, end): (u64, u64)) {
-    let task = row.task_id.hex();
-    let place = format!(r#""name": {}, "pid": {node}, "tid": {pid}"#, quoted(&row.name));
-    let mut about = format!(
-        r#"{{"task_id": "{task}", "attempt": {}, "job_id": "{}", "state": "{}""#,
-        row.attempt,
-        hex(&row.job_id),
-        row.state
-    );
-    if !row.actor_id.is_empty() {
-        let _ = write!(about, r#", "actor_id": "{}""#, hex(&row.actor_id));
+/// The events as objects of JSON, with a comma between any two.
+pub fn json_of(events: &[TraceEvent<'_>]) -> String {
+    let mut text = String::new();
+    for event in events {
+        text.push_str(if text.is_empty() { "{" } else { ", {" });
+        write_event(&mut text, event).expect("a string takes all");
+        text.push('}');
     }
-    about.push('}');
-    let colour = if row.state == "FINISHED" {
-        "rail_load"
-    } else {
-        "terrible"
-    };
-    event(text, |text| {
-        write!(
+    text
+}
+
+fn write_event(text: &mut String, event: &TraceEvent<'_>) -> std::fmt::Result {
+    match event {
+        TraceEvent::Worker(node, pid) => write!(
             text,
-            r#"{place}, "cat": "task:execution", "ph": "X", "ts": {start}, "dur": {}, "cname": "{colour}", "args": {about}"#,
-            end.saturating_sub(start)
-        )
-    });
-    let Some(submitted) = row.submitted_us else { return };
-    let waiting = format!(r#"{place}, "cat": "task:queued", "id": "{task}-{}""#, row.attempt);
-    event(text, |text| {
-        write!(text, r#"{waiting}, "ph": "b", "ts": {submitted}, "args": {about}"#)
-    });
-    event(text, |text| {
-        write!(text, r#"{waiting}, "ph": "e", "ts": {start}, "args": {{}}"#)
-    });
+            r#""name": "thread_name", "ph": "M", "pid": {node}, "tid": {pid}, "args": {{"name": "worker {pid}"}}"#
+        ),
+        TraceEvent::Ran(task) => {
+            write_place(text, task)?;
+            let (start, took, colour) = (task.start_us, task.took_us(), task.colour());
+            write!(
+                text,
+                r#", "cat": "task:execution", "ph": "X", "ts": {start}, "dur": {took}, "cname": "{colour}", "args": "#
+            )?;
+            write_about(text, task.row)
+        }
+        TraceEvent::Waited(task, since) => {
+            let waiting = |text: &mut String| {
+                write_place(text, task)?;
+                write!(text, r#", "cat": "task:queued", "id": "{}""#, task.id())
+            };
+            waiting(text)?;
+            write!(text, r#", "ph": "b", "ts": {since}, "args": "#)?;
+            write_about(text, task.row)?;
+            text.push_str("}, {");
+            waiting(text)?;
+            write!(text, r#", "ph": "e", "ts": {}, "args": {{}}"#, task.start_us)
+        }
+    }
+}
+
+fn write_place(text: &mut String, task: &TracedTask<'_>) -> std::fmt::Result {
+    let name = quoted(&task.row.name);
+    write!(text, r#""name": {name}, "pid": {}, "tid": {}"#, task.node, task.pid)
+}
+
+fn write_about(text: &mut String, row: &TaskRow) -> std::fmt::Result {
+    let (task, job) = (row.task_id.hex(), hex(&row.job_id));
+    write!(
+        text,
+        r#"{{"task_id": "{task}", "attempt": {}, "job_id": "{job}", "state": "{}""#,
+        row.attempt, row.state
+    )?;
+    if !row.actor_id.is_empty() {
+        write!(text, r#", "actor_id": "{}""#, hex(&row.actor_id))?;
+    }
+    text.push('}');
+    Ok(())
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -147,7 +210,7 @@ mod tests {
     fn a_worker_is_named_once_and_a_task_has_its_run_and_its_wait() {
         let mut rows = TraceRows::default();
         rows.numbers.insert("01".to_owned(), 1);
-        let text = rows.events(&[row(3), row(3)]);
+        let text = json_of(&rows.events(&[row(3), row(3)]));
         assert_eq!(
             (text.matches("thread_name").count(), text.matches("worker 3").count()),
             (1, 1)
@@ -156,13 +219,13 @@ mod tests {
         assert_eq!(text.matches(r#""ph": "b", "ts": 5"#).count(), 2);
         assert_eq!(text.matches(r#""ph": "e", "ts": 10"#).count(), 2);
         assert!(text.contains(r#""name": "a \"name\"\u000a", "pid": 2, "tid": 3"#));
-        assert!(!rows.events(&[row(3)]).contains("thread_name"));
+        assert!(!json_of(&rows.events(&[row(3)])).contains("thread_name"));
         assert_eq!(rows.numbers["07"], 2);
     }
 
     #[test]
     fn what_ran_nowhere_is_not_in_it() {
         let nowhere = TaskRow { worker: None, ..row(1) };
-        assert_eq!(TraceRows::default().events(&[nowhere]), "");
+        assert!(TraceRows::default().events(&[nowhere]).is_empty());
     }
 }
