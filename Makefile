@@ -42,8 +42,16 @@ net-tools:
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq iproute2 iperf3 >/dev/null 2>&1; } || \
 	echo "not installed, and could not be:$$missing (Debian, Ubuntu: apt install iproute2 iperf3); some tests are skipped" >&2
 
+# The page is tried in a real browser. One of playwright's own would be downloaded from elsewhere; the system's is as good.
+.PHONY: browser
+browser:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+	{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null 2>&1; } || \
+	echo "not installed, and could not be: chromium (Debian, Ubuntu: apt install chromium); tests in a browser are skipped" >&2
+
 .PHONY: test-py
-test-py: build net-tools ## black-box tests of the installed package, with real processes
+test-py: build net-tools browser ## black-box tests of the installed package, with real processes
 	$(BIN)/python -m pytest $(ARGS)
 
 # The server speaks S3 and keeps its buckets in a directory; nothing else needs it.

@@ -688,6 +688,48 @@ class Observer:
     ) -> dict[str, Any]:
         """As the function, with runtime environments, and what the object stores moved lately."""
 
+class TaskRecords:
+    """Records of tasks that have ended, the latest 100,000, as they were when this was made. Texts are JSON.
+
+    Args:
+        observer: Of the session that is asked.
+
+    Raises:
+        RaySystemError: No answer came.
+    """
+
+    def __new__(cls, observer: Observer) -> TaskRecords: ...
+    def __len__(self) -> int: ...
+    @property
+    def dropped(self) -> int:
+        """How many there were before them."""
+
+    def span_us(self) -> tuple[int, int] | None:
+        """First start and last end, in microseconds since 1970."""
+
+    def creations(self) -> list[str]:
+        """Ids of the actors' constructors among them."""
+
+    def by_name(self) -> str:
+        """Sums for each name and type: `finished`, `failed`, `ran`; of what ran `run_us`, `longest_us`, `wait_us`."""
+
+    def page(
+        self, offset: int, limit: int, name: str | None = None, search: str = "", failed: bool | None = None
+    ) -> tuple[int, str]:
+        """How many there are of those that are wanted, and rows of some of them, the latest first.
+
+        Args:
+            offset: So many are passed over.
+            limit: So many rows at most.
+            name: Only those of this name.
+            search: A part of the name, or the beginning of the id.
+            failed: Only those that have failed, or that have not.
+        """
+
+    def chart(self, from_us: int, to_us: int, columns: int) -> str:
+        """What ran where between two times: `names`, and `rows` of workers with cells [column, width, index of the name
+        that took most of the time, thousandths of the time in which something ran, whether something failed]."""
+
 def send_metrics(series: list[tuple[str, str, int, list[str], float, list[float], list[int]]]) -> None:
     """Tells the control store what was measured: (name, description, kind, tags, value, boundaries, counts) each."""
 
@@ -815,6 +857,7 @@ def run_raylet(config_json: str) -> int:
 
 def serve_web(
     session_dir: str,
+    page_dir: str,
     answer: Callable[[str, str], tuple[int, str, bytes]],
     printed: Callable[[str, int], tuple[int, bytes, bool]],
 ) -> None:

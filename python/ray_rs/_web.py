@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl
@@ -21,7 +22,11 @@ JOBS_VERSION = "4"
 
 _JSON, _TEXT = "application/json", "text/plain; charset=utf-8"
 _Said = tuple[int, str, bytes]
-_MAX_BAD_REQUEST = 400
+_MAX_BAD_REQUEST, _UNAVAILABLE = 400, 503
+
+# What asks the session waits until this process is part of it; it ends when that fails.
+_connected = threading.Event()
+_CONNECT_LIMIT_S = 60
 
 
 def main(session_dir: str) -> None:
@@ -31,18 +36,20 @@ def main(session_dir: str) -> None:
         session_dir: The session that it belongs to.
     """
     import signal
-    import threading
 
     import ray_rs
     from ray_rs import _core
 
     address = _own_address(session_dir)
+    page_dir = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_page_files")
+    # As a daemon: threads of the interpreter that still answer somebody don't keep the process.
+    server = threading.Thread(target=_core.serve_web, args=(session_dir, page_dir, answer, printed), daemon=True)
+    server.start()
+    # The page's files are sent meanwhile.
     ray_rs.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="critical")
     # The driver's own handler waits for the interpreter, which waits for the service.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # As a daemon: threads of the interpreter that still answer somebody don't keep the process.
-    server = threading.Thread(target=_core.serve_web, args=(session_dir, answer, printed), daemon=True)
-    server.start()
+    _connected.set()
     server.join()
     ray_rs.shutdown()
 
@@ -62,13 +69,18 @@ def answer(operation: str, arguments: str) -> _Said:
     Returns:
         Status, type of the content, content.
     """
+    if not _connected.wait(_CONNECT_LIMIT_S):
+        return _UNAVAILABLE, _TEXT, b"The service has not been let into the session yet."
     from ray_rs._jobs import JobError
+    from ray_rs._stacks import StackError
     from ray_rs.util.state.exception import RayStateApiException
 
     try:
         return _OPERATIONS[operation](json.loads(arguments))
     except JobError as error:
         return error.status, _TEXT, str(error).encode()
+    except StackError as error:
+        return _UNAVAILABLE, _TEXT, str(error).encode()
     except (RayStateApiException, ValueError, TypeError) as error:
         return _MAX_BAD_REQUEST, _TEXT, str(error).encode()
 
@@ -85,6 +97,8 @@ def printed(job: str, offset: int) -> tuple[int, bytes, bool]:
     """
     from ray_rs import _jobs
 
+    if not _connected.wait(_CONNECT_LIMIT_S):
+        return _UNAVAILABLE, b"The service has not been let into the session yet.", True
     try:
         return 200, *_jobs.printed(_submission_of(job), offset)
     except _jobs.JobError as error:
@@ -376,6 +390,27 @@ def _health(_: dict[str, Any]) -> _Said:
     return 200, _TEXT, b"success"
 
 
+# ---------------------------------------------------------------------------------------------------------------- page
+
+
+def _look(arguments: dict[str, Any]) -> _Said:
+    from ray_rs import _page
+
+    return _json(_page.look(arguments["section"]))
+
+
+def _page_part(arguments: dict[str, Any]) -> _Said:
+    from ray_rs import _page
+
+    return 200, _JSON, _page.part(arguments["part"], arguments["query"]).encode()
+
+
+def _stack(arguments: dict[str, Any]) -> _Said:
+    from ray_rs import _page
+
+    return 200, _TEXT, _page.stack(arguments).encode()
+
+
 _OPERATIONS: dict[str, Callable[[dict[str, Any]], _Said]] = {
     "version": _version,
     "list_jobs": _list_jobs,
@@ -393,4 +428,7 @@ _OPERATIONS: dict[str, Callable[[dict[str, Any]], _Said]] = {
     "node": _node,
     "actors": _actors,
     "health": _health,
+    "look": _look,
+    "page": _page_part,
+    "stack": _stack,
 }

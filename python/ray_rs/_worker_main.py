@@ -26,6 +26,7 @@ from ray_rs import (
     _logging_config,
     _rehearsal,
     _serialization,
+    _stacks,
     actor,
     runtime_context,
 )
@@ -50,6 +51,7 @@ def prepare(config: dict[str, Any]) -> None:
     _replace_streams()
     sys.breakpointhook = _on_breakpoint
     faulthandler.enable(2)  # the stack of a segmentation fault ends up in the error that the caller gets
+    _stacks.offer()
     with contextlib.suppress(OSError):
         os.chdir(config["cwd"])
     gc.enable()

@@ -1,62 +1,21 @@
 """Submitted jobs, as their submitter and as somebody at a shell sees them; and the service that takes them."""
 
 import asyncio
-import contextlib
-import http.client
 import json
 import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 
 import pytest
 import traces
+from heads import Head, command
 from ray_rs.job_submission import JobDetails, JobStatus, JobSubmissionClient, JobType
 from under_test import contents, ray, wait_until
 
 pytestmark = pytest.mark.ray_rs_only("submitted jobs are tried with our own heads")
-
-
-def command(*arguments, status=0, **environment):
-    """Runs `ray_rs` and returns what it prints, on stderr if that says something."""
-    done = subprocess.run(
-        [sys.executable, "-m", "ray_rs.scripts", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, **environment},
-    )
-    assert done.returncode == status, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
-
-
-class Head:
-    """A head that `ray_rs start` has started."""
-
-    def __init__(self, *arguments, **environment):
-        text = command("start", "--head", "--port=0", "--dashboard-port=0", "--num-cpus=2", *arguments, **environment)
-        (self.address,) = re.findall(r"--address=(\S+)", text)
-        (token,) = re.findall(r"^\s+(/\S+/token)$", text, re.MULTILINE)
-        self.directory = os.path.dirname(token)
-        self.web = contents(f"{self.directory}/dashboard_address").strip()
-        self.key = command("get-auth-token", f"--address={self.address}").strip()
-
-    def request(self, method, path, body=None, host=None, key=..., **headers):
-        """Status and text of an answer; `key` None: none is shown."""
-        sent = {name.replace("_", "-"): value for name, value in headers.items()}
-        if host is not None:
-            sent["Host"] = host
-        if key is not None:
-            sent["Authorization"] = f"Bearer {self.key if key is ... else key}"
-        data = body if body is None or isinstance(body, bytes) else json.dumps(body)
-        with contextlib.closing(http.client.HTTPConnection(self.web, timeout=30)) as connection:
-            connection.request(method, path, data, sent)
-            response = connection.getresponse()
-            return response.status, response.read().decode()
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,19 @@ from importlib import import_module
 
 __all__ = ["main"]
 
-_MODULES = ("_nodes", "_drain", "_state", "_status", "_memory", "_why", "_logs", "_job", "_debug", "_tools")
+_MODULES = (
+    "_nodes",
+    "_drain",
+    "_state",
+    "_status",
+    "_dashboard",
+    "_memory",
+    "_why",
+    "_logs",
+    "_job",
+    "_debug",
+    "_tools",
+)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -159,6 +159,7 @@ def _tell(arguments: argparse.Namespace, session: dict[str, Any], address: str) 
     print("To connect a program on this machine:\n  import ray_rs as ray\n  ray.init(address='auto')\n")
     web = _processes.web_address(directory)
     if arguments.head and web:
+        print("To see the cluster in a browser, open what this prints:\n  ray_rs dashboard\n")
         print(f"To submit a job (the service starts when it is asked: http://{web}):")
         print(f"  RAY_API_SERVER_ADDRESS='http://{web}' ray_rs job submit --working-dir . -- python my_script.py\n")
     print("To see the cluster:\n  ray_rs status\nTo stop what was started on this machine:\n  ray_rs stop", flush=True)

@@ -10,7 +10,7 @@ from ray_rs.scripts import _output
 from ray_rs.scripts._state import add_common
 from ray_rs.util.state._rows import Source, drain_text
 
-__all__ = ["add", "text_of"]
+__all__ = ["add", "text_of", "waiting_of"]
 
 # Of placement groups: those that have no place yet, and the words for their strategies.
 _PENDING_GROUP = (0, 1, 4)
@@ -162,6 +162,25 @@ def _status(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def waiting_of(source: Source, cluster: dict[str, Any]) -> dict[str, list[str]]:
+    """What is to come, what went wrong, and what waits for resources, and why.
+
+    Args:
+        source: The session.
+        cluster: What `Observer.cluster` has said.
+
+    Returns:
+        Lines: of "nodes" that are to come, of "failures", and of "demands".
+    """
+    described = source.observer.describe_processes(waiting=True)
+    groups = [group for group in source.observer.placement_groups() if group["state"] in _PENDING_GROUP]
+    return {
+        "nodes": _pending(cluster),
+        "failures": _failures(cluster),
+        "demands": _demands(described, cluster) + _group_demands(groups),
+    }
+
+
 def text_of(address: str | None, timeout: float = 30.0, *, verbose: bool = False) -> str:
     """Nodes, resources in use, and what waits for some.
 
@@ -179,22 +198,20 @@ def text_of(address: str | None, timeout: float = 30.0, *, verbose: bool = False
     source = Source(address, timeout)
     cluster = source.answer(source.observer.cluster)
     nodes = [node for node in cluster["nodes"] if node["alive"]]
-    described = source.observer.describe_processes(waiting=True)
-    groups = [group for group in source.observer.placement_groups() if group["state"] in _PENDING_GROUP]
     rule = "---------------------------------------------------------------"
     lines = [f"======== Autoscaler status: {_output.now()} ========", "Node status", rule, "Active:"]
     lines += [f" 1 {_name(node)}" for node in nodes if not node["drain"]]
     if draining := [node for node in nodes if node["drain"]]:
         lines += ["Draining:", *(f" 1 {_name(node)}, {drain_text(node['drain'])}" for node in draining)]
-    lines += ["Pending:", *(_pending(cluster) or [" (no pending nodes)"])]
-    lines += ["Recent failures:", *(_failures(cluster) or [" (no failures)"])]
+    waiting = waiting_of(source, cluster)
+    lines += ["Pending:", *(waiting["nodes"] or [" (no pending nodes)"])]
+    lines += ["Recent failures:", *(waiting["failures"] or [" (no failures)"])]
     lines += ["", "Resources", rule, "Total Usage:", *_usage(nodes)]
     requested = [
         f" {_shape(row['resources'])}: {row['count']} from request_resources()" for row in cluster["requested"]
     ]
     lines += ["", "From request_resources:", *(requested or [" (none)"])]
-    demands = _demands(described, cluster) + _group_demands(groups)
-    lines += ["Pending Demands:", *(demands or [" (no resource demands)"])]
+    lines += ["Pending Demands:", *(waiting["demands"] or [" (no resource demands)"])]
     if verbose:
         for node in nodes:
             lines += ["", f"Node: {node['node_id']}", " Usage:", *(f"  {line.strip()}" for line in _usage([node]))]

@@ -173,11 +173,17 @@ impl Api for Answers {
 }
 
 /// Serves on the socket that is this process's standard input until nobody has been connected for a while; `answer` and
-/// `printed` are called on threads of the engine.
+/// `printed` are called on threads of the engine. `page_dir` has the files of the page.
 #[pyfunction]
-pub fn serve_web(py: Python<'_>, session_dir: PathBuf, answer: Py<PyAny>, printed: Py<PyAny>) -> PyResult<()> {
+pub fn serve_web(
+    py: Python<'_>,
+    session_dir: PathBuf,
+    page_dir: PathBuf,
+    answer: Py<PyAny>,
+    printed: Py<PyAny>,
+) -> PyResult<()> {
     let answers = Arc::new(Answers { answer, printed });
-    py.detach(|| ray_rs_cli::serve_web(&session_dir, answers))
+    py.detach(|| ray_rs_cli::serve_web(&session_dir, page_dir, answers))
         .map_err(|error| PyRuntimeError::new_err(format!("{error:#}")))
 }
 

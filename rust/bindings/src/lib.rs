@@ -41,6 +41,7 @@ mod scalars;
 mod signature;
 mod sites;
 mod stream;
+mod task_records;
 mod trace;
 
 use pyo3::prelude::*;
@@ -67,6 +68,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<building::WritableBuffer>()?;
     module.add_class::<stream::Stream>()?;
     module.add_class::<observer::Observer>()?;
+    module.add_class::<task_records::PyTaskRecords>()?;
     module.add_class::<executor::context::TaskContext>()?;
 
     macro_rules! functions {

@@ -32,7 +32,7 @@ impl Observer {
         gil::wait_for(py, |interrupt| self.inner.ask(body, self.limit, interrupt))
     }
 
-    fn gcs<Reply: Message + Default + Send>(&self, py: Python<'_>, method: &str) -> PyResult<Reply> {
+    pub(crate) fn gcs<Reply: Message + Default + Send>(&self, py: Python<'_>, method: &str) -> PyResult<Reply> {
         self.ask_with(py, method, &v1::Empty {})
     }
 

@@ -163,11 +163,12 @@ impl WebSocket {
     }
 }
 
-/// Serves on the socket that is this process's standard input, until nobody has been connected for a while.
+/// Serves on the socket that is this process's standard input, until nobody has been connected for a while. `page_dir` has
+/// the files of the page.
 ///
 /// # Errors
-/// There is no such socket, or the cluster's token can't be read.
-pub fn serve_web(session_dir: &Path, api: Arc<dyn Api>) -> anyhow::Result<()> {
+/// There is no such socket, or the cluster's token or the page can't be read.
+pub fn serve_web(session_dir: &Path, page_dir: PathBuf, api: Arc<dyn Api>) -> anyhow::Result<()> {
     ray_rs_telemetry::init("web");
     // What it serves is over with the control store; that may have ended before this line.
     let parent = rustix::process::getppid();
@@ -180,6 +181,7 @@ pub fn serve_web(session_dir: &Path, api: Arc<dyn Api>) -> anyhow::Result<()> {
     let variable = |name| std::env::var(name).unwrap_or_default();
     let config = WebConfig {
         package_dir: session_dir.join("runtime_resources").join("packages"),
+        page_dir,
         key: (variable(AUTH_VARIABLE) != "disabled").then(|| token.key_for(KEY_PURPOSE)),
         hosts: variable(HOSTS_VARIABLE)
             .split(',')

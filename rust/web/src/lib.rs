@@ -1,4 +1,4 @@
-//! The HTTP service of a head node: REST of jobs and of the state of the cluster.
+//! The HTTP service of a head node: the page, and REST of jobs and of the state of the cluster.
 //!
 //! It runs in a process of its own that the control store starts when somebody connects for the first time, and that
 //! ends when nobody has been connected for a while: a cluster that nobody looks at pays for a listening socket. What
@@ -9,13 +9,19 @@
 //! | --- | --- |
 //! | [`gate`] | who gets in: the key, and from which pages |
 //! | [`routes`] | what is where, and what it asks the [`Api`] |
+//! | [`page`] | the files that the page is made of |
+//! | [`board`] | decides: who looks at what, when that is looked at again, and what is told to whom |
+//! | [`events`] | the stream of events around it |
 //! | [`packages`] | archives that are uploaded, to a file, within a limit |
 //! | [`server`] | connections: how many, how slow, and when the service ends |
 //!
 //! Shapes are those of Ray's dashboard (its REST pages for jobs and for the state API), version 4 of its jobs interface.
 
+pub mod board;
+mod events;
 pub mod gate;
 mod packages;
+mod page;
 mod routes;
 mod server;
 
@@ -58,6 +64,8 @@ pub trait Api: Send + Sync + 'static {
 pub struct WebConfig {
     /// Where uploaded archives go.
     pub package_dir: PathBuf,
+    /// The files that the page is made of.
+    pub page_dir: PathBuf,
     /// The key that requests show; none: everybody who can connect gets in.
     pub key: Option<String>,
     /// Names besides numeric addresses and "localhost" under which browsers may know the service.

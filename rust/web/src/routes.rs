@@ -18,7 +18,11 @@
 //! | `GET /nodes/{id}` | `node` | `id` |
 //! | `GET /logical/actors` | `actors` | |
 //! | `GET /api/gcs_healthz`, `/api/healthz`, `/api/local_raylet_healthz` | `health` | |
+//! | `GET /api/page/{part}` | `page` | `part`, `query` |
+//! | `POST /api/page/stack` | `stack` | the request's object |
+//! | `GET /api/page/events?sections=a,b` | `look`, again and again | `section` |
 //!
+//! `/` and `/page/...` are the files of the page; `POST /page/session` gives a browser that shows the key a cookie in its place.
 //! `GET /api/jobs/{id}/logs/tail` is a WebSocket on which each message is what the job has printed since the last, until
 //! it ends; `GET` and `PUT /api/packages/{protocol}/{name}` are for archives.
 
@@ -29,15 +33,17 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade, close_code};
-use axum::extract::{DefaultBodyLimit, Path, RawQuery, Request, State};
-use axum::http::{StatusCode, header};
+use axum::extract::{DefaultBodyLimit, Path, Query, RawQuery, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
+use crate::events::Watch;
 use crate::gate::{self, Gate};
 use crate::packages::{self, Rejected};
+use crate::page::{self, Page};
 use crate::{Answer, Api, Printed};
 
 /// Of a request that is no archive.
@@ -49,15 +55,28 @@ const LOOK_PAUSE: Duration = Duration::from_millis(100);
 struct Service {
     api: Arc<dyn Api>,
     package_dir: Arc<PathBuf>,
+    gate: Arc<Gate>,
+    page: Arc<Page>,
+    watch: Arc<Watch>,
 }
 
-pub(crate) fn router(api: Arc<dyn Api>, package_dir: PathBuf, gate: Gate) -> Router {
+pub(crate) fn router(api: Arc<dyn Api>, package_dir: PathBuf, gate: Gate, page: Page, watch: Arc<Watch>) -> Router {
+    let gate = Arc::new(gate);
     let service = Service {
         api,
         package_dir: Arc::new(package_dir),
+        gate: Arc::clone(&gate),
+        page: Arc::new(page),
+        watch,
     };
     let jobs = || get(list_jobs).post(submit_job);
     Router::new()
+        .route("/", get(document))
+        .route("/page/session", post(begin_session))
+        .route("/page/{file}", get(page_file))
+        .route("/api/page/events", get(page_events))
+        .route("/api/page/stack", post(stack))
+        .route("/api/page/{part}", get(page_part))
         .route(
             "/api/version",
             get(|State(service): State<Service>| plain(service, "version")),
@@ -103,7 +122,8 @@ pub(crate) fn router(api: Arc<dyn Api>, package_dir: PathBuf, gate: Gate) -> Rou
         )
         .fallback(nothing_there)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(axum::middleware::from_fn_with_state(Arc::new(gate), gate::guard))
+        .layer(axum::middleware::from_fn_with_state(gate, gate::guard))
+        .layer(axum::middleware::map_response(with_usual_headers))
         .with_state(service)
 }
 
@@ -153,6 +173,60 @@ async fn nothing_there(request: Request) -> Response {
         format!("There is nothing at {} {}.", request.method(), request.uri().path()),
     )
         .into_response()
+}
+
+async fn with_usual_headers(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.extend(page::ALWAYS);
+    // What goes on in a cluster is in nobody's cache.
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+// ---------------------------------------------------------------------------------------------------------------- page
+
+async fn document(State(service): State<Service>, headers: HeaderMap) -> Response {
+    service.page.answer(None, headers.get(header::IF_NONE_MATCH))
+}
+
+async fn page_file(State(service): State<Service>, Path(file): Path<String>, headers: HeaderMap) -> Response {
+    service.page.answer(Some(&file), headers.get(header::IF_NONE_MATCH))
+}
+
+/// Who comes here has shown the key.
+async fn begin_session(State(service): State<Service>, headers: HeaderMap) -> Response {
+    match service.gate.cookie(&headers) {
+        Some(cookie) => (StatusCode::NO_CONTENT, [(header::SET_COOKIE, cookie)]).into_response(),
+        None => StatusCode::NO_CONTENT.into_response(),
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Wanted {
+    #[serde(default)]
+    sections: String,
+}
+
+async fn page_events(State(service): State<Service>, Query(wanted): Query<Wanted>) -> Response {
+    service.watch.open(&wanted.sections)
+}
+
+async fn page_part(State(service): State<Service>, Path(part): Path<String>, RawQuery(query): RawQuery) -> Response {
+    let arguments = json!({ "part": part, "query": query.unwrap_or_default() });
+    service.ask("page", arguments).await
+}
+
+async fn stack(State(service): State<Service>, body: Bytes) -> Response {
+    match serde_json::from_slice::<Map<String, Value>>(&body) {
+        Ok(whose) => service.ask("stack", Value::Object(whose)).await,
+        Err(error) => (
+            StatusCode::BAD_REQUEST,
+            format!("The body must be a JSON object: {error}"),
+        )
+            .into_response(),
+    }
 }
 
 // ---------------------------------------------------------------------------------------------------------------- jobs

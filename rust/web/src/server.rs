@@ -9,7 +9,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::sync::Semaphore;
 
+use crate::events::Watch;
 use crate::gate::Gate;
+use crate::page::Page;
 use crate::{Api, WebConfig, routes};
 
 /// More wait in the kernel's queue.
@@ -22,7 +24,7 @@ const MAX_THREADS: usize = 16;
 /// Serves until nobody has been connected for a while, or `end` resolves.
 ///
 /// # Errors
-/// When there can be no runtime, or the listener is none.
+/// When there can be no runtime, the listener is none, or there is no page.
 pub fn serve(
     listener: TcpListener,
     config: &WebConfig,
@@ -38,11 +40,19 @@ pub fn serve(
         key: config.key.clone(),
         hosts: config.hosts.clone(),
     };
-    let service = routes::router(api, config.package_dir.clone(), gate);
+    let (page, watch) = (Page::read(&config.page_dir)?, Arc::new(Watch::default()));
+    let service = routes::router(
+        Arc::clone(&api),
+        config.package_dir.clone(),
+        gate,
+        page,
+        Arc::clone(&watch),
+    );
     let outcome = runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         tokio::select! {
             outcome = accept(listener, service, config.idle) => outcome,
+            () = watch.run(api) => Ok(()),
             () = end => Ok(()),
         }
     });

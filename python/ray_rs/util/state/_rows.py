@@ -16,7 +16,13 @@ from ray_rs.util.state import _tasks as _tasks_module
 from ray_rs.util.state import common
 from ray_rs.util.state.exception import ServerUnavailable
 
-__all__ = ["KINDS", "Source", "drain_text", "session_directory"]
+__all__ = [
+    "KINDS",
+    "Source",
+    "drain_text",
+    "node_rows",
+    "session_directory",
+]
 
 _T = TypeVar("_T")
 
@@ -157,6 +163,18 @@ def _tasks(source: Source) -> list[Any]:
 
 
 def _nodes(source: Source) -> list[Any]:
+    return node_rows(source.observer.nodes())
+
+
+def node_rows(nodes: list[dict[str, Any]]) -> list[Any]:
+    """Makes the rows of nodes.
+
+    Args:
+        nodes: As `Observer.nodes` gives them.
+
+    Returns:
+        A row for each.
+    """
     return [
         common.NodeState(
             node_id=node["node_id"],
@@ -168,7 +186,7 @@ def _nodes(source: Source) -> list[Any]:
             resources_total=node["total"],
             labels={"ray.io/node-id": node["node_id"], **node["labels"]},
         )
-        for node in source.observer.nodes()
+        for node in nodes
     ]
 
 

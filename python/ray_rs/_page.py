@@ -1,0 +1,424 @@
+"""What the page shows: the rows of its sections, and what it asks for one by one.
+
+The service looks at a section again and again while somebody has it before their eyes, and sends what has changed
+(`rust/web/src/board.rs`); so a look gives all rows by key, each a plain object.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qsl
+
+from ray_rs import _core
+from ray_rs.util.state import _rows
+from ray_rs.util.state._rows import Source
+
+__all__ = ["PageError", "look", "part", "stack"]
+
+Rows = dict[str, Any]
+
+# Rows that a section has at most: of objects the largest, of actors those that live first.
+_MOST_ROWS = 5_000
+_MOST_UNFINISHED = 5_000
+_MOST_TASKS = 500
+_LOG_PIECE = 256 << 10
+_SEARCHED_BYTES = 64 << 20
+_MOST_FINDINGS = 500
+_LONGEST_LINE = 2_000
+# The log of tasks is asked for again after so many times what that took last.
+_RECORDS_SHARE = 30
+
+
+class PageError(ValueError):
+    """What is wrong with a request."""
+
+
+def look(section: str) -> Rows:
+    """Looks at a section.
+
+    Args:
+        section: One of `SECTIONS` of `rust/web/src/events.rs`.
+
+    Returns:
+        Its rows by key.
+
+    Raises:
+        ServerUnavailable: The session does not answer.
+    """
+    source = Source()
+    return source.answer(lambda: _SECTIONS[section](source))
+
+
+def part(name: str, query: str) -> str:
+    """Answers a question of the page.
+
+    Args:
+        name: "tasks", "timeline", "why", "log" or "search".
+        query: As in an address.
+
+    Returns:
+        JSON.
+
+    Raises:
+        PageError: There is no such part, or the query makes no sense.
+        ServerUnavailable: The session does not answer.
+    """
+    if name not in _PARTS:
+        raise PageError(f"There is no {name!r}; there are {', '.join(sorted(_PARTS))}.")
+    source = Source()
+    words = dict(parse_qsl(query, keep_blank_values=True, max_num_fields=20))
+    return source.answer(lambda: _PARTS[name](source, words))
+
+
+# --------------------------------------------------------------------------------------------------------------- nodes
+
+
+def _nodes(source: Source) -> Rows:
+    from ray_rs.scripts import _status
+
+    cluster = source.observer.cluster()
+    rows: Rows = {}
+    for node, row in zip(cluster["nodes"], _rows.node_rows(cluster["nodes"]), strict=True):
+        rows[node["node_id"]] = {
+            **row.asdict(),
+            "resources_total": _shown(node["total"]),
+            "resources_available": _shown(node["available"]) if node["alive"] else {},
+        }
+    rows["waiting"] = _status.waiting_of(source, cluster)
+    rows["store"] = source.observer.store_stats()
+    return rows
+
+
+def _shown(resources: dict[str, float]) -> dict[str, float]:
+    """Without those that are the engine's own."""
+    return {
+        name: amount for name, amount in resources.items() if not name.startswith("node:") and "_group_" not in name
+    }
+
+
+# --------------------------------------------------------------------------------------------------------------- tasks
+
+
+class _Records:
+    """The log of tasks that have ended, asked for again not more often than its size allows."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: _core.TaskRecords | None = None
+        self._until = 0.0
+
+    def of(self, source: Source) -> _core.TaskRecords:
+        with self._lock:
+            began = time.monotonic()
+            if self._kept is None or began > self._until:
+                self._kept = _core.TaskRecords(source.observer)
+                now = time.monotonic()
+                self._until = now + (now - began) * _RECORDS_SHARE
+            return self._kept
+
+
+_records = _Records()
+
+
+def _unfinished(source: Source) -> tuple[list[Any], int]:
+    """Tasks that have not ended, and how many are not among them since their owners have too many."""
+    described = source.observer.describe_processes(limit=_MOST_UNFINISHED)
+    rows = _rows.unfinished_rows(described["processes"])
+    return rows, sum(each["total_tasks"] - len(each["tasks"]) for each in described["processes"])
+
+
+def _creations(source: Source, records: _core.TaskRecords) -> list[Any]:
+    """Constructors of which only the control store knows that they have ended."""
+    return _rows.creation_rows(source.observer.actors(), set(records.creations()))
+
+
+def _tasks(source: Source) -> Rows:
+    unfinished, unlisted = _unfinished(source)
+    records = _records.of(source)
+    rows: Rows = {}
+    for sums in json.loads(records.by_name()):
+        rows[f"{sums['name']} {sums['type']}"] = {**sums, "states": {}}
+    for task in (*unfinished, *_creations(source, records)):
+        row = rows.setdefault(f"{task.name} {task.type}", _no_sums(task))
+        if task.state in ("FINISHED", "FAILED"):
+            row[task.state.lower()] += 1
+        else:
+            row["states"][task.state] = row["states"].get(task.state, 0) + 1
+    rows[""] = {"ended": len(records), "dropped": records.dropped, "unlisted": unlisted, "span_us": records.span_us()}
+    return rows
+
+
+def _no_sums(task: Any) -> dict[str, Any]:
+    columns = ("finished", "failed", "ran", "run_us", "longest_us", "wait_us", "last_end_us")
+    return {"name": task.name, "type": task.type, **dict.fromkeys(columns, 0), "states": {}}
+
+
+def _task_page(source: Source, words: dict[str, str]) -> str:
+    offset, limit = _number(words, "offset", 0, 1 << 40), _number(words, "limit", 100, _MOST_TASKS)
+    name, search, state = words.get("name"), words.get("search", ""), words.get("state", "")
+    records = _records.of(source)
+    wanted = search.lower()
+    first = [
+        {**task.asdict(), "outcome": None}
+        for task in (*_unfinished(source)[0], *_creations(source, records))
+        if (name is None or task.name == name)
+        and (wanted in task.name.lower() or task.task_id.startswith(wanted))
+        and (not state or task.state == state or (state == "UNFINISHED" and task.state not in ("FINISHED", "FAILED")))
+    ]
+    first.sort(key=lambda task: (task["start_time_ms"] or 0, task["task_id"]), reverse=True)
+    rows = first[offset : offset + limit]
+    total = len(first)
+    if state in ("", "FINISHED", "FAILED"):
+        rest = limit - len(rows)
+        failed = None if not state else state == "FAILED"
+        found, page = records.page(max(0, offset - len(first)), rest, name, search, failed)
+        total += found
+        rows += [_of_record(row) for row in json.loads(page)]
+    return json.dumps({"total": total, "rows": rows})
+
+
+def _of_record(record: dict[str, Any]) -> dict[str, Any]:
+    worker = record["worker"] or {}
+    return {
+        "task_id": record["task_id"],
+        "attempt_number": record["attempt_number"],
+        "name": record["name"],
+        "type": record["type"],
+        "state": "FAILED" if record["outcome"] else "FINISHED",
+        "node_id": worker.get("node_id"),
+        "worker_id": worker.get("worker_id"),
+        "worker_pid": worker.get("pid"),
+        "creation_time_ms": record["submitted_us"] / 1000,
+        "start_time_ms": record["start_us"] / 1000 if worker else None,
+        "end_time_ms": record["end_us"] / 1000,
+        "error_message": _rows.error_message(record["outcome"], record["error"]),
+    }
+
+
+def _timeline(source: Source, words: dict[str, str]) -> str:
+    records = _records.of(source)
+    running = [
+        {"name": task.name, "worker_id": task.worker_id, "pid": task.worker_pid, "start_us": task.start_time_ms * 1000}
+        for task in _unfinished(source)[0]
+        if task.start_time_ms is not None and task.worker_id
+    ]
+    now = time.time() * 1e6
+    span = records.span_us() or (min((each["start_us"] for each in running), default=now - 1e6), now)
+    first, last = span[0], now if running else span[1]
+    from_us = _number(words, "from_us", int(first), 1 << 60)
+    to_us = _number(words, "to_us", int(last) + 1, 1 << 60)
+    chart = records.chart(from_us, to_us, _number(words, "columns", 1000, 4096))
+    about = {"from_us": from_us, "to_us": to_us, "first_us": int(first), "last_us": int(last), "running": running}
+    return json.dumps({**about, **json.loads(chart)})
+
+
+def _number(words: dict[str, str], name: str, default: int, most: int) -> int:
+    text = words.get(name)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or len(text) > 20:
+        raise PageError(f"{name} must be a number, not {text[:40]!r}")
+    return min(int(text), most)
+
+
+# ------------------------------------------------------------------------------------------------------- other sections
+
+
+def _actors(source: Source) -> Rows:
+    rows = source_rows(source, "actors")
+    rows.sort(key=lambda row: row.state == "DEAD")
+    return {row.actor_id: _without(row.asdict(), "serialized_runtime_env") for row in rows[:_MOST_ROWS]}
+
+
+def source_rows(source: Source, kind: str) -> list[Any]:
+    """Rows of the state API.
+
+    Args:
+        source: The session.
+        kind: Of `KINDS`.
+
+    Returns:
+        The rows, all of them.
+    """
+    return _rows.KINDS[kind][1](source)
+
+
+def _without(row: dict[str, Any], *columns: str) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in columns}
+
+
+def _objects(source: Source) -> Rows:
+    from ray_rs import _memory
+
+    found, unlisted = _memory.reference_rows(source)
+    found.sort(key=lambda row: row["object_size"] or 0, reverse=True)
+    sites: dict[str, dict[str, Any]] = {}
+    for row in _memory.in_store(found):
+        site = sites.setdefault(row["call_site"], {"objects": 0, "bytes": 0})
+        site["objects"] += 1
+        site["bytes"] += row["object_size"] or 0
+    rows: Rows = {}
+    for number, row in enumerate(found[:_MOST_ROWS]):
+        key = f"{row['object_id'] or number} {row['pid']}"
+        while key in rows:
+            key += "'"
+        rows[key] = row
+    rows[""] = {"references": len(found) + unlisted, "sites": sites, "store": source.observer.store_stats()}
+    return rows
+
+
+def _groups(source: Source) -> Rows:
+    return {row.placement_group_id: row.asdict() for row in source_rows(source, "placement-groups")[:_MOST_ROWS]}
+
+
+def _jobs(source: Source) -> Rows:
+    rows = source_rows(source, "jobs")
+    return {row.submission_id or row.job_id: row.asdict() for row in rows[-_MOST_ROWS:]}
+
+
+def _workers(source: Source) -> Rows:
+    rows = {row.worker_id: row.asdict() for row in source_rows(source, "workers") if row.is_alive}
+    for process in source.observer.describe_processes(limit=100)["processes"]:
+        row = rows.get(process["process"]["worker_id"])
+        if row is not None:
+            names = {task["task_id"]: task["name"] for task in process["tasks"]}
+            row["runs"] = [task.get("name") or names.get(task["task_id"], "") for task in process["executing"]]
+            row["actor"] = process["actor"] and process["actor"]["class_name"]
+            row["job_id"] = process["job_id"]
+    return rows
+
+
+def _logs(source: Source) -> Rows:
+    with os.scandir(f"{source.directory}/logs") as entries:
+        files = {entry.name: entry.stat() for entry in entries if entry.is_file(follow_symlinks=False)}
+    return {name: {"bytes": about.st_size, "changed_ms": int(about.st_mtime * 1000)} for name, about in files.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------------- logs
+
+
+def _log_path(source: Source, name: str) -> str:
+    path = f"{source.directory}/logs/{name}"
+    if not name or os.path.basename(name) != name or not os.path.isfile(path) or os.path.islink(path):
+        raise PageError(f"There is no log file {name[:100]!r}.")
+    return path
+
+
+def _log(source: Source, words: dict[str, str]) -> str:
+    """A piece of a file: from a byte on, or the last of it."""
+    with open(_log_path(source, words.get("file", "")), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        offset = _number(words, "offset", max(0, size - _LOG_PIECE), 1 << 60)
+        file.seek(offset)
+        data = file.read(_LOG_PIECE)
+    if offset and "offset" not in words:
+        # From the beginning of a line on.
+        cut = data.find(b"\n") + 1
+        offset, data = offset + cut, data[cut:]
+    if offset + len(data) < size:
+        # What is only begun comes with the next piece, unless there is no end to it.
+        data = data[: data.rfind(b"\n") + 1] or data
+    text = data.decode(errors="replace")
+    return json.dumps({"text": text, "offset": offset, "next": offset + len(data), "bytes": size})
+
+
+def _search(source: Source, words: dict[str, str]) -> str:
+    """Lines that contain a text, letters of any case, of one file or of all, the youngest file first."""
+    wanted = words.get("text", "").lower().encode()
+    if not wanted:
+        raise PageError("There must be a text to search for.")
+    name = words.get("file")
+    known = _logs(source)
+    if name:
+        _log_path(source, name)
+    names = [name] if name else sorted(known, key=lambda name: known[name]["changed_ms"], reverse=True)
+    found: list[dict[str, Any]] = []
+    budget = _SEARCHED_BYTES
+    complete = True
+    for name in names:
+        with open(f"{source.directory}/logs/{name}", "rb") as file:
+            number, offset = 0, 0
+            # A line without end is read in parts.
+            while line := file.readline(min(1 << 20, budget)):
+                number, budget = number + 1, budget - len(line)
+                if wanted in line.lower():
+                    text = line[:_LONGEST_LINE].decode(errors="replace").rstrip("\n")
+                    found.append({"file": name, "line": number, "offset": offset, "text": text})
+                offset += len(line)
+                if len(found) >= _MOST_FINDINGS or budget <= 0:
+                    complete = False
+                    break
+        if not complete:
+            break
+    return json.dumps({"found": found, "complete": complete})
+
+
+# --------------------------------------------------------------------------------------------------------------- asking
+
+
+def _why(source: Source, words: dict[str, str]) -> str:
+    return json.dumps({"why": source.observer.why(words.get("id", ""))})
+
+
+def stack(whose: dict[str, Any]) -> str:
+    """Stacks of a worker.
+
+    Args:
+        whose: "pid" and "node_id".
+
+    Returns:
+        Text.
+
+    Raises:
+        PageError: There is no such worker.
+        StackError: It does not answer.
+    """
+    from ray_rs import _stacks
+
+    pid, node = whose.get("pid"), whose.get("node_id")
+    if not isinstance(pid, int) or not isinstance(node, str):
+        raise PageError("A worker is named by its pid and its node_id.")
+    source = Source()
+    living = source.answer(lambda: [row for row in source_rows(source, "workers") if row.is_alive])
+    if not any((row.pid, row.node_id) == (pid, node) for row in living):
+        raise PageError(f"There is no worker with pid {pid} on that node.")
+    if node == _core.process_info()["node_id"].hex():
+        return _stacks.dump(pid)
+    return _stack_there(node, pid)
+
+
+def _stack_there(node: str, pid: int) -> str:
+    import ray_rs
+    from ray_rs import _stacks
+    from ray_rs.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there = ray_rs.remote(num_cpus=0, max_retries=0)(_stacks.dump)
+    place = NodeAffinitySchedulingStrategy(node, soft=False)
+    try:
+        return str(ray_rs.get(there.options(scheduling_strategy=place).remote(pid), timeout=30))
+    except ray_rs.exceptions.RayError as error:
+        raise _stacks.StackError(f"Node {node} did not tell: {error}") from None
+
+
+_SECTIONS: dict[str, Callable[[Source], Rows]] = {
+    "actors": _actors,
+    "groups": _groups,
+    "jobs": _jobs,
+    "logs": _logs,
+    "nodes": _nodes,
+    "objects": _objects,
+    "tasks": _tasks,
+    "workers": _workers,
+}
+_PARTS: dict[str, Callable[[Source, dict[str, str]], str]] = {
+    "tasks": _task_page,
+    "timeline": _timeline,
+    "why": _why,
+    "log": _log,
+    "search": _search,
+}
