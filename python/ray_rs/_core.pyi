@@ -688,6 +688,7 @@ class Observer:
     ) -> dict[str, Any]:
         """As the function, with runtime environments, and what the object stores moved lately."""
 
+@final
 class TaskRecords:
     """Records of tasks that have ended, the latest 100,000, as they were when this was made. Texts are JSON.
 
@@ -714,7 +715,7 @@ class TaskRecords:
         """Sums for each name and type: `finished`, `failed`, `ran`; of what ran `run_us`, `longest_us`, `wait_us`."""
 
     def page(
-        self, offset: int, limit: int, name: str | None = None, search: str = "", failed: bool | None = None
+        self, offset: int, limit: int, name: str | None = None, search: str = ..., failed: bool | None = None
     ) -> tuple[int, str]:
         """How many there are of those that are wanted, and rows of some of them, the latest first.
 
