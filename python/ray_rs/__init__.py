@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from ray_rs._iterate import as_completed
     from ray_rs._iterate import map as map
     from ray_rs._logging_config import LoggingConfig, logger
+    from ray_rs._report import performance_report
     from ray_rs._timeline import timeline
     from ray_rs.actor import method
     from ray_rs.cross_language import Language, cpp_function, java_actor_class, java_function
@@ -98,6 +99,7 @@ _LAZY = {
     "logger": "_logging_config",
     "map": "_iterate",
     "method": "actor",
+    "performance_report": "_report",
     "timeline": "_timeline",
 }
 
@@ -153,6 +155,7 @@ __all__ = [
     "method",
     "nodes",
     "options",
+    "performance_report",
     "put",
     "remote",
     "remote_function",

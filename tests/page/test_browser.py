@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 from page.conftest import LINE, eventually
@@ -11,6 +12,8 @@ from under_test import ray
 
 pytestmark = pytest.mark.ray_rs_only("Ray's dashboard is another program")
 
+# What each view looks like, for people.
+PICTURES = Path(__file__).parents[2] / "target" / "page"
 VIEWS = ("overview", "tasks", "timeline", "actors", "workers", "objects", "groups", "jobs", "logs")
 
 
@@ -287,6 +290,7 @@ def test_by_keyboard_alone(window):
                 || each.labels?.length || each.id === 'key')).map(each => each.outerHTML)""",
         )
         assert unnamed == []
+        page.screenshot(path=PICTURES / f"{name}.png")
     page.focus("nav a[href='#/actors']")
     page.keyboard.press("Enter")
     window.rows("Actors")
@@ -311,6 +315,7 @@ def test_on_a_phone(browser, head, busy):
         seen.page.wait_for_selector("main .card, main tbody tr, main canvas")
         wide = seen.page.evaluate("document.documentElement.scrollWidth - innerWidth")
         assert wide <= 0, f"{name} is {wide} pixels too wide"
+        seen.page.screenshot(path=PICTURES / f"{name}-on-a-phone.png")
     context.close()
     assert (seen.complaints, seen.elsewhere) == ([], [])
 

@@ -363,3 +363,46 @@ def test_bad_questions(head):
     assert head.request("GET", "/api/page/tasks?search=" + "x" * 500_000)[0] in (414, 431)
     assert head.request("DELETE", "/api/page/tasks")[0] == 405
     assert head.request("POST", "/api/page/stack", b"x" * (5 << 20))[0] == 413
+
+
+# ---------------------------------------------------------------------------------------------------------- description
+
+
+def test_the_description_is_one_and_true(head, busy):
+    """Every route that is described answers as described, and what is not described is not there."""
+    from openapi_spec_validator import OpenAPIV31SpecValidator
+
+    described = head.fetched("/api/openapi.json")
+    OpenAPIV31SpecValidator(described).validate()
+    assert head.request("GET", "/api/openapi.json", key=None)[0] == 401
+    node = ray.get_runtime_context().get_node_id()
+    known = {
+        "/page/{file}": {"file": ["main.js"]},
+        "/api/page/{part}": {"part": ["tasks", "timeline"]},
+        "/api/v0/{kind}": {
+            "kind": ["tasks", "actors", "nodes", "objects", "workers", "jobs", "placement_groups", "logs"]
+        },
+        "/api/v0/{kind}/summarize": {"kind": ["tasks", "actors", "objects"]},
+        "/nodes/{id}": {"id": [node]},
+    }
+    for path, methods in described["paths"].items():
+        for method, about in methods.items():
+            (status,) = [code for code in about["responses"] if code < "400"]
+            expected = about["responses"][status].get("content")
+            names = re.findall(r"{(\w+)}", path)
+            values = known.get(path, {name: ["absent"] for name in names})
+            for value in values[names[0]] if names else [None]:
+                asked = path if value is None else path.replace(f"{{{names[0]}}}", value).replace("{name}", "absent")
+                if "text/event-stream" in (expected or ()) or status == "101":
+                    continue
+                answered, text, headers = head.answer(method.upper(), asked)
+                documented = about["responses"].get(str(answered))
+                assert documented, (method, asked, answered, text[:200])
+                assert not text.startswith("There is nothing at"), asked
+                if path in known or (method == "get" and not names):
+                    assert str(answered) == status, (asked, text[:200])
+                if answered < 300 and expected and path not in ("/", "/page/{file}"):
+                    (media,) = expected
+                    assert headers["Content-Type"].split(";")[0] == media.split(";")[0], asked
+    for path in ("/api", "/api/tasks", "/api/page", "/api/v1/tasks", "/openapi.json"):
+        assert head.request("GET", path)[0] == 404, path

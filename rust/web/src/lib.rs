@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | [`gate`] | who gets in: the key, and from which pages |
 //! | [`routes`] | what is where, and what it asks the [`Api`] |
+//! | [`openapi`] | the table of routes, and the description that is made of it |
 //! | [`page`] | the files that the page is made of |
 //! | [`board`] | decides: who looks at what, when that is looked at again, and what is told to whom |
 //! | [`events`] | the stream of events around it |
@@ -20,6 +21,7 @@
 pub mod board;
 mod events;
 pub mod gate;
+mod openapi;
 mod packages;
 mod page;
 mod routes;

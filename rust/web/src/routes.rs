@@ -22,6 +22,7 @@
 //! | `POST /api/page/stack` | `stack` | the request's object |
 //! | `GET /api/page/events?sections=a,b` | `look`, again and again | `section` |
 //!
+//! `GET /api/openapi.json` describes all this, and is made of the very table that the router is.
 //! `/` and `/page/...` are the files of the page; `POST /page/session` gives a browser that shows the key a cookie in its place.
 //! `GET /api/jobs/{id}/logs/tail` is a WebSocket on which each message is what the job has printed since the last, until
 //! it ends; `GET` and `PUT /api/packages/{protocol}/{name}` are for archives.
@@ -36,18 +37,33 @@ use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::extract::{DefaultBodyLimit, Path, Query, RawQuery, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post, put};
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use crate::events::Watch;
 use crate::gate::{self, Gate};
+use crate::openapi::{self, Content, Entry};
 use crate::packages::{self, Rejected};
 use crate::page::{self, Page};
 use crate::{Answer, Api, Printed};
 
 /// Of a request that is no archive.
 const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
+/// Where the description of all this is.
+const DESCRIPTION: &str = "/api/openapi.json";
+/// Of a job that is submitted; the service's other half checks them.
+const JOB_FIELDS: [(&str, &str); 9] = [
+    ("entrypoint", "string"),
+    ("submission_id", "string"),
+    ("runtime_env", "object"),
+    ("metadata", "object"),
+    ("entrypoint_num_cpus", "number"),
+    ("entrypoint_num_gpus", "number"),
+    ("entrypoint_memory", "integer"),
+    ("entrypoint_resources", "object"),
+    ("entrypoint_label_selector", "object"),
+];
 /// Between two looks at the file of a job that has printed nothing new.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
@@ -69,62 +85,132 @@ pub(crate) fn router(api: Arc<dyn Api>, package_dir: PathBuf, gate: Gate, page: 
         page: Arc::new(page),
         watch,
     };
-    let jobs = || get(list_jobs).post(submit_job);
-    Router::new()
-        .route("/", get(document))
-        .route("/page/session", post(begin_session))
-        .route("/page/{file}", get(page_file))
-        .route("/api/page/events", get(page_events))
-        .route("/api/page/stack", post(stack))
-        .route("/api/page/{part}", get(page_part))
-        .route(
-            "/api/version",
-            get(|State(service): State<Service>| plain(service, "version")),
-        )
-        .route("/api/jobs", jobs())
-        .route("/api/jobs/", jobs())
-        .route("/api/jobs/{id}", get(get_job).delete(delete_job))
-        .route("/api/jobs/{id}/stop", post(stop_job))
-        .route("/api/jobs/{id}/logs", get(job_logs))
-        .route("/api/jobs/{id}/logs/tail", get(tail))
-        .route("/api/packages/{protocol}/{name}", get(has_package).put(put_package))
-        .route(
-            "/api/v0/tasks/timeline",
-            get(|State(service): State<Service>| plain(service, "timeline")),
-        )
-        .route("/api/v0/{kind}", get(list_state))
-        .route("/api/v0/{kind}/summarize", get(summarize_state))
-        .route(
-            "/api/cluster_status",
-            get(|State(service): State<Service>| plain(service, "cluster_status")),
-        )
-        .route(
-            "/metrics",
-            get(|State(service): State<Service>| plain(service, "metrics")),
-        )
-        .route("/nodes", get(nodes))
-        .route("/nodes/{id}", get(node))
-        .route(
-            "/logical/actors",
-            get(|State(service): State<Service>| plain(service, "actors")),
-        )
-        .route(
-            "/api/gcs_healthz",
-            get(|State(service): State<Service>| plain(service, "health")),
-        )
-        .route(
-            "/api/healthz",
-            get(|State(service): State<Service>| plain(service, "health")),
-        )
-        .route(
-            "/api/local_raylet_healthz",
-            get(|State(service): State<Service>| plain(service, "health")),
-        )
+    let table = table();
+    let described = openapi::description(&table).to_string();
+    let description = move || async move { ([(header::CONTENT_TYPE, "application/json")], described) };
+    openapi::router(table)
+        .route(DESCRIPTION, get(description))
         .fallback(nothing_there)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(axum::middleware::from_fn_with_state(gate, gate::guard))
         .layer(axum::middleware::map_response(with_usual_headers))
         .with_state(service)
+}
+
+/// All there is, but for its description.
+fn table() -> Vec<Entry<Service>> {
+    let asks = |operation| get(move |State(service): State<Service>| plain(service, operation));
+    let job = "/api/jobs/{id}";
+    let package = "/api/packages/{protocol}/{name}";
+    let mut table = vec![
+        Entry::new("get", "/", "The page", get(document)).answers("200", Content::Text),
+        Entry::new("get", "/page/{file}", "A file of the page", get(page_file)).answers("200", Content::Text),
+        Entry::new("post", "/page/session", "A cookie for the key", post(begin_session))
+            .answers("204", Content::Nothing),
+        Entry::new(
+            "get",
+            "/api/page/events",
+            "Rows that change, as they change",
+            get(page_events),
+        )
+        .query("sections", "string", "names of sections, with commas between")
+        .answers("200", Content::Events),
+        Entry::new(
+            "post",
+            "/api/page/stack",
+            "Where the threads of a worker are",
+            post(stack),
+        )
+        .body(Content::Json, &[("pid", "integer"), ("node_id", "string")])
+        .answers("200", Content::Text),
+        Entry::new(
+            "get",
+            "/api/page/{part}",
+            "tasks, timeline, why, log or search",
+            get(page_part),
+        )
+        .query(
+            "offset",
+            "integer",
+            "of tasks: so many are passed over; of a log: from this byte on",
+        )
+        .query("limit", "integer", "so many tasks at most")
+        .query("name", "string", "tasks of this name")
+        .query(
+            "search",
+            "string",
+            "tasks with this in their name, or with an id that begins with it",
+        )
+        .query(
+            "state",
+            "string",
+            "tasks in this state; UNFINISHED: those that have not ended",
+        )
+        .query("from_us", "integer", "of the timeline: microseconds since 1970")
+        .query("to_us", "integer", "the same")
+        .query("columns", "integer", "of the timeline")
+        .query("id", "string", "of what why is asked")
+        .query("file", "string", "the log")
+        .query("text", "string", "that is searched for"),
+        Entry::new("get", "/api/version", "Versions", asks("version")),
+        Entry::new("get", job, "One job", get(get_job)),
+        Entry::new("delete", job, "Forget a job that has ended", delete(delete_job)),
+        Entry::new("post", "/api/jobs/{id}/stop", "Stop a job", post(stop_job)),
+        Entry::new("get", "/api/jobs/{id}/logs", "What a job has printed", get(job_logs)),
+        Entry::new(
+            "get",
+            "/api/jobs/{id}/logs/tail",
+            "The same as a WebSocket, as it is printed",
+            get(tail),
+        )
+        .answers("101", Content::Nothing),
+        Entry::new("get", package, "Whether an archive is there", get(has_package)).answers("200", Content::Nothing),
+        Entry::new("put", package, "Upload an archive", put(put_package))
+            .body(Content::Bytes, &[])
+            .answers("200", Content::Nothing),
+        Entry::new(
+            "get",
+            "/api/v0/tasks/timeline",
+            "A trace that Perfetto opens",
+            asks("timeline"),
+        ),
+        Entry::new("get", "/api/v0/{kind}", "Rows of the state API", get(list_state))
+            .query("limit", "integer", "so many rows at most; 100 unless said otherwise")
+            .query("timeout", "number", "seconds to wait for the cluster")
+            .query("detail", "boolean", "with the columns that only detailed rows have")
+            .query("filter_keys", "string", "a column; may come several times")
+            .query("filter_predicates", "string", "= or !=, as often")
+            .query("filter_values", "string", "what is compared with, as often")
+            .query("node_id", "string", "of logs: the node")
+            .query("node_ip", "string", "the same by its address")
+            .query("glob", "string", "of logs: names that match"),
+        Entry::new(
+            "get",
+            "/api/v0/{kind}/summarize",
+            "Counts of tasks, actors or objects",
+            get(summarize_state),
+        ),
+        Entry::new(
+            "get",
+            "/api/cluster_status",
+            "Nodes, resources, demand",
+            asks("cluster_status"),
+        ),
+        Entry::new("get", "/metrics", "What Prometheus reads", asks("metrics")).answers("200", Content::Metrics),
+        Entry::new("get", "/nodes", "All nodes", get(nodes)).query("view", "string", "without effect"),
+        Entry::new("get", "/nodes/{id}", "One node", get(node)),
+        Entry::new("get", "/logical/actors", "All actors by id", asks("actors")),
+    ];
+    for jobs in ["/api/jobs", "/api/jobs/"] {
+        table.push(Entry::new("get", jobs, "All jobs", get(list_jobs)));
+        table.push(Entry::new("post", jobs, "Submit a job", post(submit_job)).body(Content::Json, &JOB_FIELDS));
+    }
+    for health in ["/api/gcs_healthz", "/api/healthz", "/api/local_raylet_healthz"] {
+        table.push(
+            Entry::new("get", health, "Whether the cluster answers", asks("health")).answers("200", Content::Text),
+        );
+    }
+    table
 }
 
 impl IntoResponse for Answer {
