@@ -25,16 +25,13 @@ def command(*arguments, status=0, **environment):
     return done.stdout + done.stderr
 
 
-class Head:
-    """A head that `ray_rs start` has started."""
+class Service:
+    """The web service of a session."""
 
-    def __init__(self, *arguments, **environment):
-        text = command("start", "--head", "--port=0", "--dashboard-port=0", "--num-cpus=2", *arguments, **environment)
-        (self.address,) = re.findall(r"--address=(\S+)", text)
-        (token,) = re.findall(r"^\s+(/\S+/token)$", text, re.MULTILINE)
-        self.directory = os.path.dirname(token)
-        self.web = contents(f"{self.directory}/dashboard_address").strip()
-        self.key = command("get-auth-token", f"--address={self.address}").strip()
+    def __init__(self, directory):
+        self.directory = directory
+        self.web = contents(f"{directory}/dashboard_address").strip()
+        self.key = command("get-auth-token", f"--address={directory}").strip()
 
     def request(self, method, path, body=None, host=None, key=..., **headers):
         """Status and text of an answer; `key` None: none is shown."""
@@ -58,3 +55,13 @@ class Head:
         status, text = self.request("GET", path)
         assert status == 200, text
         return json.loads(text)
+
+
+class Head(Service):
+    """A head that `ray_rs start` has started."""
+
+    def __init__(self, *arguments, **environment):
+        text = command("start", "--head", "--port=0", "--dashboard-port=0", "--num-cpus=2", *arguments, **environment)
+        (self.address,) = re.findall(r"--address=(\S+)", text)
+        (token,) = re.findall(r"^\s+(/\S+/token)$", text, re.MULTILINE)
+        super().__init__(os.path.dirname(token))

@@ -58,7 +58,7 @@ def part(name: str, query: str) -> str:
     """Answers a question of the page.
 
     Args:
-        name: "tasks", "timeline", "why", "log" or "search".
+        name: "tasks", "timeline", "why", "log", "worker_log" or "search".
         query: As in an address.
 
     Returns:
@@ -387,22 +387,48 @@ def stack(whose: dict[str, Any]) -> str:
     living = source.answer(lambda: [row for row in source_rows(source, "workers") if row.is_alive])
     if not any((row.pid, row.node_id) == (pid, node) for row in living):
         raise PageError(f"There is no worker with pid {pid} on that node.")
-    if node == _core.process_info()["node_id"].hex():
-        return _stacks.dump(pid)
-    return _stack_there(node, pid)
+    return str(_on_node(node, _stacks.dump, pid))
 
 
-def _stack_there(node: str, pid: int) -> str:
+def _on_node(node: str, look: Callable[..., Any], *arguments: Any) -> Any:
+    """Looks at something where it is: here, or in a task that asks for no resources."""
     import ray_rs
     from ray_rs import _stacks
     from ray_rs.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    there = ray_rs.remote(num_cpus=0, max_retries=0)(_stacks.dump)
+    if node == _core.process_info()["node_id"].hex():
+        return look(*arguments)
+    there = ray_rs.remote(num_cpus=0, max_retries=0)(look)
     place = NodeAffinitySchedulingStrategy(node, soft=False)
     try:
-        return str(ray_rs.get(there.options(scheduling_strategy=place).remote(pid), timeout=30))
-    except ray_rs.exceptions.RayError as error:
-        raise _stacks.StackError(f"Node {node} did not tell: {error}") from None
+        return ray_rs.get(there.options(scheduling_strategy=place).remote(*arguments), timeout=30)
+    except ray_rs.exceptions.RayTaskError as error:
+        raise _stacks.StackError(f"Node {node} does not say: {error.cause}") from None
+    except (ray_rs.exceptions.RayError, TimeoutError) as error:
+        raise _stacks.StackError(f"Node {node} does not answer: {error}") from None
+
+
+def _worker_log(source: Source, words: dict[str, str]) -> str:
+    """The last of what a worker has printed, on whichever node it is."""
+    pid, node = _number(words, "pid", 0, 1 << 30), words.get("node_id", "")
+    if not any(each["node_id"] == node and each["alive"] for each in source.observer.nodes()):
+        raise PageError(f"There is no living node {node[:100]!r}.")
+    return json.dumps({"text": _on_node(node, _printed_by, pid)})
+
+
+def _printed_by(pid: int) -> str:
+    """What the latest worker with a process id has printed on this node."""
+    logs = f"{_core.process_info()['session_dir']}/logs"
+    texts = []
+    for suffix in ("out", "err"):
+        names = [name for name in os.listdir(logs) if name.startswith("worker-") and name.endswith(f"-{pid}.{suffix}")]
+        for name in sorted(names, key=lambda name: os.stat(f"{logs}/{name}").st_mtime)[-1:]:
+            with open(f"{logs}/{name}", "rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG_PIECE))
+                texts.append(f"== {name}\n{file.read(_LOG_PIECE).decode(errors='replace')}")
+    if not texts:
+        raise PageError(f"There is no log of a worker with pid {pid} on that node.")
+    return "\n".join(texts)
 
 
 _SECTIONS: dict[str, Callable[[Source], Rows]] = {
@@ -420,5 +446,6 @@ _PARTS: dict[str, Callable[[Source, dict[str, str]], str]] = {
     "timeline": _timeline,
     "why": _why,
     "log": _log,
+    "worker_log": _worker_log,
     "search": _search,
 }

@@ -56,13 +56,13 @@ export const stack = (pid, node) => ({
   act: () => ask("/api/page/stack", { method: "POST", body: JSON.stringify({ pid, node_id: node }) }),
 });
 
-/** Goes to a worker's log. */
-export const log = (pid, worker, logs) => ({
+/** Goes to a worker's log; shows the last of it when it is on another node. */
+export const log = (pid, worker, node, logs) => ({
   label: "Log",
   act: async () => {
     const wanted = (name) => name.startsWith(`worker-${worker}`) && name.endsWith(`-${pid}.out`);
     const name = [...(logs() ?? new Map()).keys()].find(wanted);
-    if (!name) throw new Error("This node has no log of that worker.");
+    if (!name) return (await part("worker_log", { pid, node_id: node })).text;
     dialog.close();
     location.hash = `#/logs/${encodeURIComponent(name)}`;
   },

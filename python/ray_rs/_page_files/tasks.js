@@ -108,7 +108,7 @@ export const tasks = {
     const isOver = row.state === "FINISHED" || row.state === "FAILED";
     const buttons = isOver ? [] : [why(row.task_id)];
     if (!isOver && row.worker_pid) buttons.push(stack(row.worker_pid, row.node_id));
-    if (row.worker_pid) buttons.push(log(row.worker_pid, row.worker_id, () => this.context.rows("logs")));
+    if (row.worker_pid) buttons.push(log(row.worker_pid, row.worker_id, row.node_id, () => this.context.rows("logs")));
     show(`Task ${row.name}`, fieldsOf(row), buttons);
   },
 };

@@ -55,7 +55,7 @@ const opener = (title, words, about = {}) => ({ isOpener: true, title, words, ab
 
 const actorButtons = (row, context) => [
   ...(row.state === "DEAD" ? [] : [why(row.actor_id)]),
-  ...(row.state === "ALIVE" && row.pid ? [stack(row.pid, row.node_id), log(row.pid, "", () => context.rows("logs"))] : []),
+  ...(row.state === "ALIVE" && row.pid ? [stack(row.pid, row.node_id), log(row.pid, "", row.node_id, () => context.rows("logs"))] : []),
 ];
 
 export const actors = tableView(
@@ -116,7 +116,7 @@ export const workers = tableView(
     sort: 0,
     open: (row, context) =>
       show(`Process ${row.pid}`, fieldsOf(withoutKey(row)), [
-        ...(row.worker_type === "DRIVER" ? [] : [stack(row.pid, row.node_id), log(row.pid, row.worker_id, () => context.rows("logs"))]),
+        ...(row.worker_type === "DRIVER" ? [] : [stack(row.pid, row.node_id), log(row.pid, row.worker_id, row.node_id, () => context.rows("logs"))]),
       ]),
   },
   ["logs"],

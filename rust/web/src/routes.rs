@@ -126,7 +126,7 @@ fn table() -> Vec<Entry<Service>> {
         Entry::new(
             "get",
             "/api/page/{part}",
-            "tasks, timeline, why, log or search",
+            "tasks, timeline, why, log, worker_log or search",
             get(page_part),
         )
         .query(
@@ -151,6 +151,8 @@ fn table() -> Vec<Entry<Service>> {
         .query("columns", "integer", "of the timeline")
         .query("id", "string", "of what why is asked")
         .query("file", "string", "the log")
+        .query("pid", "integer", "of a worker's log")
+        .query("node_id", "string", "where that worker is")
         .query("text", "string", "that is searched for"),
         Entry::new("get", "/api/version", "Versions", asks("version")),
         Entry::new("get", job, "One job", get(get_job)),
