@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl
 
 from ray_rs import _core
 from ray_rs.util.state import _rows
+from ray_rs.util.state import _tasks as _state_tasks
 from ray_rs.util.state._rows import Source
 
 __all__ = ["PageError", "look", "part", "stack"]
@@ -26,6 +27,7 @@ Rows = dict[str, Any]
 _MOST_ROWS = 5_000
 _MOST_UNFINISHED = 5_000
 _MOST_TASKS = 500
+_ENDED = ("FINISHED", "FAILED")
 _LOG_PIECE = 256 << 10
 _SEARCHED_BYTES = 64 << 20
 _MOST_FINDINGS = 500
@@ -125,37 +127,39 @@ class _Records:
 _records = _Records()
 
 
-def _unfinished(source: Source) -> tuple[list[Any], int]:
-    """Tasks that have not ended, and how many are not among them since their owners have too many."""
-    described = source.observer.describe_processes(limit=_MOST_UNFINISHED)
-    rows = _rows.unfinished_rows(described["processes"])
-    return rows, sum(each["total_tasks"] - len(each["tasks"]) for each in described["processes"])
+def _unfinished(source: Source) -> list[Any]:
+    """Tasks that have not ended, the latest."""
+    filters = [("state", "!=", state) for state in _ENDED]
+    return _state_tasks.page(source, filters, _MOST_UNFINISHED).rows
 
 
 def _creations(source: Source, records: _core.TaskRecords) -> list[Any]:
     """Constructors of which only the control store knows that they have ended."""
-    return _rows.creation_rows(source.observer.actors(), set(records.creations()))
+    told = set(records.creations())
+    rows = _state_tasks.page(source, [("type", "=", "ACTOR_CREATION_TASK")], _MOST_UNFINISHED).rows
+    return [row for row in rows if row.state in _ENDED and row.task_id not in told]
 
 
 def _tasks(source: Source) -> Rows:
-    unfinished, unlisted = _unfinished(source)
+    # How many there are of each is counted where they are; the records say how long they took.
+    counts = _state_tasks.counts(source)
     records = _records.of(source)
+    times = {(sums["name"], sums["type"]): sums for sums in json.loads(records.by_name())}
     rows: Rows = {}
-    for sums in json.loads(records.by_name()):
-        rows[f"{sums['name']} {sums['type']}"] = {**sums, "states": {}}
-    for task in (*unfinished, *_creations(source, records)):
-        row = rows.setdefault(f"{task.name} {task.type}", _no_sums(task))
-        if task.state in ("FINISHED", "FAILED"):
-            row[task.state.lower()] += 1
+    for name, kind, state, count in counts:
+        row = rows.get(f"{name} {kind}")
+        if row is None:
+            sums = times.get((name, kind)) or dict.fromkeys(
+                ("ran", "run_us", "longest_us", "wait_us", "last_end_us"), 0
+            )
+            row = {**sums, "name": name, "type": kind, "finished": 0, "failed": 0, "states": {}}
+            rows[f"{name} {kind}"] = row
+        if state in _ENDED:
+            row[state.lower()] += count
         else:
-            row["states"][task.state] = row["states"].get(task.state, 0) + 1
-    rows[""] = {"ended": len(records), "dropped": records.dropped, "unlisted": unlisted, "span_us": records.span_us()}
+            row["states"][state] = count
+    rows[""] = {"ended": len(records), "dropped": records.dropped, "span_us": records.span_us()}
     return rows
-
-
-def _no_sums(task: Any) -> dict[str, Any]:
-    columns = ("finished", "failed", "ran", "run_us", "longest_us", "wait_us", "last_end_us")
-    return {"name": task.name, "type": task.type, **dict.fromkeys(columns, 0), "states": {}}
 
 
 def _task_page(source: Source, words: dict[str, str]) -> str:
@@ -165,10 +169,10 @@ def _task_page(source: Source, words: dict[str, str]) -> str:
     wanted = search.lower()
     first = [
         {**task.asdict(), "outcome": None}
-        for task in (*_unfinished(source)[0], *_creations(source, records))
+        for task in (*_unfinished(source), *_creations(source, records))
         if (name is None or task.name == name)
         and (wanted in task.name.lower() or task.task_id.startswith(wanted))
-        and (not state or task.state == state or (state == "UNFINISHED" and task.state not in ("FINISHED", "FAILED")))
+        and (not state or task.state == state or (state == "UNFINISHED" and task.state not in _ENDED))
     ]
     first.sort(key=lambda task: (task["start_time_ms"] or 0, task["task_id"]), reverse=True)
     rows = first[offset : offset + limit]
@@ -196,7 +200,7 @@ def _of_record(record: dict[str, Any]) -> dict[str, Any]:
         "creation_time_ms": record["submitted_us"] / 1000,
         "start_time_ms": record["start_us"] / 1000 if worker else None,
         "end_time_ms": record["end_us"] / 1000,
-        "error_message": _rows.error_message(record["outcome"], record["error"]),
+        "error_message": record["error"],
     }
 
 
@@ -204,7 +208,7 @@ def _timeline(source: Source, words: dict[str, str]) -> str:
     records = _records.of(source)
     running = [
         {"name": task.name, "worker_id": task.worker_id, "pid": task.worker_pid, "start_us": task.start_time_ms * 1000}
-        for task in _unfinished(source)[0]
+        for task in _unfinished(source)
         if task.start_time_ms is not None and task.worker_id
     ]
     now = time.time() * 1e6

@@ -95,10 +95,9 @@ export const tasks = {
   update(section) {
     const rows = this.context.rows("tasks");
     if (section !== "tasks" || !rows) return;
-    const { ended, dropped, unlisted } = rows.get("");
+    const { ended, dropped } = rows.get("");
     const older = dropped ? ` ${count(dropped)} older ones are not kept.` : "";
-    const more = unlisted ? ` ${count(unlisted)} more have not ended than are listed.` : "";
-    this.about.textContent = `${count(ended)} tasks that have ended are on record.${older}${more}`;
+    this.about.textContent = `${count(ended)} tasks that have ended are on record.${older}`;
     this.byName.rows.set([...rows].filter(([key]) => key !== "").map(([, row]) => row));
     this.byName.update();
     this.each.rows.again();

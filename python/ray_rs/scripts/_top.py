@@ -11,7 +11,8 @@ from functools import partial
 from typing import Any
 
 from ray_rs.scripts._state import add_common
-from ray_rs.util.state._rows import Source, unfinished_rows
+from ray_rs.util.state import _tasks
+from ray_rs.util.state._rows import Source
 
 __all__ = ["add"]
 
@@ -61,12 +62,12 @@ def _top(arguments: argparse.Namespace) -> int:
 def _picture(source: Source, before: dict[str, int], seconds: float) -> tuple[list[str], dict[str, int]]:
     from ray_rs import _core
 
-    described = source.observer.describe_processes(limit=2000)
+    processes = source.observer.describe_processes(limit=1)["processes"]
     records = _core.TaskRecords(source.observer)
     nodes = [node for node in source.observer.nodes() if node["alive"]]
     stats = source.observer.store_stats()
     lines = [
-        f"{time.strftime('%H:%M:%S')}  {len(nodes)} nodes, {len(described['processes'])} processes, "
+        f"{time.strftime('%H:%M:%S')}  {len(nodes)} nodes, {len(processes)} processes, "
         f"store {stats['granted_bytes'] / 2**30:.1f} of {stats['capacity_bytes'] / 2**30:.1f} GiB",
         *(f"  {node['node_id'][:12]}  {_used(node)}" for node in nodes[:8]),
         "",
@@ -75,11 +76,12 @@ def _picture(source: Source, before: dict[str, int], seconds: float) -> tuple[li
     rows: dict[str, dict[str, float]] = {}
     for sums in json.loads(records.by_name()):
         row = rows.setdefault(sums["name"], _nothing())
-        for name in ("finished", "failed", "ran", "run_us"):
-            row[name] += sums[name]
-    for task in unfinished_rows(described["processes"]):
-        row = rows.setdefault(task.name, _nothing())
-        row["running" if task.state.startswith("RUNNING") else "waiting"] += 1
+        for column in ("ran", "run_us"):
+            row[column] += sums[column]
+    for name, _, state, count in _tasks.counts(source):
+        row = rows.setdefault(name, _nothing())
+        word = {"FINISHED": "finished", "FAILED": "failed"}.get(state)
+        row[word or ("running" if state.startswith("RUNNING") else "waiting")] += count
     counts = {name: int(row["finished"] + row["failed"]) for name, row in rows.items()}
     for name, row in rows.items():
         # Of what was not known the last time nothing is known of its rate either.

@@ -2,6 +2,7 @@
 
 use pyo3::prelude::*;
 use ray_rs_core_worker::{RecordFilter, TaskRecord, TaskRecords, TaskWorker, v1};
+use ray_rs_types::task_columns::error_message;
 use serde_json::{Value, json};
 
 use crate::describe::hex;
@@ -118,7 +119,7 @@ impl PyTaskRecords {
             "submitted_us": record.submitted_us,
             "start_us": record.start_us,
             "end_us": record.end_us,
-            "error": self.inner.text_of(record),
+            "error": error_message(record.outcome, self.inner.text_of(record).unwrap_or_default()),
         })
     }
 }

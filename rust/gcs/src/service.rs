@@ -504,6 +504,10 @@ impl Gcs for GcsService {
         Ok(Response::new(reply))
     }
 
+    async fn list_task_events(&self, _: Request<v1::Empty>) -> Result<Response<v1::TaskEventBatches>, Status> {
+        Ok(Response::new(self.state().list_task_events()))
+    }
+
     async fn list_tasks(&self, request: Request<v1::ListTasksRequest>) -> Result<Response<v1::ListTasksReply>, Status> {
         Ok(Response::new(self.state().list_tasks(request.get_ref())?))
     }

@@ -110,6 +110,21 @@ impl TaskEventLog {
         Ok(())
     }
 
+    /// All that is kept, the oldest first.
+    fn all(&self) -> v1::TaskEventBatches {
+        let batches = self.batches.iter().map(|batch| {
+            let mut events = batch.events.clone();
+            if batch.gone > 0 {
+                without_first(&mut events, batch.gone);
+            }
+            events
+        });
+        v1::TaskEventBatches {
+            batches: batches.collect(),
+            dropped: self.dropped,
+        }
+    }
+
     /// Records and their numbers, the oldest first: those with the number `from` and above.
     pub(super) fn from(&self, from: u64) -> impl Iterator<Item = (u64, Record<'_>)> {
         let begin = self.batches.partition_point(|batch| batch.end() <= from);
@@ -259,6 +274,23 @@ impl<'a> Record<'a> {
     }
 }
 
+fn without_first(events: &mut TaskEvents, gone: usize) {
+    events.name_of.drain(..gone);
+    events.task_unique.drain(..gone);
+    events.outcome.drain(..gone);
+    events.end_us.drain(..gone);
+    events.run_us.drain(..gone);
+    events.pids.drain(..gone);
+    events.parent_unique.drain(..gone);
+    events.attempts.drain(..gone);
+    events.submitted_us.drain(..gone);
+    events.workers.drain(..gone * WorkerId::SIZE);
+    events.actors.drain(..gone * ActorId::SIZE);
+    if !events.text_of.is_empty() {
+        events.text_of.drain(..gone);
+    }
+}
+
 fn text_bytes(batch: &TaskEvents) -> usize {
     batch.texts.iter().map(String::len).sum()
 }
@@ -266,6 +298,10 @@ fn text_bytes(batch: &TaskEvents) -> usize {
 impl State {
     pub fn add_task_events(&mut self, batch: TaskEvents) -> Result<(), Status> {
         self.task_events.add(batch)
+    }
+
+    pub fn list_task_events(&self) -> v1::TaskEventBatches {
+        self.task_events.all()
     }
 }
 
@@ -295,6 +331,25 @@ pub(super) mod tests {
             texts: Vec::new(),
             text_of: Vec::new(),
         }
+    }
+
+    #[test]
+    fn all_that_is_kept_is_told_and_no_more() {
+        let mut log = TaskEventLog::default();
+        let mut first = batch(1, &["f"], &[0; 3]);
+        first.end_us = vec![1, 2, 3];
+        first.texts = vec!["no".to_owned()];
+        first.text_of = vec![0, 0, 1];
+        log.add(first).expect("good");
+        log.add(batch(2, &["g"], &vec![0; MAX_EVENTS - 1])).expect("good");
+        let told = log.all();
+        assert_eq!(told.batches.len(), 2);
+        let kept = &told.batches[0];
+        assert_eq!((kept.end_us.as_slice(), kept.text_of.as_slice()), (&[3][..], &[1][..]));
+        assert_eq!((kept.workers.len(), kept.actors.len()), (WorkerId::SIZE, ActorId::SIZE));
+        let again = TaskEventLog::default().add(kept.clone());
+        assert!(again.is_ok(), "its columns are of one length");
+        assert_eq!(told.dropped, log.dropped);
     }
 
     #[test]
