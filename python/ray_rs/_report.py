@@ -83,11 +83,12 @@ class performance_report:
 
 def _written(began: float, ended: float, error: str | None) -> str:
     from ray_rs import __version__, _core
+    from ray_rs.util.state import _tasks
     from ray_rs.util.state._rows import Source
 
     source = Source()
-    # Owners send what has ended before they answer.
-    source.answer(source.observer.describe_processes)
+    # Owners that are asked for what has not ended send what has before they answer.
+    _tasks.counts(source)
     records = source.answer(lambda: _core.TaskRecords(source.observer))
     from_us, to_us = int(began * 1e6), max(int(ended * 1e6), int(began * 1e6) + 1)
     _, page = records.page(0, len(records))
