@@ -7,7 +7,7 @@ use std::time::Duration;
 use ray_rs_proto::v1;
 use ray_rs_scheduler::autoscale::{Report, Stage};
 use ray_rs_scheduler::bottom_up::heartbeat::Heartbeat;
-use ray_rs_types::{ActorId, Quantity, ResourceSet, WorkerAddress};
+use ray_rs_types::{ActorId, NodeId, Quantity, ResourceSet, WorkerAddress};
 
 /// Values of `ActorUpdate.state`.
 pub fn phase_number(phase: Phase) -> u32 {
@@ -36,6 +36,7 @@ fn phase_from(number: u32) -> Option<Phase> {
 pub fn published(actor: ActorId, status: Status<'_>, spec: Option<&v1::ActorSpec>) -> v1::ActorUpdate {
     let mut update = persisted(actor, status);
     update.death = update.death.filter(|_| status.phase == Phase::Dead);
+    update.starting_on = Vec::new();
     if let (Some(death), Some(spec)) = (&mut update.death, spec) {
         death.name.clone_from(&spec.name);
         death.namespace.clone_from(&spec.namespace);
@@ -53,6 +54,7 @@ pub fn persisted(actor: ActorId, status: Status<'_>) -> v1::ActorUpdate {
         death: status.death.map(death_to_wire),
         node_ip: String::new(),
         moves: status.moves,
+        starting_on: status.starting_on.map(|node| node.0.to_vec()).unwrap_or_default(),
     }
 }
 
@@ -66,6 +68,7 @@ pub fn restored(update: &v1::ActorUpdate, has_arguments: bool) -> Option<Restore
     Some(Restored {
         phase: phase_from(update.state)?,
         worker,
+        starting_on: NodeId::from_bytes(&update.starting_on).ok(),
         incarnation: update.incarnation,
         moves: update.moves,
         death,
@@ -258,7 +261,7 @@ fn set(wire: Option<&v1::ResourceSet>) -> ResourceSet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ray_rs_types::{JobId, NodeId, WorkerId};
+    use ray_rs_types::{JobId, WorkerId};
 
     #[test]
     fn a_persisted_status_comes_back_as_it_was() {
@@ -289,6 +292,7 @@ mod tests {
                 let status = Status {
                     phase,
                     worker,
+                    starting_on: None,
                     incarnation: 4,
                     moves: 2,
                     death: Some(death),
@@ -299,6 +303,7 @@ mod tests {
                     Restored {
                         phase,
                         worker,
+                        starting_on: None,
                         incarnation: 4,
                         moves: 2,
                         death: Some(death.clone()),

@@ -143,7 +143,8 @@ impl Lifecycle {
         }
     }
 
-    /// Puts back an actor that was persisted. One that was about to get a worker asks for a node again.
+    /// Puts back an actor that was persisted. One that a node was told to start may run there by now: it is that node's
+    /// until the node says otherwise, or is dead. One without asks for a node again.
     pub fn restore(&mut self, actor: ActorId, facts: ActorFacts, was: Restored, effects: &mut Vec<Effect>) {
         let state = match (was.phase, was.worker, was.death) {
             (Phase::Dead, _, death) => State::Dead {
@@ -153,7 +154,14 @@ impl Lifecycle {
             (Phase::Alive, Some(worker), None) => State::Alive { worker },
             (_, Some(worker), Some(death)) => State::Leaving { worker, death },
             (_, _, _) if !was.has_arguments => State::WaitingForArguments,
-            (_, _, _) => State::WaitingForNode { attempts: 0 },
+            (_, _, _) => match was.starting_on {
+                Some(node) => State::Starting {
+                    node,
+                    attempts: 0,
+                    early: None,
+                },
+                None => State::WaitingForNode { attempts: 0 },
+            },
         };
         if let Some(worker) = state.host() {
             self.hosts.insert(worker.worker_id, actor);
@@ -198,6 +206,10 @@ impl Lifecycle {
         Some(Status {
             phase,
             worker: entry.state.host(),
+            starting_on: match &entry.state {
+                State::Starting { node, .. } => Some(*node),
+                _ => None,
+            },
             incarnation: entry.incarnation,
             moves: entry.moves,
             death,
@@ -348,6 +360,8 @@ impl Lifecycle {
             attempts,
             early: None,
         };
+        // Before the node hears of it: else a GCS that is started again would tell another one.
+        effects.push(Effect::Persist { actor });
         effects.push(Effect::StartOnNode {
             actor,
             node,
@@ -562,6 +576,7 @@ impl Lifecycle {
                 } if *chosen == node => {
                     let state = State::WaitingForNode { attempts: *attempts };
                     self.actors.get_mut(&actor).expect("just seen").state = state;
+                    effects.push(Effect::Persist { actor });
                     effects.push(Effect::ChooseNode { actor });
                 }
                 state if state.host().is_some_and(|host| host.node_id == node) => {

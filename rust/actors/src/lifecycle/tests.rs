@@ -81,11 +81,15 @@ impl Story {
         });
         assert_eq!(
             effects,
-            [Effect::StartOnNode {
-                actor: actor(1),
-                node: NODE,
-                incarnation
-            }]
+            [
+                persist(),
+                Effect::StartOnNode {
+                    actor: actor(1),
+                    node: NODE,
+                    incarnation
+                }
+            ],
+            "written before the order leaves"
         );
     }
 
@@ -462,7 +466,11 @@ fn a_node_that_cannot_start_it_is_asked_again_and_then_no_more() {
 #[test]
 fn a_dead_node_moves_what_may_move() {
     let mut starting = Story::starting(0);
-    assert_eq!(starting.event(Event::NodeDied { node: NODE })[0], choose());
+    assert_eq!(
+        starting.event(Event::NodeDied { node: NODE }),
+        [persist(), choose()],
+        "nor would it be this node's for whoever is started again"
+    );
     let mut alive = Story::alive(0);
     let effects = alive.event(Event::NodeDied { node: NODE });
     assert_eq!(effects, [persist(), publish(), release()]);
@@ -529,6 +537,7 @@ fn a_restored_actor_goes_on_where_it_was() {
     let restored = |phase, worker| Restored {
         phase,
         worker,
+        starting_on: None,
         incarnation: 2,
         moves: 0,
         death: None,
@@ -565,6 +574,33 @@ fn a_restored_actor_goes_on_where_it_was() {
     );
     assert_eq!(lifecycle.status(actor(2)).expect("known").incarnation, 3);
     lifecycle.check_invariants();
+}
+
+/// Whoever decides may end after the node was told, and the node has a worker for the actor by then.
+#[test]
+fn a_restored_actor_that_a_node_was_told_to_start_is_that_nodes() {
+    let story = Story::starting(0);
+    let status = story.0.status(actor(1)).expect("known");
+    let was = Restored {
+        phase: status.phase,
+        worker: status.worker,
+        starting_on: status.starting_on,
+        incarnation: status.incarnation,
+        moves: status.moves,
+        death: None,
+        has_arguments: true,
+    };
+    let restored = || {
+        let (mut story, mut effects) = (Story::default(), Vec::new());
+        story.0.restore(actor(1), facts(0, false), was.clone(), &mut effects);
+        assert_eq!(effects, [], "no other node is asked");
+        story
+    };
+    let mut here = restored();
+    assert_eq!(here.0.starting_on(NODE), [(actor(1), 0)], "it is told once more");
+    here.run(0, 9);
+    let mut gone = restored();
+    assert_eq!(gone.event(Event::NodeDied { node: NODE }), [persist(), choose()]);
 }
 
 fn any_event() -> impl Strategy<Value = Event> {

@@ -168,6 +168,8 @@ pub enum Phase {
 pub struct Status<'a> {
     pub phase: Phase,
     pub worker: Option<WorkerAddress>,
+    /// The node that was told to start it and has not named a worker yet.
+    pub starting_on: Option<NodeId>,
     /// Restarts so far.
     pub incarnation: u32,
     /// Those of them that are not counted.
@@ -181,6 +183,7 @@ pub struct Status<'a> {
 pub struct Restored {
     pub phase: Phase,
     pub worker: Option<WorkerAddress>,
+    pub starting_on: Option<NodeId>,
     pub incarnation: u32,
     pub moves: u32,
     pub death: Option<Death>,

@@ -18,7 +18,8 @@ const REQUESTED: &[u8] = b"requested";
 
 impl State {
     pub fn autoscaler_view(&self) -> View {
-        let nodes = self.list_nodes().nodes.into_iter().filter(|node| node.alive);
+        let (nodes, dead): (Vec<_>, Vec<_>) = self.list_nodes().nodes.into_iter().partition(|node| node.alive);
+        let instance_of = |mut node: v1::NodeInfo| node.labels.remove(INSTANCE_LABEL);
         let mut demand: BTreeMap<ResourceSet, u32> = BTreeMap::new();
         let waiting = self.nodes.global.demand().into_iter().chain(self.actors_without_node());
         // What is in a bundle waits for its group, which has a place or is listed itself.
@@ -30,7 +31,8 @@ impl State {
             bundles: group.bundles.into_iter().cloned().collect(),
         };
         View {
-            nodes: nodes.filter_map(node_of).collect(),
+            nodes: nodes.into_iter().filter_map(node_of).collect(),
+            gone: dead.into_iter().filter_map(instance_of).collect(),
             demand,
             groups: self.groups.pending().map(group).collect(),
             requested: self.requested_resources(),

@@ -32,6 +32,7 @@ use ray_rs_actors::lifecycle::{Effect, Event, Lifecycle, Phase};
 use ray_rs_proto::v1::{self, DeadWorker, NodeCommand, StopActor, node_command::Body};
 use ray_rs_scheduler::placement_group::Event as GroupEvent;
 use ray_rs_types::NodeId;
+use rustc_hash::FxHashSet;
 use tokio::sync::{oneshot, watch};
 
 use crate::commit::{Committer, Flushed};
@@ -173,8 +174,12 @@ impl State {
     }
 
     fn collect_writes(&mut self, effects: &[Effect], writes: &mut Vec<Write>) {
+        let mut written = FxHashSet::default();
         for effect in effects {
-            if let Effect::Persist { actor } = effect {
+            // What is written is how the actor stands after all of it.
+            if let Effect::Persist { actor } = effect
+                && written.insert(*actor)
+            {
                 let status = self.lifecycle.status(*actor);
                 if status.is_none_or(|status| status.phase == Phase::Dead) {
                     self.call_logs.forget(*actor, writes);

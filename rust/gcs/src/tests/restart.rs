@@ -92,6 +92,63 @@ fn what_a_node_does_not_have_any_more_has_died() {
     });
 }
 
+/// The node that was told first may have a worker for it by now, of which nobody could be told.
+#[test]
+fn no_other_node_is_told_to_start_what_one_was_told_to_start() {
+    run(async {
+        let storage = MemoryStorage::default();
+        let served = Served::start(storage.clone());
+        let mut commands = come(&served, NODE);
+        let mut client = served.client().await;
+        start_job(&mut client).await;
+        client
+            .register_actor(registering(spec(1, "")))
+            .await
+            .expect("registered");
+        assert_eq!(starts(&mut commands).await, 1);
+        served.stop();
+
+        let served = Served::start(storage);
+        let mut client = served.client().await;
+        // It comes first, and has room.
+        let mut others = come(&served, OTHER);
+        let mut commands = come(&served, NODE);
+        assert_eq!(
+            starts(&mut commands).await,
+            1,
+            "once more: the order may have been lost"
+        );
+        say(&served, NODE, assigned(1, 9));
+        assert_eq!(state_of(&mut client, 1).await, PLACED);
+        assert_eq!(told_so_far(&mut others), 0);
+        served.stop();
+    });
+}
+
+fn is_start(command: &v1::NodeCommand) -> bool {
+    matches!(command.body, Some(v1::node_command::Body::StartActor(_)))
+}
+
+/// Waits for an order to start an actor.
+async fn starts(commands: &mut mpsc::Receiver<Result<v1::NodeCommand, tonic::Status>>) -> usize {
+    let waiting = async {
+        while let Some(command) = commands.recv().await {
+            if is_start(&command.expect("a command")) {
+                return 1;
+            }
+        }
+        0
+    };
+    tokio::time::timeout(Duration::from_secs(20), waiting)
+        .await
+        .expect("an order")
+}
+
+fn told_so_far(commands: &mut mpsc::Receiver<Result<v1::NodeCommand, tonic::Status>>) -> usize {
+    let told = std::iter::from_fn(|| commands.try_recv().ok());
+    told.filter(|command| command.as_ref().is_ok_and(is_start)).count()
+}
+
 #[test]
 fn a_node_that_does_not_come_back_is_dead() {
     run(async {

@@ -15,6 +15,7 @@ use super::{Config, MIN_STARTING, View};
 
 /// Failures that are remembered.
 const FAILURES: usize = 20;
+const LEFT: &str = "it has left the cluster unasked";
 /// A node that cannot be ended so often is given up: somebody has to look after it.
 const END_ATTEMPTS: u32 = 8;
 
@@ -277,6 +278,10 @@ impl Autoscaler {
                     (known.state, known.since) = (State::Joined { node }, now);
                     self.pauses.remove(&known.node_type);
                 }
+                // It came and went between two looks.
+                (State::Ordered | State::Starting, None) if view.gone.contains(instance) => {
+                    over.push((instance.clone(), Some(LEFT.to_owned()), false));
+                }
                 (State::Ordered | State::Starting, None) => {
                     if now.saturating_sub(known.since) >= self.config.start_timeout {
                         let limit = self.config.start_timeout.as_secs_f64();
@@ -288,11 +293,7 @@ impl Autoscaler {
                     }
                 }
                 (State::Joined { .. }, None) => {
-                    over.push((
-                        instance.clone(),
-                        Some("it has left the cluster unasked".to_owned()),
-                        false,
-                    ));
+                    over.push((instance.clone(), Some(LEFT.to_owned()), false));
                 }
                 (State::Draining { .. }, None) => over.push((instance.clone(), None, false)),
                 (State::Ending { again_at, .. }, _) if again_at.is_some_and(|due| due <= now) => {
@@ -326,6 +327,7 @@ impl Autoscaler {
         };
         let steady = View {
             nodes: view.nodes.clone(),
+            gone: BTreeSet::new(),
             demand: view.demand.iter().filter_map(still).collect(),
             groups: view.groups.iter().filter(still_waits).cloned().collect(),
             requested: view.requested.clone(),

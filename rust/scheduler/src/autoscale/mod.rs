@@ -25,7 +25,7 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ray_rs_types::placing::GroupStrategy;
@@ -74,6 +74,8 @@ impl Config {
 pub struct View {
     /// Those that live.
     pub nodes: Vec<Node>,
+    /// Instances whose nodes have joined and are dead by now, perhaps since the last look.
+    pub gone: BTreeSet<String>,
     /// What tasks and actors wait for that have no worker, and how many of each.
     pub demand: BTreeMap<ResourceSet, u32>,
     /// Placement groups that have no place, and the bundles that they lack.

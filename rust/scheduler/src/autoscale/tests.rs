@@ -412,6 +412,26 @@ fn a_node_that_dies_is_cleared_away_and_replaced_as_work_needs_it() {
 }
 
 #[test]
+fn a_node_that_comes_and_dies_between_two_looks_is_not_waited_for() {
+    let mut story = two(0, 4);
+    story.view.demand = BTreeMap::from([(cpus(2.0), 1)]);
+    story.look();
+    let [instance] = story.starts().try_into().expect("one");
+    story.event(Event::Started {
+        instance: instance.clone(),
+    });
+    story.view.gone.insert(instance.clone());
+    story.look();
+    assert_eq!(story.scaler.report().failures[0].why, "it has left the cluster unasked");
+    let started: Vec<Effect> = std::mem::take(&mut story.effects);
+    assert!(started.contains(&Effect::End { instance }), "{started:?}");
+    assert!(
+        started.iter().any(|effect| matches!(effect, Effect::Start { .. })),
+        "what waits gets another at once: {started:?}"
+    );
+}
+
+#[test]
 fn nodes_of_an_earlier_life_are_taken_on() {
     let mut story = two(0, 2);
     story.joins(1, "two-before-1", 2.0);
