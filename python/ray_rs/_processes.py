@@ -250,6 +250,8 @@ def launch_head(
     """
     import json
 
+    if "join" not in cluster:
+        cluster.setdefault("tls", os.environ.get("RAY_USE_TLS", "").lower() in ("1", "true"))
     return json.loads(  # type: ignore[no-any-return]
         _core.launch_head(
             json.dumps(

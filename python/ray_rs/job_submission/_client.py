@@ -380,7 +380,7 @@ def key_of_token(token: str) -> str:
     """The key of a cluster's web service.
 
     Args:
-        token: The cluster's, in hexadecimal digits.
+        token: The cluster's, as its file has it.
 
     Returns:
         The key, which does not tell the token.
@@ -390,7 +390,7 @@ def key_of_token(token: str) -> str:
     """
     import hmac
 
-    return hmac.new(bytes.fromhex(token), _KEY_PURPOSE, "sha256").hexdigest()
+    return hmac.new(bytes.fromhex(token.removeprefix("tls-")), _KEY_PURPOSE, "sha256").hexdigest()
 
 
 def _key_for(address: str) -> str | None:

@@ -52,6 +52,11 @@ def add(commands: Any) -> None:
         help="the address of this machine at which other nodes reach it; the default is reached from this machine only",
     )
     start.add_argument("--token-file", help="file with the cluster's token")
+    start.add_argument(
+        "--tls",
+        action="store_true",
+        help="of a head: connections between machines are encrypted; who joins knows it from the token",
+    )
     start.add_argument("--num-cpus", type=int, help="logical processors (default: those of the machine)")
     start.add_argument("--num-gpus", type=int, help="logical GPUs (default: those of the machine)")
     start.add_argument(
@@ -120,6 +125,8 @@ def _start(arguments: argparse.Namespace) -> int:
         raise ValueError("--port is of a head; a node that joins listens wherever a port is free")
     if arguments.autoscaling_config and not arguments.head:
         raise ValueError("--autoscaling-config is of a head: it starts the nodes of its cluster")
+    if arguments.tls and not arguments.head:
+        raise ValueError("--tls is of a head: the token of its cluster says so to all who join")
     if arguments.dashboard_port is not None and not arguments.head:
         raise ValueError("--dashboard-port is of a head: it takes the jobs of its cluster")
     if not arguments.block:
@@ -258,6 +265,8 @@ def _launch(arguments: argparse.Namespace, address: str | None, token_path: str 
     }
     if address is None:
         cluster |= {"gcs_listen": f"{host}:{port}", "token_path": token_path}
+        if arguments.tls:
+            cluster["tls"] = True
         if arguments.include_dashboard:
             cluster |= _processes.web_options(_numeric(f"{arguments.dashboard_host}:0"), arguments.dashboard_port)
         if arguments.autoscaling_config:

@@ -78,6 +78,8 @@ pub struct HeadConfig {
     pub join: Option<Join>,
     /// On a head: a file with the cluster's token; none: a new one is made.
     pub token_path: Option<PathBuf>,
+    /// Of a head: connections between the machines of its cluster are encrypted. Who joins knows it from the token.
+    pub tls: bool,
     /// Python's minor version ("3.12"), which all nodes of a cluster share.
     pub python_version: String,
     /// The session ends with `driver_pid`, not already when that process leaves the session.
@@ -130,6 +132,7 @@ impl Default for HeadConfig {
             gcs_listen: None,
             join: None,
             token_path: None,
+            tls: false,
             python_version: String::new(),
             outlives_goodbye: false,
             node_id: String::new(),
@@ -185,6 +188,11 @@ pub fn launch_head(config: &HeadConfig) -> Result<Session, LaunchError> {
     let token = given
         .map(|path| Token::read(path).map_err(LaunchError::Token))
         .transpose()?;
+    let token = match (config.tls, token) {
+        (false, token) => token,
+        (true, Some(token)) => Some(token.with_tls()),
+        (true, None) => Some(Token::random().map_err(LaunchError::Token)?.with_tls()),
+    };
     let made = SessionDir::make(token.as_ref()).map_err(LaunchError::Directory)?;
     let driver_pid = config.driver_pid;
     match start_daemons(config, &made) {

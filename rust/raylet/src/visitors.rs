@@ -35,7 +35,7 @@ pub(crate) async fn host(listener: TcpListener, token: Token, inputs: Inputs) {
             .acquire_owned()
             .await
             .expect("the semaphore is never closed");
-        let mut stream = match listener.accept().await {
+        let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "could not accept a connection");
@@ -46,8 +46,8 @@ pub(crate) async fn host(listener: TcpListener, token: Token, inputs: Inputs) {
         let (token, inputs) = (token.clone(), inputs.clone());
         tokio::spawn(async move {
             let _permit = permit;
-            match visit::receive(&mut stream, &token).await {
-                Ok(greeting) => drop(inputs.send(Input::Visitor { stream, greeting }).await),
+            match visit::receive(stream, &token).await {
+                Ok((stream, greeting)) => drop(inputs.send(Input::Visitor { stream, greeting }).await),
                 Err(error) => tracing::warn!(%error, "closed a connection"),
             }
         });

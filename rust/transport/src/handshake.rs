@@ -6,6 +6,8 @@
 //! server -> client   HMAC-SHA256(token, "ray_rs server" + server nonce + client nonce) (32)
 //! ```
 //!
+//! Under [`tls`](crate::tls) each HMAC covers the connection's binding as well, after the nonces.
+//!
 //! Both sides prove that they know the token, and both put in fresh randomness, so that no recorded half can be used
 //! again, and neither answer can be used for the other. Every message has a fixed size: there is nothing to parse.
 
@@ -38,14 +40,21 @@ pub enum HandshakeError {
 }
 
 /// The accepting side. On error the caller must drop the connection unread.
-pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, token: &Token) -> Result<(), HandshakeError> {
-    accept_within(HANDSHAKE_LIMIT, stream, token).await
+///
+/// `binding` is what TLS has agreed on, or empty.
+pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    token: &Token,
+    binding: &[u8],
+) -> Result<(), HandshakeError> {
+    accept_within(HANDSHAKE_LIMIT, stream, token, binding).await
 }
 
 async fn accept_within<S: AsyncRead + AsyncWrite + Unpin>(
     limit: Duration,
     stream: &mut S,
     token: &Token,
+    binding: &[u8],
 ) -> Result<(), HandshakeError> {
     limited(limit, async {
         let server_nonce = fresh_nonce()?;
@@ -54,8 +63,8 @@ async fn accept_within<S: AsyncRead + AsyncWrite + Unpin>(
         let mut answer = [0; NONCE_BYTES + MAC_BYTES];
         stream.read_exact(&mut answer).await?;
         let (client_nonce, mac) = answer.split_at(NONCE_BYTES);
-        verify(token, CLIENT_LABEL, &server_nonce, client_nonce, mac)?;
-        let proof = keyed(token, SERVER_LABEL, &server_nonce, client_nonce)
+        verify(token, CLIENT_LABEL, [&server_nonce, client_nonce, binding], mac)?;
+        let proof = keyed(token, SERVER_LABEL, [&server_nonce, client_nonce, binding])
             .finalize()
             .into_bytes();
         stream.write_all(&proof).await?;
@@ -66,14 +75,18 @@ async fn accept_within<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// The connecting side. On error the caller must drop the connection: the server is not the session's.
-pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, token: &Token) -> Result<(), HandshakeError> {
+pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    token: &Token,
+    binding: &[u8],
+) -> Result<(), HandshakeError> {
     limited(HANDSHAKE_LIMIT, async {
         let mut server_nonce = [0; NONCE_BYTES];
         stream.read_exact(&mut server_nonce).await?;
         let client_nonce = fresh_nonce()?;
         let mut answer = [0; NONCE_BYTES + MAC_BYTES];
         answer[..NONCE_BYTES].copy_from_slice(&client_nonce);
-        let mac = keyed(token, CLIENT_LABEL, &server_nonce, &client_nonce)
+        let mac = keyed(token, CLIENT_LABEL, [&server_nonce, &client_nonce, binding])
             .finalize()
             .into_bytes();
         answer[NONCE_BYTES..].copy_from_slice(&mac);
@@ -86,7 +99,7 @@ pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, token: &
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(HandshakeError::WrongToken),
             Err(error) => return Err(error.into()),
         }
-        verify(token, SERVER_LABEL, &server_nonce, &client_nonce, &proof)
+        verify(token, SERVER_LABEL, [&server_nonce, &client_nonce, binding], &proof)
     })
     .await
 }
@@ -106,23 +119,19 @@ fn fresh_nonce() -> io::Result<[u8; NONCE_BYTES]> {
     Ok(nonce)
 }
 
-fn keyed(token: &Token, label: &[u8], server_nonce: &[u8], client_nonce: &[u8]) -> Hmac<Sha256> {
+/// `parts`: the server's nonce, the client's, and the binding; all of them of a fixed length or none.
+fn keyed(token: &Token, label: &[u8], parts: [&[u8]; 3]) -> Hmac<Sha256> {
     let mut mac = Hmac::<Sha256>::new_from_slice(token.secret()).expect("HMAC takes keys of any length");
     mac.update(label);
-    mac.update(server_nonce);
-    mac.update(client_nonce);
+    for part in parts {
+        mac.update(part);
+    }
     mac
 }
 
 /// Compares in constant time.
-fn verify(
-    token: &Token,
-    label: &[u8],
-    server_nonce: &[u8],
-    client_nonce: &[u8],
-    mac: &[u8],
-) -> Result<(), HandshakeError> {
-    keyed(token, label, server_nonce, client_nonce)
+fn verify(token: &Token, label: &[u8], parts: [&[u8]; 3], mac: &[u8]) -> Result<(), HandshakeError> {
+    keyed(token, label, parts)
         .verify_slice(mac)
         .map_err(|_| HandshakeError::WrongToken)
 }
@@ -144,7 +153,8 @@ mod tests {
         run(async {
             let token = Token::random().expect("random");
             let (mut client, mut server) = tokio::io::duplex(256);
-            let (connected, accepted) = tokio::join!(connect(&mut client, &token), accept(&mut server, &token));
+            let (connected, accepted) =
+                tokio::join!(connect(&mut client, &token, &[]), accept(&mut server, &token, &[]));
             connected.expect("the server proved itself");
             accepted.expect("the client proved itself");
         });
@@ -156,11 +166,28 @@ mod tests {
             let (mut client, mut server) = tokio::io::duplex(256);
             let (mine, theirs) = (Token::random().expect("random"), Token::random().expect("random"));
             let accepting = async {
-                let outcome = accept(&mut server, &theirs).await;
+                let outcome = accept(&mut server, &theirs, &[]).await;
                 drop(server);
                 outcome
             };
-            let (connected, accepted) = tokio::join!(connect(&mut client, &mine), accepting);
+            let (connected, accepted) = tokio::join!(connect(&mut client, &mine, &[]), accepting);
+            assert!(matches!(accepted, Err(HandshakeError::WrongToken)));
+            assert!(matches!(connected, Err(HandshakeError::WrongToken)));
+        });
+    }
+
+    /// As with somebody in the middle, who has one TLS connection to each side.
+    #[test]
+    fn what_proves_one_tls_connection_proves_no_other() {
+        run(async {
+            let token = Token::random().expect("random");
+            let (mut client, mut server) = tokio::io::duplex(256);
+            let accepting = async {
+                let outcome = accept(&mut server, &token, &[2; 32]).await;
+                drop(server);
+                outcome
+            };
+            let (connected, accepted) = tokio::join!(connect(&mut client, &token, &[1; 32]), accepting);
             assert!(matches!(accepted, Err(HandshakeError::WrongToken)));
             assert!(matches!(connected, Err(HandshakeError::WrongToken)));
         });
@@ -175,14 +202,14 @@ mod tests {
                 let mut nonce = [0; NONCE_BYTES];
                 wire.read_exact(&mut nonce).await.expect("the challenge");
                 let client_nonce = [7; NONCE_BYTES];
-                let mac = keyed(&token, CLIENT_LABEL, &nonce, &client_nonce)
+                let mac = keyed(&token, CLIENT_LABEL, [&nonce, &client_nonce, &[]])
                     .finalize()
                     .into_bytes();
                 let answer = [&client_nonce[..], &mac[..]].concat();
                 wire.write_all(&answer).await.expect("sent");
                 answer
             };
-            let (answer, accepted) = tokio::join!(recording, accept(&mut server, &token));
+            let (answer, accepted) = tokio::join!(recording, accept(&mut server, &token, &[]));
             accepted.expect("the first use is good");
 
             let (mut wire, mut server) = tokio::io::duplex(256);
@@ -191,7 +218,7 @@ mod tests {
                 wire.read_exact(&mut nonce).await.expect("another challenge");
                 wire.write_all(&answer).await.expect("sent");
             };
-            let ((), accepted) = tokio::join!(replaying, accept(&mut server, &token));
+            let ((), accepted) = tokio::join!(replaying, accept(&mut server, &token, &[]));
             assert!(matches!(accepted, Err(HandshakeError::WrongToken)));
         });
     }
@@ -207,7 +234,7 @@ mod tests {
                 impostor.read_exact(&mut answer).await.expect("the answer");
                 impostor.write_all(&answer[NONCE_BYTES..]).await.expect("sent");
             };
-            let (connected, ()) = tokio::join!(connect(&mut client, &token), mirroring);
+            let (connected, ()) = tokio::join!(connect(&mut client, &token, &[]), mirroring);
             assert!(matches!(connected, Err(HandshakeError::WrongToken)));
         });
     }
@@ -217,7 +244,7 @@ mod tests {
         run(async {
             let (_silent, mut server) = tokio::io::duplex(256);
             let token = Token::random().expect("random");
-            let outcome = accept_within(Duration::from_millis(1), &mut server, &token).await;
+            let outcome = accept_within(Duration::from_millis(1), &mut server, &token, &[]).await;
             assert!(matches!(outcome, Err(HandshakeError::TimedOut)));
         });
     }

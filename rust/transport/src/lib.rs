@@ -15,6 +15,7 @@ pub mod handshake;
 pub mod local;
 pub mod process;
 pub mod session;
+pub mod tls;
 pub mod token;
 pub mod visit;
 

@@ -12,16 +12,36 @@ use sha2::Sha256;
 /// Length of a token in bytes.
 pub const TOKEN_BYTES: usize = 32;
 
+/// In front of a token whose cluster speaks [`tls`](crate::tls): whoever has the token knows, and cannot be talked out of it.
+const TLS_MARK: &str = "tls-";
+
 /// The secret itself. It has no `Display`, and its `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Token([u8; TOKEN_BYTES]);
+pub struct Token {
+    secret: [u8; TOKEN_BYTES],
+    with_tls: bool,
+}
 
 impl Token {
     /// A fresh random token.
     pub fn random() -> io::Result<Self> {
         let mut bytes = [0; TOKEN_BYTES];
         getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-        Ok(Self(bytes))
+        Ok(Self {
+            secret: bytes,
+            with_tls: false,
+        })
+    }
+
+    /// The same secret for a cluster whose connections between machines are encrypted.
+    pub fn with_tls(mut self) -> Self {
+        self.with_tls = true;
+        self
+    }
+
+    /// Connections between machines are encrypted.
+    pub fn wants_tls(&self) -> bool {
+        self.with_tls
     }
 
     /// Makes a random token and writes it (in hex) to the new file `path`, mode 0600.
@@ -40,8 +60,11 @@ impl Token {
     /// When the file exists already or cannot be written.
     pub fn write_new(&self, path: &Path) -> io::Result<()> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        let mut text = String::with_capacity(2 * TOKEN_BYTES + 1);
-        for byte in self.0 {
+        let mut text = String::with_capacity(TLS_MARK.len() + 2 * TOKEN_BYTES + 1);
+        if self.with_tls {
+            text.push_str(TLS_MARK);
+        }
+        for byte in self.secret {
             text.push_str(&format!("{byte:02x}"));
         }
         text.push('\n');
@@ -72,7 +95,11 @@ impl Token {
         })
     }
 
-    fn parse(hex: &str) -> Option<Self> {
+    fn parse(text: &str) -> Option<Self> {
+        let (hex, with_tls) = match text.strip_prefix(TLS_MARK) {
+            Some(hex) => (hex, true),
+            None => (text, false),
+        };
         if hex.len() != 2 * TOKEN_BYTES || !hex.bytes().all(|c| c.is_ascii_hexdigit()) {
             return None;
         }
@@ -80,13 +107,16 @@ impl Token {
         for (index, byte) in bytes.iter_mut().enumerate() {
             *byte = u8::from_str_radix(&hex[2 * index..2 * index + 2], 16).ok()?;
         }
-        Some(Self(bytes))
+        Some(Self {
+            secret: bytes,
+            with_tls,
+        })
     }
 
     /// A key for another purpose, in hex: it follows from the token and the purpose, and tells neither the token nor the key
     /// of any other purpose.
     pub fn key_for(&self, purpose: &str) -> String {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.secret).expect("HMAC takes keys of any length");
         mac.update(purpose.as_bytes());
         mac.finalize()
             .into_bytes()
@@ -97,7 +127,7 @@ impl Token {
 
     /// For keying the MACs of the handshake, and for nothing else.
     pub(crate) fn secret(&self) -> &[u8; TOKEN_BYTES] {
-        &self.0
+        &self.secret
     }
 }
 
@@ -121,6 +151,11 @@ mod tests {
         assert_eq!(Token::read(&path).expect("read"), token);
         assert_eq!(format!("{token:?}"), "Token(..)");
         assert!(Token::create(&path).is_err(), "an existing token is never replaced");
+        let encrypted = dir.path().join("encrypted");
+        token.clone().with_tls().write_new(&encrypted).expect("written");
+        let read = Token::read(&encrypted).expect("read");
+        assert!(read.wants_tls() && !token.wants_tls());
+        assert_eq!(read.key_for("one"), token.key_for("one"), "the secret is the same");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("changed");
         assert_eq!(
             Token::read(&path).expect_err("open to others").kind(),
@@ -130,19 +165,23 @@ mod tests {
 
     #[test]
     fn keys_for_other_purposes_do_not_show_the_token() {
-        let token = Token([7; TOKEN_BYTES]);
+        let of = |byte| Token {
+            secret: [byte; TOKEN_BYTES],
+            with_tls: false,
+        };
+        let token = of(7);
         let key = token.key_for("one");
         assert_eq!(key.len(), 2 * TOKEN_BYTES);
-        assert_eq!(key, Token([7; TOKEN_BYTES]).key_for("one"));
+        assert_eq!(key, of(7).key_for("one"));
         assert_ne!(key, token.key_for("two"));
-        assert_ne!(key, Token([8; TOKEN_BYTES]).key_for("one"));
+        assert_ne!(key, of(8).key_for("one"));
         assert!(!key.contains("0707"));
     }
 
     #[test]
     fn what_is_no_token_is_refused() {
         let dir = tempfile::tempdir().expect("a directory");
-        for text in ["", "00", &"é".repeat(32), &"zz".repeat(32)] {
+        for text in ["", "00", "tls-", "tls-00", &"é".repeat(32), &"zz".repeat(32)] {
             let path = dir.path().join("token");
             std::fs::write(&path, text).expect("written");
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("changed");

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 
 use crate::faults::{self, Fault};
 use crate::handshake::{self, HandshakeError};
+use crate::tls;
 use crate::token::Token;
 
 /// Raised when what processes of different nodes say to each other changes.
@@ -140,7 +141,12 @@ pub async fn visit(address: &str, token: &Token, greeting: &Greeting) -> Result<
     let connecting = async {
         let mut stream = TcpStream::connect(address).await.map_err(unreachable)?;
         stream.set_nodelay(true).map_err(unreachable)?;
-        handshake::connect(&mut stream, token)
+        let mut binding = Vec::new();
+        if token.wants_tls() {
+            let (inner, agreed) = tls::client_tunnel(stream).await.map_err(unreachable)?;
+            (stream, binding) = (inner, agreed.to_vec());
+        }
+        handshake::connect(&mut stream, token, &binding)
             .await
             .map_err(|error| VisitError::Handshake(address.to_owned(), error))?;
         stream.write_all(&greeting.encode()).await.map_err(unreachable)?;
@@ -164,11 +170,20 @@ pub async fn visit(address: &str, token: &Token, greeting: &Greeting) -> Result<
     outcome
 }
 
-/// The accepting side up to the greeting. The caller says [`answer`]; on error it drops the connection.
-pub async fn receive(stream: &mut TcpStream, token: &Token) -> Result<Greeting, VisitError> {
+/// The accepting side up to the greeting: what it says, and the socket on which the rest is said. The caller says
+/// [`answer`]; on error the connection ends.
+pub async fn receive(mut stream: TcpStream, token: &Token) -> Result<(TcpStream, Greeting), VisitError> {
     let broke = |error| VisitError::Unreachable("the visitor".to_owned(), error);
     stream.set_nodelay(true).map_err(broke)?;
-    handshake::accept(stream, token)
+    let mut binding = Vec::new();
+    if token.wants_tls() {
+        let (inner, agreed) = tokio::time::timeout(CONNECT_LIMIT, tls::server_tunnel(stream))
+            .await
+            .map_err(|_| broke(io::ErrorKind::TimedOut.into()))?
+            .map_err(broke)?;
+        (stream, binding) = (inner, agreed.to_vec());
+    }
+    handshake::accept(&mut stream, token, &binding)
         .await
         .map_err(|error| VisitError::Handshake("the visitor".to_owned(), error))?;
     let mut bytes = [0; GREETING_BYTES];
@@ -183,7 +198,7 @@ pub async fn receive(stream: &mut TcpStream, token: &Token) -> Result<Greeting, 
         bytes.extend_from_slice(&WIRE_VERSION.to_le_bytes());
         let _ = stream.write_all(&bytes).await;
     }
-    greeting
+    Ok((stream, greeting?))
 }
 
 /// Lets a visitor in, or not. Never waits: nothing else was sent before it.
@@ -252,9 +267,17 @@ mod tests {
     /// Through real sockets: nothing that a stranger sends is more than an error, and the next visitor is let in.
     #[test]
     fn garbage_at_the_port_is_an_error_and_no_more() {
+        garbage_at_the_port(Token::random().expect("random"));
+    }
+
+    #[test]
+    fn garbage_at_a_port_with_tls_is_an_error_and_no_more() {
+        garbage_at_the_port(Token::random().expect("random").with_tls());
+    }
+
+    fn garbage_at_the_port(token: Token) {
         use proptest::strategy::{Strategy, ValueTree};
         run(async {
-            let token = Token::random().expect("random");
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
             let address = listener.local_addr().expect("bound");
             let mut runner = proptest::test_runner::TestRunner::deterministic();
@@ -262,8 +285,8 @@ mod tests {
             for _ in 0..50 {
                 let bytes = garbage.new_tree(&mut runner).expect("some").current();
                 let hosting = async {
-                    let (mut stream, _) = listener.accept().await.expect("came");
-                    receive(&mut stream, &token).await
+                    let (stream, _) = listener.accept().await.expect("came");
+                    receive(stream, &token).await
                 };
                 let throwing = async {
                     let mut stream = TcpStream::connect(address).await.expect("connected");
@@ -273,12 +296,15 @@ mod tests {
                     let _ = stream.read_to_end(&mut rest).await;
                 };
                 let (came, ()) = tokio::join!(hosting, throwing);
-                assert!(matches!(came, Err(VisitError::Handshake(..))), "{came:?}");
+                assert!(
+                    matches!(came, Err(VisitError::Handshake(..) | VisitError::Unreachable(..))),
+                    "{came:?}"
+                );
             }
             let wanted = greeting(Purpose::Data);
             let hosting = async {
-                let (mut stream, _) = listener.accept().await.expect("came");
-                let came = receive(&mut stream, &token).await.expect("a good visitor");
+                let (stream, _) = listener.accept().await.expect("came");
+                let (stream, came) = receive(stream, &token).await.expect("a good visitor");
                 answer(&stream, Answer::Welcome).expect("said");
                 came
             };
@@ -297,8 +323,8 @@ mod tests {
             let address = listener.local_addr().expect("bound").to_string();
             for (said, expect_in) in [(Answer::Welcome, true), (Answer::NotHere, false)] {
                 let hosting = async {
-                    let (mut stream, _) = listener.accept().await.expect("came");
-                    let came = receive(&mut stream, &token).await.expect("a good visitor");
+                    let (stream, _) = listener.accept().await.expect("came");
+                    let (stream, came) = receive(stream, &token).await.expect("a good visitor");
                     answer(&stream, said).expect("said");
                     (came, stream)
                 };
@@ -317,13 +343,92 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
             let address = listener.local_addr().expect("bound").to_string();
             let hosting = async {
-                let (mut stream, _) = listener.accept().await.expect("came");
-                receive(&mut stream, &mine).await
+                let (stream, _) = listener.accept().await.expect("came");
+                receive(stream, &mine).await
             };
             let wanted = greeting(Purpose::Raylet);
             let (came, inside) = tokio::join!(hosting, visit(&address, &theirs, &wanted));
             assert!(matches!(came, Err(VisitError::Handshake(..))));
             assert!(matches!(inside, Err(VisitError::Handshake(..))));
+        });
+    }
+
+    /// What is said goes both ways through the tunnel, whoever ends it, and nothing of it is to be read on the way.
+    #[test]
+    fn a_visit_with_tls_is_a_socket_like_any_other() {
+        const SECRET: &[u8] = b"nobody else reads this";
+        run(async {
+            let token = Token::random().expect("random").with_tls();
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+            let (address, overheard) = overhear(listener.local_addr().expect("bound")).await;
+            let wanted = greeting(Purpose::Data);
+            let hosting = async {
+                let (stream, _) = listener.accept().await.expect("came");
+                let (mut stream, came) = receive(stream, &token).await.expect("a good visitor");
+                answer(&stream, Answer::Welcome).expect("said");
+                let mut heard = vec![0; SECRET.len()];
+                stream.read_exact(&mut heard).await.expect("said");
+                stream.write_all(&vec![7; 3_000_000]).await.expect("heard");
+                (came, heard)
+            };
+            let visiting = async {
+                let mut inside = visit(&address, &token, &wanted).await.expect("let in");
+                inside.write_all(SECRET).await.expect("heard");
+                let mut all = Vec::new();
+                inside.read_to_end(&mut all).await.expect("said, and ended");
+                all
+            };
+            let ((came, heard), all) = tokio::join!(hosting, visiting);
+            assert_eq!((came, heard.as_slice()), (wanted, SECRET));
+            assert!(all.len() == 3_000_000 && all.iter().all(|byte| *byte == 7));
+            let bytes = overheard.await.expect("ended");
+            assert!(bytes.len() > 3_000_000);
+            assert!(!bytes.windows(SECRET.len()).any(|part| part == SECRET));
+        });
+    }
+
+    /// Carries one connection to `to`, and in the end tells what went both ways.
+    async fn overhear(to: std::net::SocketAddr) -> (String, tokio::task::JoinHandle<Vec<u8>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("bound").to_string();
+        let carrying = tokio::spawn(async move {
+            let (near, _) = listener.accept().await.expect("came");
+            let far = TcpStream::connect(to).await.expect("connected");
+            let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+            let one_way = |mut from: tokio::net::tcp::OwnedReadHalf, mut to: tokio::net::tcp::OwnedWriteHalf| async move {
+                let mut all = Vec::new();
+                let mut piece = vec![0; 65536];
+                while let Ok(count @ 1..) = from.read(&mut piece).await {
+                    all.extend_from_slice(&piece[..count]);
+                    if to.write_all(&piece[..count]).await.is_err() {
+                        break;
+                    }
+                }
+                all
+            };
+            let (mut there, back) = tokio::join!(one_way(near_in, far_out), one_way(far_in, near_out));
+            there.extend(back);
+            there
+        });
+        (address, carrying)
+    }
+
+    #[test]
+    fn who_has_a_token_for_tls_says_nothing_without() {
+        run(async {
+            let plain = Token::random().expect("random");
+            let encrypted = plain.clone().with_tls();
+            for (hosts, visits) in [(&plain, &encrypted), (&encrypted, &plain)] {
+                let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+                let address = listener.local_addr().expect("bound").to_string();
+                let hosting = async {
+                    let (stream, _) = listener.accept().await.expect("came");
+                    receive(stream, hosts).await
+                };
+                let wanted = greeting(Purpose::Raylet);
+                let (came, inside) = tokio::join!(hosting, visit(&address, visits, &wanted));
+                assert!(came.is_err() && inside.is_err());
+            }
         });
     }
 }

@@ -51,6 +51,10 @@ struct Served {
 }
 
 async fn start() -> Served {
+    start_with(Token::random().expect("random")).await
+}
+
+async fn start_with(token: Token) -> Served {
     let dir = tempfile::tempdir().expect("a directory");
     let socket = dir.path().join("gcs");
     let bound = std::os::unix::net::UnixListener::bind(&socket).expect("bound");
@@ -60,7 +64,6 @@ async fn start() -> Served {
         Listener::unix_from_fd(bound.into()).expect("taken over"),
         Listener::Tcp(tcp),
     ];
-    let token = Token::random().expect("random");
     let service = Declining::default();
     let calls = Arc::clone(&service.calls);
     tokio::spawn(serve(listeners, token.clone(), service, std::future::pending()));
@@ -83,8 +86,17 @@ fn run<F: Future>(test: F) -> F::Output {
 
 #[test]
 fn tonic_calls_pass_over_unix_and_tcp_with_the_token() {
+    calls_pass(Token::random().expect("random"));
+}
+
+#[test]
+fn tonic_calls_pass_over_unix_and_tls_with_the_token() {
+    calls_pass(Token::random().expect("random").with_tls());
+}
+
+fn calls_pass(token: Token) {
     run(async {
-        let served = start().await;
+        let served = start_with(token).await;
         for address in [Address::Unix(served.socket.clone()), Address::Tcp(served.tcp)] {
             let client = RawClient::gcs(channel(address, served.token.clone()).await.expect("connected"));
             let status = client
@@ -119,6 +131,21 @@ fn a_wrong_token_never_reaches_tonic() {
             assert!(chain.contains("token"), "{chain}");
         }
         assert_eq!(served.calls.load(Ordering::Relaxed), 0);
+    });
+}
+
+#[test]
+fn who_does_not_know_of_tls_never_reaches_tonic() {
+    run(async {
+        let plain = Token::random().expect("random");
+        for (here, there) in [
+            (plain.clone(), plain.clone().with_tls()),
+            (plain.clone().with_tls(), plain.clone()),
+        ] {
+            let served = start_with(there).await;
+            channel(Address::Tcp(served.tcp), here).await.expect_err("refused");
+            assert_eq!(served.calls.load(Ordering::Relaxed), 0);
+        }
     });
 }
 

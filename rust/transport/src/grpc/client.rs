@@ -21,6 +21,7 @@ use super::stream::Connection;
 use super::{KEEPALIVE_LIMIT, KEEPALIVE_PAUSE, MAX_MESSAGE_BYTES, is_this_machine};
 use crate::faults::{self, Fault};
 use crate::handshake::{self, HandshakeError};
+use crate::tls;
 use crate::token::Token;
 use crate::visit::CONNECT_LIMIT;
 
@@ -101,10 +102,24 @@ impl Service<Uri> for Connector {
     fn call(&mut self, _: Uri) -> Self::Future {
         let Self { address, token } = self.clone();
         Box::pin(async move {
-            let mut connection = open(&address).await?;
-            handshake::connect(&mut connection, &token).await?;
+            let connection = open(&address).await?;
+            let (mut connection, binding) = encrypted(connection, &token).await?;
+            handshake::connect(&mut connection, &token, &binding).await?;
             Ok(TokioIo::new(connection))
         })
+    }
+}
+
+/// With TLS, if the token wants it and it goes to another machine; and what that has agreed on.
+async fn encrypted(connection: Connection, token: &Token) -> Result<(Connection, Vec<u8>), HandshakeError> {
+    match connection {
+        Connection::Tcp(stream) if token.wants_tls() => {
+            let (stream, binding) = timeout(CONNECT_LIMIT, tls::client(stream))
+                .await
+                .map_err(|_| HandshakeError::TimedOut)??;
+            Ok((Connection::Tls(Box::new(stream)), binding.to_vec()))
+        }
+        connection => Ok((connection, Vec::new())),
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
@@ -15,7 +16,8 @@ use tonic::transport::Server;
 
 use super::stream::{Authenticated, Connection, PeerInfo};
 use super::{KEEPALIVE_LIMIT, KEEPALIVE_PAUSE};
-use crate::handshake;
+use crate::handshake::{self, HANDSHAKE_LIMIT, HandshakeError};
+use crate::tls;
 use crate::token::Token;
 
 /// Strangers that may be in the middle of a handshake at the same time; more wait in the kernel's backlog.
@@ -166,7 +168,7 @@ async fn accept_loop(listener: Listener, token: Token, handshakes: Arc<Semaphore
     }
 }
 
-async fn authenticate(mut connection: Connection, token: &Token) -> Option<Authenticated> {
+async fn authenticate(connection: Connection, token: &Token) -> Option<Authenticated> {
     let peer = connection.peer().ok()?;
     if let PeerInfo::Local { uid, .. } = peer
         && uid != rustix::process::geteuid().as_raw()
@@ -174,11 +176,25 @@ async fn authenticate(mut connection: Connection, token: &Token) -> Option<Authe
         tracing::warn!(uid, "closed a connection from another user");
         return None;
     }
-    match handshake::accept(&mut connection, token).await {
-        Ok(()) => Some(Authenticated { connection, peer }),
+    match prove(connection, token).await {
+        Ok(connection) => Some(Authenticated { connection, peer }),
         Err(error) => {
             tracing::warn!(?peer, %error, "closed a connection");
             None
         }
     }
+}
+
+async fn prove(connection: Connection, token: &Token) -> Result<Connection, HandshakeError> {
+    let (mut connection, binding) = match connection {
+        Connection::Tcp(stream) if token.wants_tls() => {
+            let (stream, binding) = timeout(HANDSHAKE_LIMIT, tls::server(stream))
+                .await
+                .map_err(|_| HandshakeError::TimedOut)??;
+            (Connection::Tls(Box::new(stream)), binding.to_vec())
+        }
+        connection => (connection, Vec::new()),
+    };
+    handshake::accept(&mut connection, token, &binding).await?;
+    Ok(connection)
 }
