@@ -895,6 +895,8 @@ class _WorkerCallbacks(Protocol):
         """Before a task that holds more or fewer CPUs than the one before it."""
     def warn_return_ignored(self, callee_name: str) -> None:
         """A task with num_returns=0 returned something."""
+    def warn_items_ignored(self, callee_name: str, num_returns: int, error: BaseException | None) -> None:
+        """A generator with a fixed number of returns has yielded more than these, or raised `error` after the last."""
     def end_forked_child(self, error: BaseException | None) -> NoReturn:
         """This process was forked by a task and came back from its function, by `error` or not: only its parent is a
         worker. Ends the process as Python would."""

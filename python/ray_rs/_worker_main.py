@@ -381,6 +381,19 @@ class _Callbacks:
             file=sys.stderr,
         )
 
+    def warn_items_ignored(self, callee_name: str, num_returns: int, error: BaseException | None) -> None:
+        if error is None:
+            print(
+                f"The generator {callee_name} has yielded more than num_returns={num_returns} values; the rest is not asked for.",
+                file=sys.stderr,
+            )
+        else:
+            print(
+                f"The generator {callee_name} has raised after its last return, which nobody else hears of:\n"
+                f"{_safe_traceback(error)}",
+                file=sys.stderr,
+            )
+
 
 # numpy's own error says only that the array is read-only.
 _READ_ONLY_HINT = (

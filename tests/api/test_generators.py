@@ -280,6 +280,42 @@ def test_options():
         count.options(_generator_backpressure_num_objects=0)
 
 
+@pytest.mark.parametrize("size", [1, 300_000])
+def test_what_a_generator_with_a_fixed_number_has_given_stays(size):
+    @ray.remote(max_retries=0)
+    def count(n, fail):
+        for i in range(n):
+            yield bytes([i]) * size
+        if fail:
+            raise KeyError("after the last")
+
+    one, two, three = count.options(num_returns=3).remote(1, True)
+    assert ray.get(one) == bytes(size)
+    for ref in (two, three):
+        with pytest.raises(KeyError):
+            ray.get(ref)
+    one, two, three = count.options(num_returns=3).remote(2, False)
+    assert ray.get([one, two]) == [bytes(size), b"\1" * size]
+    with pytest.raises(ValueError, match="Task returned 2 objects, but num_returns=3"):
+        ray.get(three)
+    # Every return has its value: what comes then can only be told of in the worker's log.
+    assert len(ray.get(count.options(num_returns=2).remote(2, True))) == 2
+    assert len(ray.get(count.options(num_returns=2).remote(4, False))) == 2
+
+
+def test_a_method_with_a_fixed_number_that_fails_half_way():
+    @ray.remote
+    class Source:
+        def items(self):
+            yield 1
+            raise KeyError("half-way")
+
+    one, two = Source.remote().items.options(num_returns=2).remote()
+    assert ray.get(one) == 1
+    with pytest.raises(KeyError):
+        ray.get(two)
+
+
 # ------------------------------------------------------------------------------------------------ num_returns="dynamic"
 
 

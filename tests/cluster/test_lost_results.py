@@ -1,5 +1,7 @@
 """Results whose only copy was on a node that died are made again."""
 
+import time
+
 import numpy as np
 import pytest
 from under_test import exceptions, ray
@@ -137,3 +139,111 @@ def test_what_is_not_made_again(three):
             ray.get(first_of.remote(ref), timeout=60)
     with pytest.raises(exceptions.OwnerDiedError):
         ray.get(put, timeout=60)
+
+
+def items_of(generator, count):
+    return [next(generator) for _ in range(count)]
+
+
+def test_items_of_a_generator_that_has_ended(three, tmp_path):
+    log = tmp_path / "log"
+    log.touch()
+
+    @mortal(num_returns="streaming")
+    def items(count):
+        with open(log, "a") as file:
+            file.write("run\n")
+        for i in range(count):
+            yield np.full(SIZE, i, dtype=np.uint8)
+
+    generator = items.remote(6)
+    taken = items_of(generator, 3)
+    ray.get(generator.completed(), timeout=60)
+    replace_the_mortal(three)
+    assert ray.get(taken[1], timeout=60)[0] == 1
+    assert ray.get(first_of.remote(taken[2]), timeout=60) == 2
+    del taken[0]
+    assert [array[0] for array in ray.get(list(generator), timeout=60)] == [3, 4, 5], "the rest was lost in the queue"
+    assert len(log_of(log)) == 2
+
+
+def test_items_of_a_generator_whose_consumer_has_gone(three):
+    @mortal(num_returns="streaming")
+    def items():
+        yield np.full(SIZE, 7, dtype=np.uint8)
+        yield "small"
+
+    generator = items.remote()
+    first, second = items_of(generator, 2)
+    ray.get(generator.completed(), timeout=60)
+    del generator
+    replace_the_mortal(three)
+    assert ray.get(first, timeout=60)[0] == 7
+    assert ray.get(second, timeout=60) == "small"
+
+
+def test_items_that_are_lost_while_their_generator_is_tried_again(three, tmp_path):
+    gate = tmp_path / "gate"
+
+    @mortal(num_returns="streaming", max_retries=3)
+    def items():
+        for i in range(3):
+            yield np.full(SIZE, i, dtype=np.uint8)
+        while not gate.exists():
+            time.sleep(0.01)
+        yield "end"
+
+    generator = items.remote()
+    taken = items_of(generator, 3)
+    replace_the_mortal(three)
+    gate.touch()
+    assert [array[0] for array in ray.get(taken, timeout=60)] == [0, 1, 2]
+    assert [ray.get(ref, timeout=60) for ref in generator] == ["end"]
+
+
+def test_a_second_run_that_gives_fewer_items(three, tmp_path):
+    log = tmp_path / "log"
+
+    @mortal(num_returns="streaming")
+    def items():
+        count = 1 if log.exists() else 2
+        log.touch()
+        for i in range(count):
+            yield np.full(SIZE, i, dtype=np.uint8)
+
+    generator = items.remote()
+    first, second = items_of(generator, 2)
+    ray.get(generator.completed(), timeout=60)
+    replace_the_mortal(three)
+    with pytest.raises(exceptions.ObjectReconstructionFailedError, match="fewer"):
+        ray.get(second, timeout=60)
+    assert ray.get(first, timeout=60)[0] == 0
+
+
+def test_items_of_a_generator_that_may_not_run_again(three):
+    @mortal(num_returns="streaming", max_retries=0)
+    def items():
+        yield np.full(SIZE, 1, dtype=np.uint8)
+
+    generator = items.remote()
+    (first,) = items_of(generator, 1)
+    ray.get(generator.completed(), timeout=60)
+    replace_the_mortal(three)
+    with pytest.raises(exceptions.ObjectReconstructionFailedError, match="max_retries"):
+        ray.get(first, timeout=60)
+
+
+def test_all_returns_of_one_task_are_made_by_one_run(three, tmp_path):
+    log = tmp_path / "log"
+
+    @mortal(num_returns=5, max_retries=1)
+    def five():
+        with open(log, "a") as file:
+            file.write("run\n")
+        return [np.full(SIZE, i, dtype=np.uint8) for i in range(5)]
+
+    refs = five.remote()
+    ray.wait(refs, num_returns=5, timeout=60, fetch_local=False)
+    replace_the_mortal(three)
+    assert [ray.get(ref, timeout=60)[0] for ref in refs] == [0, 1, 2, 3, 4]
+    assert len(log_of(log)) == 2

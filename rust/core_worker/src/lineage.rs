@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ray_rs_ownership::{AfterEnd, NoLineage, OwnerIndex, RefSlot, TaskKey};
+use ray_rs_ownership::{AfterEnd, NoLineage, OwnerIndex, RefSlot, TaskKey, TaskState};
 use ray_rs_proto::v1;
 use smallvec::SmallVec;
 
@@ -82,9 +82,10 @@ impl State {
 
     /// What becomes of the spec of a task that ends with these values.
     pub fn after_end(&self, key: TaskKey, values: &[(StoredValue, bool)]) -> AfterEnd<StoredValue> {
-        let can_be_lost = |(value, _): &(StoredValue, bool)| matches!(value.data, ValueData::Arena(_));
+        let can_be_lost = |value: &StoredValue| matches!(value.data, ValueData::Arena(_));
+        let any_return = values.iter().any(|(value, _)| can_be_lost(value));
         match self.owner.spec(key) {
-            Some(spec) if values.iter().any(can_be_lost) => self.keep_or_not(key, spec),
+            Some(spec) if any_return || self.owner.any_item(key, can_be_lost) => self.keep_or_not(key, spec),
             Some(_) | None => AfterEnd::Forget(NoLineage::NotKept),
         }
     }
@@ -95,9 +96,6 @@ impl State {
             Work::Call { .. } => return AfterEnd::Forget(NoLineage::ActorCall),
             Work::Creation(_) | Work::Group => return AfterEnd::Forget(NoLineage::NotKept),
         };
-        if spec.streaming {
-            return AfterEnd::Forget(NoLineage::Generator);
-        }
         if function.max_retries == 0 {
             return AfterEnd::Forget(NoLineage::RetriesDisabled);
         }
@@ -120,6 +118,8 @@ impl State {
         let attempt = self.owner.attempt(key);
         let Some(spec) = self.owner.spec_mut(key) else { return };
         spec.since = Moment::now();
+        // Of a generator: nobody takes items that were taken, which it would wait for.
+        spec.backpressure = 0;
         let (work, unique) = (spec.work, spec.unique);
         let Work::Normal(function) = work else { return };
         let function = self.function(function);
@@ -161,7 +161,16 @@ impl State {
         if self.peers.is_dead(owner) {
             return Some(Box::new(Failure::owner_died()));
         }
+        if let Some(why) = self.no_second_run(slot) {
+            return Some(Box::new(Failure::NotMadeAgain { why, message }));
+        }
+        let siblings = self.made_with_at(slot, location);
         let outcome = self.owner.value_lost(slot, &mut self.owner_effects);
+        if outcome.is_ok() {
+            for sibling in siblings {
+                let _ = self.owner.value_lost(sibling, &mut self.owner_effects);
+            }
+        }
         self.run_effects();
         match outcome {
             Ok(()) => {
@@ -174,6 +183,35 @@ impl State {
                 why: why.into(),
                 message,
             })),
+        }
+    }
+
+    /// What the same task made and lies on the same other node: if one is lost there, probably the node is, and one more run
+    /// of the task is enough for all.
+    fn made_with_at(&self, slot: RefSlot, location: &Location) -> Vec<RefSlot> {
+        if location.node.is_none() {
+            return Vec::new();
+        }
+        let lies_there = |other: &RefSlot| match self.owner.value(*other).map(|(value, _)| &value.data) {
+            Some(ValueData::Arena(known)) => known.node == location.node,
+            Some(ValueData::Empty | ValueData::Inline(_) | ValueData::Failed(_)) | None => false,
+        };
+        let mut all = self.owner.made_with(slot);
+        all.retain(lies_there);
+        all
+    }
+
+    /// Of an item of a generator that still runs: why there would be no second run, if so. One that does not go on before
+    /// items are taken might never end.
+    fn no_second_run(&self, slot: RefSlot) -> Option<NotMadeAgain> {
+        let key = self.owner.task_behind(slot)?;
+        let spec = self.owner.spec(key).filter(|spec| spec.streaming)?;
+        if self.owner.task_state(key) == Some(TaskState::Lineage) {
+            return None;
+        }
+        match self.keep_or_not(key, spec) {
+            AfterEnd::Forget(why) => Some(why.into()),
+            AfterEnd::Keep { .. } => (spec.backpressure > 0).then_some(NotMadeAgain::Generator),
         }
     }
 

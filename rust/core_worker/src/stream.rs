@@ -2,7 +2,8 @@
 //!
 //! The owner keeps one entry more than there are items: the last is a promise, which the next item keeps, or the end of
 //! the stream. So waiting for the next item is waiting for an object, with all that `get`, `wait` and `await` know of it.
-//! An item that arrives again, because the task is run once more, is recognised by its number and dropped.
+//! An item that arrives again, because the task is run once more, is recognised by its number: it becomes the value of the
+//! object that it was if that one was lost, and is dropped otherwise.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use ray_rs_proto::v1;
 use ray_rs_types::{ObjectId, TaskId};
 
 use crate::core::{CoreWorker, Interrupt};
-use crate::model::{ExecTask, Failure, StoredValue, ValueData};
+use crate::model::{ExecTask, Failure, NotMadeAgain, StoredValue, ValueData};
 use crate::objects::{Rested, Rester};
 use crate::peers::{CALL_SEQ, PeerIndex};
 use crate::state::State;
@@ -209,24 +210,44 @@ impl State {
 
     pub fn item_arrived(&mut self, lane: PeerIndex, item: v1::GeneratorItem) {
         let value = self.value_from_wire(item.value.unwrap_or_default(), Coverage::Granted);
-        let unique = self
-            .in_flight_at(lane, item.seq)
-            .and_then(|key| self.owner.spec(key))
-            .map(|spec| spec.unique);
-        let stream = unique.and_then(|unique| self.streams.get_mut(&unique));
-        match stream {
-            // An item of an earlier try has its number already.
-            Some(stream) if item.index == stream.filled && !stream.ended => {
+        match self.slot_of_item(lane, item.seq, item.index) {
+            Some(slot) => self.owner.fetched(slot, value, false, &mut self.owner_effects),
+            None => self.owner.value_abandoned(value, &mut self.owner_effects),
+        }
+        self.run_effects();
+    }
+
+    /// The object whose value an item is that has just come; `None`: nobody's.
+    fn slot_of_item(&mut self, lane: PeerIndex, seq: u64, number: u32) -> Option<RefSlot> {
+        let key = self.in_flight_at(lane, seq)?;
+        let unique = self.owner.spec(key)?.unique;
+        match self.streams.get_mut(&unique) {
+            Some(stream) if number == stream.filled && !stream.ended => {
                 let slot = *stream.queue.back().expect("a stream has a promise");
                 stream.filled += 1;
                 let next = ObjectId::new(stream.task_id, FIRST_ITEM + stream.filled);
                 let promise = self.owner.promised(next);
                 stream.queue.push_back(promise);
-                self.owner.fetched(slot, value, false, &mut self.owner_effects);
+                self.owner.item_came(key, slot);
+                Some(slot)
             }
-            Some(_) | None => self.owner.value_abandoned(value, &mut self.owner_effects),
+            // An item of an earlier try has its number already.
+            Some(_) | None => self.owner.item_came_again(key, number),
         }
-        self.run_effects();
+    }
+
+    /// A generator is about to end: items that were lost, and that it has not given again, get its error, or one that says so.
+    pub fn items_not_given_again(&mut self, key: TaskKey, error: Option<&StoredValue>) {
+        for slot in self.owner.items_without_value(key, error.is_some()) {
+            let error = error.cloned().unwrap_or_else(|| {
+                StoredValue::failed(Failure::NotMadeAgain {
+                    why: NotMadeAgain::Generator,
+                    message: "when its generator ran again, it gave fewer items".to_owned(),
+                })
+            });
+            error.refs.iter().for_each(|slot| self.owner.local_added(*slot));
+            self.owner.fetched(slot, error, true, &mut self.owner_effects);
+        }
     }
 
     fn in_flight_at(&self, lane: PeerIndex, seq: u64) -> Option<TaskKey> {

@@ -317,6 +317,7 @@ impl State {
             if streaming {
                 let error = values.first().filter(|(_, is_error)| *is_error).map(|(error, _)| error);
                 self.stream_ended(unique, error);
+                self.items_not_given_again(key, error);
                 if let Some(end) = self.owner.return_of(key) {
                     // The stream tells of it.
                     self.owner.seen(end);
@@ -716,7 +717,8 @@ impl State {
             .into_iter()
             .map(|wire| self.value_from_wire(wire, Coverage::Granted))
             .collect();
-        self.tell_of_retry(key, name, values.first());
+        // What a generator had given before comes first.
+        self.tell_of_retry(key, name, values.last());
         for value in values {
             self.owner.value_abandoned(value, &mut self.owner_effects);
         }

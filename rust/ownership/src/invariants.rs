@@ -38,20 +38,15 @@ impl<V: Contains, S> OwnerTable<V, S> {
                 kept_specs += 1;
                 kept_bytes += kept.bytes;
             }
-            let names_it = |slot: &&RefSlot| {
+            let names_it = |slot: RefSlot| {
                 let entry = self.entries.get(slot.0);
                 entry.is_some_and(|entry| entry.task == Some(TaskKey(index)))
             };
-            let live = task.returns.iter().filter(|slot| **slot != NO_RETURN);
-            assert_eq!(
-                live.clone().count(),
-                task.live_returns as usize,
-                "returns that are left"
-            );
-            assert!(
-                live.clone().all(|slot| names_it(&slot)),
-                "a return that names another task"
-            );
+            let items = task.items.iter().flat_map(|items| items.live());
+            let returns = task.returns.iter().copied().filter(|slot| *slot != NO_RETURN);
+            let live: Vec<RefSlot> = returns.chain(items).collect();
+            assert_eq!(live.len(), task.live_returns as usize, "returns that are left");
+            assert!(live.into_iter().all(names_it), "a return that names another task");
             assert!(
                 task.live_returns > 0 || task.state != TaskState::Lineage || task.returns.is_empty(),
                 "LIN-3"

@@ -24,6 +24,7 @@ mod describe;
 mod effect;
 mod entry;
 mod invariants;
+mod items;
 mod lineage;
 #[cfg(test)]
 mod lineage_model;

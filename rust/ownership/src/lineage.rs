@@ -8,7 +8,7 @@
 //!   object, an actor's result) stays as a value.
 //! * **LIN-2** A value that was lost, or let go under LIN-1, is [`State::Gone`]. It is made again when somebody needs it,
 //!   once for all who do, and what its task needs and is gone comes first.
-//! * **LIN-3** A spec is kept as long as the entry of one of its returns is there, or until the limit is reached: then those
+//! * **LIN-3** A spec is kept as long as the entry of one of its returns or items is there, or until the limit is reached: then those
 //!   go that were kept first.
 //! * **LIN-4** A task that runs again gives values only to those of its returns that have none.
 //!
@@ -16,6 +16,7 @@
 
 use std::collections::VecDeque;
 
+use ray_rs_types::ObjectId;
 use smallvec::SmallVec;
 
 use crate::effect::Effect;
@@ -145,7 +146,7 @@ impl<V: Contains, S> OwnerTable<V, S> {
         let Some(kept) = task.kept.take() else { return };
         self.lineage.subtract(kept.bytes);
         task.state = TaskState::WaitingForArguments;
-        task.attempt += 1;
+        task.tries_again();
         if task.retries_left > 0 {
             task.retries_left -= 1;
         }
@@ -173,8 +174,7 @@ impl<V: Contains, S> OwnerTable<V, S> {
                 break;
             };
             if self.is_kept_since(oldest, order) {
-                let returns = self.tasks.get(oldest.0).expect("LIN-3").returns.clone();
-                self.disown_returns(&returns, NoLineage::Evicted);
+                self.disown_all(oldest, NoLineage::Evicted);
                 self.drop_spec(oldest, effects);
             }
         }
@@ -190,14 +190,24 @@ impl<V: Contains, S> OwnerTable<V, S> {
         kept.is_some_and(|kept| kept.order == order)
     }
 
-    /// The entry of one of its returns is gone.
-    pub(crate) fn return_removed(&mut self, key: TaskKey, slot: RefSlot, effects: &mut Vec<Effect<V>>) {
+    /// The entry of one of its returns or items is gone.
+    pub(crate) fn return_removed(&mut self, key: TaskKey, slot: RefSlot, id: &ObjectId, effects: &mut Vec<Effect<V>>) {
         let Some(task) = self.tasks.get_mut(key.0) else { return };
-        if let Some(place) = task.returns.iter_mut().find(|known| **known == slot) {
-            *place = NO_RETURN;
+        // Numbers of returns begin with 1, and those of items follow.
+        let number = (id.index() as usize).saturating_sub(1);
+        match (task.returns.get_mut(number), &mut task.items) {
+            (Some(place), _) => *place = NO_RETURN,
+            (None, Some(items)) => items.remove(slot, (number - task.returns.len()) as u32),
+            (None, None) => {}
         }
         task.live_returns -= 1;
-        if task.live_returns == 0 && task.state == TaskState::Lineage {
+        self.drop_spec_if_unneeded(key, effects);
+    }
+
+    /// While a generator runs once more, the last of its items may come again and go.
+    pub(crate) fn drop_spec_if_unneeded(&mut self, key: TaskKey, effects: &mut Vec<Effect<V>>) {
+        let task = self.tasks.get(key.0);
+        if task.is_some_and(|task| task.live_returns == 0 && task.state == TaskState::Lineage) {
             self.drop_spec(key, effects);
         }
     }
@@ -237,7 +247,7 @@ impl<V: Contains, S> OwnerTable<V, S> {
 
 #[cfg(test)]
 mod tests {
-    use ray_rs_types::{ActorId, JobId, ObjectId, TaskId};
+    use ray_rs_types::{ActorId, JobId, TaskId};
     use smallvec::smallvec;
 
     use super::*;

@@ -24,6 +24,8 @@ enum Step {
     Put,
     /// With what it depends on, of the objects that have a handle.
     Submit(Vec<usize>, u32),
+    /// A task that runs gives an item, as a generator.
+    Item(usize),
     Finish(usize, bool),
     Drop(usize),
     Lose(usize),
@@ -34,6 +36,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         1 => Just(Step::Put),
         4 => (prop::collection::vec(0..64_usize, 0..3), 1..3_u32).prop_map(|(deps, returns)| Step::Submit(deps, returns)),
+        4 => (0..64_usize).prop_map(Step::Item),
         6 => (0..64_usize, prop::bool::weighted(0.9)).prop_map(|(which, keep)| Step::Finish(which, keep)),
         3 => (0..64_usize).prop_map(Step::Drop),
         2 => (0..64_usize).prop_map(Step::Lose),
@@ -56,6 +59,8 @@ struct Object {
     has_handle: bool,
     task: Option<usize>,
     held: Held,
+    /// Somebody waits for its value, other than a task.
+    watched: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +75,12 @@ enum Stage {
 struct Task {
     key: TaskKey,
     deps: Vec<usize>,
+    /// Of these, those that had no value when they were looked at, and have got none since.
+    awaited: Vec<usize>,
     returns: Vec<usize>,
+    items: Vec<usize>,
+    /// Of the items, in this run.
+    came: usize,
     stage: Stage,
     retries_left: u32,
 }
@@ -128,12 +138,14 @@ impl Model {
                 self.add_object(slot, None, held);
             }
             Step::Submit(deps, returns) => self.submit(&deps, returns),
+            Step::Item(which) => {
+                if let Some(task) = self.pick_running(which) {
+                    self.give_item(task);
+                }
+            }
             Step::Finish(which, keep) => {
-                let ready: Vec<usize> = (0..self.tasks.len())
-                    .filter(|task| self.tasks[*task].stage == Stage::Ready)
-                    .collect();
-                if !ready.is_empty() {
-                    self.finish(ready[which % ready.len()], keep, false);
+                if let Some(task) = self.pick_running(which) {
+                    self.finish(task, keep, false);
                 }
             }
             Step::Drop(which) => {
@@ -159,6 +171,7 @@ impl Model {
                 if let Some(index) = self.pick(which, |object| object.has_handle) {
                     let slot = self.objects[index].slot;
                     if self.table.watch(slot, Watcher::Waiter(0), &mut self.effects) {
+                        self.objects[index].watched = true;
                         self.want(index);
                     }
                 }
@@ -174,8 +187,62 @@ impl Model {
             has_handle: true,
             task,
             held,
+            watched: false,
         });
         self.objects.len() - 1
+    }
+
+    fn pick_running(&self, which: usize) -> Option<usize> {
+        let running = |task: &usize| self.tasks[*task].stage == Stage::Ready;
+        let ready: Vec<usize> = (0..self.tasks.len()).filter(running).collect();
+        (!ready.is_empty()).then(|| ready[which % ready.len()])
+    }
+
+    fn give_item(&mut self, task: usize) {
+        let number = self.number();
+        let (key, came) = (self.tasks[task].key, self.tasks[task].came);
+        self.tasks[task].came += 1;
+        let present = Held::Present {
+            number,
+            is_error: false,
+        };
+        if let Some(index) = self.tasks[task].items.get(came).copied() {
+            let is_wanted = matches!(self.objects[index].held, Held::Absent | Held::Gone);
+            let slot = self.table.item_came_again(key, came as u32);
+            assert_eq!(slot, is_wanted.then_some(self.objects[index].slot));
+            let Some(slot) = slot else { return };
+            self.table.fetched(slot, Value(number), false, &mut self.effects);
+            self.arrived(index, present);
+        } else {
+            let place = (self.tasks[task].returns.len() + came + 1) as u32;
+            let slot = self.table.promised(ObjectId::new(task_id(1000 + task as u64), place));
+            self.table.item_came(key, slot);
+            self.table.fetched(slot, Value(number), false, &mut self.effects);
+            let index = self.add_object(slot, Some(task), present);
+            self.tasks[task].items.push(index);
+        }
+    }
+
+    fn arrived(&mut self, index: usize, held: Held) {
+        self.objects[index].held = held;
+        self.objects[index].watched = false;
+        for task in &mut self.tasks {
+            task.awaited.retain(|other| *other != index);
+        }
+    }
+
+    /// What was lost while its task ran, and has not come again.
+    fn look_at_items(&mut self, task: usize) {
+        let mut lost = self.tasks[task].items.clone();
+        lost.retain(|index| self.objects[*index].held == Held::Absent);
+        for index in &lost {
+            self.objects[*index].held = Held::Gone;
+        }
+        let waits_for = |task: &Task, index| task.stage == Stage::Waiting && task.awaited.contains(&index);
+        lost.retain(|index| self.objects[*index].watched || self.tasks.iter().any(|task| waits_for(task, *index)));
+        for index in lost {
+            self.want(index);
+        }
     }
 
     fn submit(&mut self, deps: &[usize], returns: u32) {
@@ -202,11 +269,14 @@ impl Model {
         self.tasks.push(Task {
             key,
             deps: deps.clone(),
+            awaited: vec![],
             returns,
+            items: vec![],
+            came: 0,
             stage: Stage::Waiting,
             retries_left: 2,
         });
-        self.want_arguments(&deps);
+        self.want_arguments(task);
     }
 
     fn finish(&mut self, task: usize, keep: bool, is_error: bool) {
@@ -225,7 +295,7 @@ impl Model {
         self.table.task_finished(key, values, then, &mut self.effects);
         for (index, number) in returns.into_iter().zip(numbers) {
             match self.objects[index].held {
-                Held::Absent | Held::Gone => self.objects[index].held = Held::Present { number, is_error },
+                Held::Absent | Held::Gone => self.arrived(index, Held::Present { number, is_error }),
                 Held::Present { .. } | Held::Removed => self.freed.push(number),
             }
         }
@@ -242,6 +312,7 @@ impl Model {
                 self.tasks[oldest].stage = Stage::Dropped;
             }
         }
+        self.look_at_items(task);
     }
 
     fn kept(&self) -> impl Iterator<Item = &Task> {
@@ -273,7 +344,8 @@ impl Model {
                     self.order.retain(|kept| *kept != task);
                     self.tasks[task].stage = Stage::Waiting;
                     self.tasks[task].retries_left -= 1;
-                    self.want_arguments(&self.tasks[task].deps.clone());
+                    self.tasks[task].came = 0;
+                    self.want_arguments(task);
                 }
             }
             // The table says so: `settle` gives it its error.
@@ -282,10 +354,14 @@ impl Model {
     }
 
     /// Up to one that is an error: then the task does not run.
-    fn want_arguments(&mut self, deps: &[usize]) {
+    fn want_arguments(&mut self, task: usize) {
+        let deps = self.tasks[task].deps.clone();
         let is_error = |object: &Object| matches!(object.held, Held::Present { is_error: true, .. });
         let before_error = deps.iter().position(|dep| is_error(&self.objects[*dep]));
         for dep in &deps[..before_error.unwrap_or(deps.len())] {
+            if !matches!(self.objects[*dep].held, Held::Present { .. }) {
+                self.tasks[task].awaited.push(*dep);
+            }
             self.want(*dep);
         }
     }
@@ -322,7 +398,7 @@ impl Model {
                         self.table.fetched(slot, Value(number), true, &mut self.effects);
                         match index {
                             Some(index) => {
-                                self.objects[index].held = Held::Present { number, is_error: true };
+                                self.arrived(index, Held::Present { number, is_error: true });
                             }
                             // It was needed twice.
                             None => self.freed.push(number),
@@ -362,7 +438,7 @@ impl Model {
             }
             for task in &mut self.tasks {
                 let is_removed = |index: &usize| self.objects[*index].held == Held::Removed;
-                if task.stage == Stage::Kept && task.returns.iter().all(is_removed) {
+                if task.stage == Stage::Kept && task.returns.iter().chain(&task.items).all(is_removed) {
                     task.stage = Stage::Dropped;
                     changed = true;
                 }

@@ -104,6 +104,7 @@ impl<V: Contains, S> OwnerTable<V, S> {
             deps,
             held,
             returns: SmallVec::new(),
+            items: None,
             live_returns: num_returns,
             retries_left: max_retries,
             attempt: 0,
@@ -189,6 +190,7 @@ impl<V: Contains, S> OwnerTable<V, S> {
                 entry.watchers.retain(|watcher| *watcher != Watcher::Task(key));
             }
         }
+        let items = self.live_items(key);
         let is_kept = matches!(then, AfterEnd::Keep { .. });
         for slot in deps.iter().chain(held.iter()) {
             let entry = self.entry_mut(*slot);
@@ -197,12 +199,16 @@ impl<V: Contains, S> OwnerTable<V, S> {
             self.look_if_unreferenced(*slot);
         }
         match then {
-            AfterEnd::Keep { bytes, arguments } => self.keep_spec(key, bytes, arguments, effects),
+            AfterEnd::Keep { bytes, arguments } => {
+                self.keep_spec(key, bytes, arguments, effects);
+                self.drop_spec_if_unneeded(key, effects);
+            }
             AfterEnd::Forget(why) => {
-                self.disown_returns(&returns, why);
+                self.disown_all(key, why);
                 self.tasks.remove(key.0);
             }
         }
+        self.look_at_items(&items, effects);
         for slot in returns {
             self.look_if_unreferenced(slot);
         }
@@ -376,7 +382,7 @@ impl<V: Contains, S> OwnerTable<V, S> {
                 self.by_id.remove(&entry.id);
             }
             if let Some(key) = entry.task {
-                self.return_removed(key, slot, effects);
+                self.return_removed(key, slot, &entry.id, effects);
             }
             if entry.owner != OwnerIndex::ME {
                 self.borrowed -= 1;
@@ -628,6 +634,11 @@ impl<V: Contains, S> OwnerTable<V, S> {
         }
     }
 
+    /// The task that made this object, or makes it, or would make it again.
+    pub fn task_behind(&self, slot: RefSlot) -> Option<TaskKey> {
+        self.entries.get(slot.0)?.task
+    }
+
     /// The first return of a task that has not ended.
     pub fn return_of(&self, key: TaskKey) -> Option<RefSlot> {
         let first = self.tasks.get(key.0)?.returns.first().copied();
@@ -674,14 +685,14 @@ impl<V: Contains, S> OwnerTable<V, S> {
         if task.retries_left > 0 {
             task.retries_left -= 1;
         }
-        task.attempt += 1;
+        task.tries_again();
         true
     }
 
     /// A try came to nothing by no fault of the task's: it runs once more, and no retry is used.
     pub fn tried_for_free(&mut self, key: TaskKey) {
         if let Some(task) = self.tasks.get_mut(key.0) {
-            task.attempt += 1;
+            task.tries_again();
         }
     }
 

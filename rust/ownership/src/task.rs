@@ -3,6 +3,7 @@
 use smallvec::SmallVec;
 
 use crate::entry::RefSlot;
+use crate::items::Items;
 
 /// Index of a submitted task in this process's table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,13 +33,24 @@ pub(crate) struct Task<V, S> {
     pub held: SmallVec<[RefSlot; 0]>,
     /// [`NO_RETURN`] in the place of one whose entry is gone.
     pub returns: SmallVec<[RefSlot; 1]>,
-    /// Returns whose entry still names this task.
+    /// Of a generator, once one has come.
+    pub items: Option<Box<Items>>,
+    /// Returns and items whose entry still names this task.
     pub live_returns: u32,
     /// -1: for ever.
     pub retries_left: i32,
     pub attempt: u32,
     /// In `Lineage`.
     pub kept: Option<Box<Kept<V>>>,
+}
+
+impl<V, S> Task<V, S> {
+    pub fn tries_again(&mut self) {
+        self.attempt += 1;
+        if let Some(items) = &mut self.items {
+            items.begins_again();
+        }
+    }
 }
 
 /// The place of a return whose entry is gone.

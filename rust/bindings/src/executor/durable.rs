@@ -94,7 +94,7 @@ impl Executor {
                 && let Ok(value) = callable.call(py, self, &args, kwargs.as_ref())
             {
                 // A generator that it made runs when the result is taken.
-                for value in self.encode_returns(task, &value).unwrap_or_default() {
+                for value in self.encode_returns(task, &value).unwrap_or_else(|failed| failed.made) {
                     self.core.abandon(value);
                 }
             }

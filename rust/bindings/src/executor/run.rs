@@ -114,17 +114,17 @@ impl Executor {
         }
         let value = match ended {
             Ended::Returned(value) => value,
-            Ended::Raised { error, from_argument } => return self.fail(py, task, error, from_argument),
+            Ended::Raised { error, from_argument } => return self.fail(py, task, error, from_argument, Vec::new()),
         };
         let returns = match self.encode_returns(&task, &value) {
             Ok(returns) => returns,
-            Err(error) => return self.fail(py, task, error, false),
+            Err(NotAll { made, error }) => return self.fail(py, task, error, false, made),
         };
         if task.is_recorded()
             && let Err(error) = self.check_kept(&task, &returns)
         {
             returns.into_iter().for_each(|stored| self.core.abandon(stored));
-            return self.fail(py, task, error, false);
+            return self.fail(py, task, error, false, Vec::new());
         }
         drop(value);
         let exit = self.count_run(&task);
@@ -166,7 +166,7 @@ impl Executor {
         }
     }
 
-    pub fn encode_returns(&self, task: &ExecTask, value: &Bound<'_, PyAny>) -> PyResult<Vec<StoredValue>> {
+    pub fn encode_returns(&self, task: &ExecTask, value: &Bound<'_, PyAny>) -> Result<Vec<StoredValue>, NotAll> {
         let name = &task.callee.name;
         let what = || format!("the result of {name}");
         match task.num_returns {
@@ -181,20 +181,11 @@ impl Executor {
                 }
                 Ok(Vec::new())
             }
+            expected if value.hasattr("__next__")? => self.encode_items(name, expected as usize, value),
             expected => {
-                // A generator with a fixed number of returns.
-                let collected = match value.hasattr("__next__")? {
-                    true => Some(PyTuple::new(
-                        value.py(),
-                        value.try_iter()?.collect::<PyResult<Vec<_>>>()?,
-                    )?),
-                    false => None,
-                };
-                let value = collected.as_ref().map_or(value, |tuple| tuple.as_any());
                 let count = value.len()?;
                 if count != expected as usize {
-                    let text = format!("Task returned {count} objects, but num_returns={expected}.");
-                    return Err(PyValueError::new_err(text));
+                    return Err(wrong_count(count, expected as usize).into());
                 }
                 let mut returns = Vec::with_capacity(count);
                 for item in value.try_iter()? {
@@ -202,7 +193,7 @@ impl Executor {
                         Ok(stored) => returns.push(stored),
                         Err(error) => {
                             returns.into_iter().for_each(|stored| self.core.abandon(stored));
-                            return Err(error);
+                            return Err(error.into());
                         }
                     }
                 }
@@ -211,8 +202,44 @@ impl Executor {
         }
     }
 
-    fn fail(&self, py: Python<'_>, task: Box<ExecTask>, error: PyErr, from_argument: bool) -> Option<Exit> {
+    /// A generator with a fixed number of returns: what it has yielded stays, whatever it does afterwards.
+    fn encode_items(&self, name: &str, expected: usize, items: &Bound<'_, PyAny>) -> Result<Vec<StoredValue>, NotAll> {
+        let what = || format!("the result of {name}");
+        let mut made = Vec::with_capacity(expected);
+        for item in items.try_iter()? {
+            if made.len() == expected {
+                // Every return has its value; also an error can only be told.
+                let error = item.err();
+                self.callbacks
+                    .warn_items_ignored
+                    .call1(items.py(), (name, expected, error))?;
+                return Ok(made);
+            }
+            match item.and_then(|item| pickle::encode(&self.core, &item, what)) {
+                Ok(stored) => made.push(stored),
+                Err(error) => return Err(NotAll { made, error }),
+            }
+        }
+        match made.len() == expected {
+            true => Ok(made),
+            false => Err(NotAll {
+                error: wrong_count(made.len(), expected),
+                made,
+            }),
+        }
+    }
+
+    /// `made`: values of the first returns, which stay.
+    fn fail(
+        &self,
+        py: Python<'_>,
+        task: Box<ExecTask>,
+        error: PyErr,
+        from_argument: bool,
+        mut made: Vec<StoredValue>,
+    ) -> Option<Exit> {
         if let Some(exit) = self.exit_of_error(py, &error) {
+            made.into_iter().for_each(|stored| self.core.abandon(stored));
             if exit.code == 0 && self.hosted.get().is_some() {
                 self.settle_calls(py);
                 py.detach(|| self.core.actor_exiting(exit.reason.clone()));
@@ -228,7 +255,9 @@ impl Executor {
             false => TaskStatus::Failed,
         };
         let text = error.to_string();
-        let returns = self.encode_error(py, &task.callee.name, error, from_argument, task.num_returns);
+        let left = task.num_returns - made.len() as u32;
+        made.extend(self.encode_error(py, &task.callee.name, error, from_argument, left));
+        let returns = made;
         let exit = self.count_run(&task);
         self.core.finish(*task, status, returns, text, exit.is_some());
         exit.flatten()
@@ -298,6 +327,24 @@ impl Executor {
             .call1(py, (exception, name, from_argument))?
             .extract(py)
     }
+}
+
+/// Why not every return has a value.
+pub struct NotAll {
+    /// Of the first returns.
+    pub made: Vec<StoredValue>,
+    pub error: PyErr,
+}
+
+impl From<PyErr> for NotAll {
+    fn from(error: PyErr) -> Self {
+        let made = Vec::new();
+        Self { made, error }
+    }
+}
+
+fn wrong_count(count: usize, expected: usize) -> PyErr {
+    PyValueError::new_err(format!("Task returned {count} objects, but num_returns={expected}."))
 }
 
 /// Whether it is a generator of either kind: `num_returns="dynamic"`, or one that a plain function made.
