@@ -87,6 +87,7 @@ def _install() -> None:
             "ray_rs.install_as_ray() before anything imports ray, or run the program with `python -m ray_rs script.py`."
         )
     sys.modules["ray"] = ray_rs
+    _name_what_is_loaded()
     sys.meta_path.insert(0, _Finder)
     ray_rs.__version__ = RAY_VERSION
     if ray_rs.is_initialized() and ray_rs._core.process_info()["is_driver"]:
@@ -97,6 +98,17 @@ def _install() -> None:
             "session.",
             stacklevel=3,
         )
+
+
+def _name_what_is_loaded() -> None:
+    """Enters loaded modules of ray_rs under their other names.
+
+    The import system writes what it has imported into the parent module. `ray.util.placement_group` is a function there,
+    that a module of the same name must not replace when something is imported from it.
+    """
+    for name, module in list(sys.modules.items()):
+        if name.startswith(f"{_OWN}."):
+            sys.modules.setdefault(f"ray{name[len(_OWN) :]}", module)
 
 
 class _Finder:
@@ -165,6 +177,8 @@ class _Loader:
     def exec_module(self, module: ModuleType) -> None:
         # The import system has just written the other name's spec into the module.
         module.__spec__ = self._own_spec
+        # Its submodules, if it has loaded any.
+        _name_what_is_loaded()
 
     def get_code(self, name: str) -> Any:
         """For `runpy`: `python -m ray_rs -m ray.some.module`."""

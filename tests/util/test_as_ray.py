@@ -54,6 +54,29 @@ def test_names_of_ray_are_the_modules_of_ray_rs(program):
     assert lines == ["True True True", "True ray_rs.util ray_rs.util.queue"]
 
 
+def test_an_import_replaces_no_function_by_the_module_of_its_name(program):
+    lines = program(
+        """
+        import ray
+        from ray.util.placement_group import PlacementGroup
+        import ray.util.placement_group
+        from ray.util.state.api import list_actors
+
+        ray.init(num_cpus=1, include_dashboard=False)
+
+        @ray.remote(num_cpus=0)
+        def in_a_worker():
+            import ray.util.placement_group
+
+            return callable(ray.util.placement_group)
+
+        group = ray.util.placement_group([{"CPU": 1}])
+        print(isinstance(group, PlacementGroup), group.wait(30), ray.get(in_a_worker.remote()), list_actors())
+        """
+    )
+    assert lines == ["True True True []"]
+
+
 def test_workers_see_the_same(program):
     lines = program(
         """
