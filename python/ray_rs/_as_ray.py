@@ -103,8 +103,8 @@ def _install() -> None:
 def _name_what_is_loaded() -> None:
     """Enters loaded modules of ray_rs under their other names.
 
-    The import system writes what it has imported into the parent module. `ray.util.placement_group` is a function there,
-    that a module of the same name must not replace when something is imported from it.
+    The import system writes what it has imported into the parent module. `ray.util.placement_group` is a function
+    there, that a module of the same name must not replace when something is imported from it.
     """
     for name, module in list(sys.modules.items()):
         if name.startswith(f"{_OWN}."):

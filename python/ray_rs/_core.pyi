@@ -47,7 +47,9 @@ Python names that the extension looks up lazily, on first use (they must exist w
         A value could not be unpickled; carries the traceback.
     ray_rs._worker_main.warn_blocking_get() -> None
         Blocking `get`/`wait` on the event loop of an async actor; called once per process.
-    ray_rs._generator.collect(generator, name) -> DynamicObjectRefGenerator
+    ray_rs._generator.collect(generator) -> (DynamicObjectRefGenerator, Exception | None)
+        In a worker: a task with num_returns="dynamic" has given a generator.
+    ray_rs._generator.check_meant(generator, name) -> None
         In a worker: a task with one return has given a generator.
     ray_rs._async_loop.make(engine) -> AbstractEventLoop, .use(loop), .construct(loop, construction), .run(loop, ended)
         The event loops of an async actor.

@@ -159,19 +159,42 @@ class DynamicObjectRefGenerator(Generic[T_co]):
     def __getitem__(self, index: int) -> _core.ObjectRef[T_co]:
         return self._refs[index]
 
+    def _append(self, ref: _core.ObjectRef[T_co]) -> None:
+        """Adds the reference that raises what the generator has raised."""
+        self._refs.append(ref)
+
     def __repr__(self) -> str:
         return f"DynamicObjectRefGenerator({self._refs!r})"
 
 
-def collect(made: Any, name: str) -> DynamicObjectRefGenerator[Any]:
+def collect(made: Any) -> tuple[DynamicObjectRefGenerator[Any], Exception | None]:
     """Runs a generator to its end, in the process of the task that is to return its items at once.
 
     Args:
         made: A generator of either kind.
-        name: Of the task.
 
     Returns:
-        The references.
+        The references to what it has yielded, and what it has raised then.
+    """
+    from ray_rs import _core
+    from ray_rs._async_loop import iterate
+
+    refs: list[_core.ObjectRef[Any]] = []
+    error = None
+    try:
+        for item in iterate(made) if hasattr(made, "__anext__") else made:
+            refs.append(_core.put(item))
+    except Exception as raised:
+        error = raised
+    return DynamicObjectRefGenerator(refs), error
+
+
+def check_meant(made: Any, name: str) -> None:
+    """Refuses a generator that a plain function has returned, as if it were a value.
+
+    Args:
+        made: The generator.
+        name: Of the task.
 
     Raises:
         TypeError: The task's function is no generator itself: it was not meant.
@@ -185,8 +208,8 @@ def collect(made: Any, name: str) -> DynamicObjectRefGenerator[Any]:
             f"{name} returned a generator, which cannot leave its process. Let the function itself be the generator "
             "('yield from ...'), so that the caller gets the items as they come; or return a list of them."
         )
-    if not hasattr(made, "__anext__"):
-        return DynamicObjectRefGenerator(_core.put(item) for item in made)
-    from ray_rs._async_loop import iterate
-
-    return DynamicObjectRefGenerator(_core.put(item) for item in iterate(made))
+    if hasattr(made, "__anext__"):
+        raise TypeError(
+            f"{name} is an asynchronous generator and has num_returns=1. Let it be num_returns='streaming', the "
+            "default, so that the caller gets the items as they come."
+        )

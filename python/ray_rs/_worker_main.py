@@ -384,7 +384,8 @@ class _Callbacks:
     def warn_items_ignored(self, callee_name: str, num_returns: int, error: BaseException | None) -> None:
         if error is None:
             print(
-                f"The generator {callee_name} has yielded more than num_returns={num_returns} values; the rest is not asked for.",
+                f"The generator {callee_name} has yielded more than num_returns={num_returns} values; the rest is not "
+                "asked for.",
                 file=sys.stderr,
             )
         else:

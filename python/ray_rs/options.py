@@ -456,7 +456,9 @@ class MethodPlan(NamedTuple):
 # Says to workers that actors of their job live on unless they say otherwise.
 LIFETIME_VARIABLE: Final = "RAY_RS_DEFAULT_ACTOR_LIFETIME"
 
-STREAMING: Final = -1  # as a plan's number of returns
+# As a plan's number of returns.
+STREAMING: Final = -1
+DYNAMIC: Final = -2
 
 
 def _planned_returns(options: Mapping[str, Any], *, is_generator: bool) -> int:
@@ -465,8 +467,8 @@ def _planned_returns(options: Mapping[str, Any], *, is_generator: bool) -> int:
 
 
 def counted_returns(num_returns: int | str) -> int:
-    """`num_returns` as a plan holds it. Of "dynamic" there is one: the worker sees that it is a generator."""
-    return {"streaming": STREAMING, "dynamic": 1}.get(num_returns, num_returns)  # type: ignore[arg-type]
+    """`num_returns` as a plan holds it."""
+    return {"streaming": STREAMING, "dynamic": DYNAMIC}.get(num_returns, num_returns)  # type: ignore[arg-type]
 
 
 def _planned_backpressure(options: Mapping[str, Any]) -> int:

@@ -303,6 +303,22 @@ def test_what_a_generator_with_a_fixed_number_has_given_stays(size):
     assert len(ray.get(count.options(num_returns=2).remote(4, False))) == 2
 
 
+def test_one_return_is_what_the_generator_has_yielded_first():
+    @ray.remote
+    class Source:
+        def items(self, n):
+            yield from range(n)
+
+    one = count.options(num_returns=1, max_retries=0)
+    assert ray.get(one.remote(1)) == 0
+    assert ray.get(one.remote(2)) == 0
+    with pytest.raises(ValueError, match="Task returned 0 objects, but num_returns=1"):
+        ray.get(one.remote(0))
+    with pytest.raises(KeyError):
+        ray.get(one.remote(3, fail_at=0))
+    assert ray.get(Source.remote().items.options(num_returns=1).remote(1)) == 0
+
+
 def test_a_method_with_a_fixed_number_that_fails_half_way():
     @ray.remote
     class Source:
@@ -338,9 +354,25 @@ def test_dynamic_generators_travel():
     assert ray.get(total.remote(ray.get(ref))) == 6
 
 
-def test_dynamic_error_is_the_tasks():
+def test_dynamic_error_is_the_last_reference():
+    first, error = ray.get(count.options(num_returns="dynamic", max_retries=0).remote(3, fail_at=1))
+    assert ray.get(first) == 0
     with pytest.raises(KeyError):
-        list(ray.get(count.options(num_returns="dynamic", max_retries=0).remote(3, fail_at=1)))
+        ray.get(error)
+
+
+def test_dynamic_error_that_is_retried(tmp_path):
+    tried = tmp_path / "tried"
+
+    @ray.remote(max_retries=1, retry_exceptions=[KeyError])
+    def once_more():
+        yield 1
+        if not tried.exists():
+            tried.touch()
+            raise KeyError("the first time")
+        yield 2
+
+    assert values(ray.get(once_more.options(num_returns="dynamic").remote())) == [1, 2]
 
 
 def test_dynamic_methods():

@@ -58,6 +58,7 @@ pub static METHOD_OPTIONS: Name = Name::new("ray_rs.actor", "_method_options");
 pub static WARN_BLOCKING_GET: Name = Name::new("ray_rs._worker_main", "warn_blocking_get");
 pub static OBJECT_REF_GENERATOR: Name = Name::new("ray_rs._generator", "ObjectRefGenerator");
 pub static COLLECT: Name = Name::new("ray_rs._generator", "collect");
+pub static CHECK_MEANT: Name = Name::new("ray_rs._generator", "check_meant");
 pub static ITERATE_ASYNC: Name = Name::new("ray_rs._async_loop", "iterate");
 pub static SEND_ITEMS: Name = Name::new("ray_rs._async_loop", "send_items");
 pub static AWAITED: Name = Name::new("ray_rs._async_loop", "awaited");

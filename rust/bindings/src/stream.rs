@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
 use pyo3::types::PyIterator;
-use ray_rs_core_worker::{CoreWorker, ExecTask, NextItem, STREAMING, WaitOutcome};
+use ray_rs_core_worker::{CoreWorker, DYNAMIC, ExecTask, NextItem, STREAMING, WaitOutcome};
 
 use crate::executor::run::Ended;
 use crate::executor::{Executor, context};
@@ -88,9 +88,12 @@ pub fn is_generator(value: &Bound<'_, PyAny>) -> PyResult<bool> {
     value.is_instance(imports::OBJECT_REF_GENERATOR.get(value.py())?)
 }
 
-/// Number of returns as Python gives it: -1 is a stream.
+/// Number of returns as Python gives it: -1 is a stream, -2 the items in one value.
 pub fn num_returns(given: i64) -> u32 {
-    u32::try_from(given).unwrap_or(STREAMING)
+    match given {
+        -2 => DYNAMIC,
+        _ => u32::try_from(given).unwrap_or(STREAMING),
+    }
 }
 
 impl Executor {

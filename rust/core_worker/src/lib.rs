@@ -79,6 +79,6 @@ pub use ray_rs_explain::Subject;
 pub use ray_rs_lanes::SpinPolicy;
 pub use ray_rs_proto::v1;
 pub use records::{Cell, Chart, Kind, NameSums, RecordFilter, TaskRecord, TaskRecords, TaskWorker};
-pub use stream::{NextItem, STREAMING};
+pub use stream::{DYNAMIC, NextItem, STREAMING};
 pub use task_rows::{TaskPage, TaskQuery, TaskRow};
 pub use trace::{TraceEvent, TraceRows, TracedTask, json_of};

@@ -23,6 +23,8 @@ use crate::wire::Coverage;
 
 /// As the number of returns of a call: a stream of them.
 pub const STREAMING: u32 = u32::MAX;
+/// As the number of returns of a call: one, which names all that a generator has yielded. Its worker is told the same.
+pub const DYNAMIC: u32 = u32::MAX - 1;
 /// Return number of the first item; the one before it is the task's own end.
 const FIRST_ITEM: u32 = 2;
 /// How long a producer that waits for its consumer sleeps at a time.

@@ -22,7 +22,7 @@ use crate::model::{
 use crate::other_nodes::OtherNode;
 use crate::peers::{CALL_SEQ, Peer, PeerIndex};
 use crate::state::State;
-use crate::stream::STREAMING;
+use crate::stream::{DYNAMIC, STREAMING};
 use crate::wire::Coverage;
 
 /// What a submitted task is.
@@ -55,6 +55,8 @@ pub(crate) struct Spec {
     pub cancelled: Option<Cancelled>,
     /// A generator.
     pub streaming: bool,
+    /// A generator whose items are collected where it runs.
+    pub dynamic: bool,
     /// How often it ran again after its worker was ended for want of memory.
     pub memory_retries: u16,
     pub backpressure: u32,
@@ -194,6 +196,10 @@ impl State {
 
     /// How many returns the task has, once what streams has its stream.
     pub fn open_if_streaming(&mut self, task_id: TaskId, num_returns: u32, backpressure: u32, spec: &mut Spec) -> u32 {
+        if num_returns == DYNAMIC {
+            spec.dynamic = true;
+            return 1;
+        }
         if num_returns != STREAMING {
             return num_returns;
         }
@@ -500,6 +506,7 @@ impl State {
         let Some(spec) = self.owner.spec_mut(key) else { return };
         spec.sent = Some((lane, seq));
         let (unique, streaming, backpressure) = (spec.unique, spec.streaming, spec.backpressure);
+        let num_returns = if spec.dynamic { DYNAMIC } else { num_returns };
         let (work, call_number) = (spec.work, spec.call_number);
         let layout = spec.layout.clone();
         let kwarg_names = spec.kwarg_names.clone();
@@ -754,6 +761,7 @@ pub(crate) fn split(
             parent,
             cancelled: None,
             streaming: false,
+            dynamic: false,
             memory_retries: 0,
             backpressure: 0,
             since: Moment::now(),

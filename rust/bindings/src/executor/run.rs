@@ -5,12 +5,13 @@ use std::sync::atomic::Ordering;
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
-use ray_rs_core_worker::{ExecTask, ReadData, ReadValue, StoredValue, TaskStatus, ValueKind};
+use ray_rs_core_worker::{DYNAMIC, ExecTask, ReadData, ReadValue, StoredValue, TaskStatus, ValueKind};
 use smallvec::SmallVec;
 
 use super::callee::Callable;
 use super::{Executor, Exit, context};
 use crate::args::{self, BadArgs, Call};
+use crate::object_ref::ObjectRef;
 use crate::{imports, pickle, reftable};
 
 /// How the body ended.
@@ -170,9 +171,10 @@ impl Executor {
         let name = &task.callee.name;
         let what = || format!("the result of {name}");
         match task.num_returns {
+            DYNAMIC => Ok(vec![self.encode_dynamic(task, value)?]),
             1 if is_generator(value)? => {
-                let collected = imports::COLLECT.get(value.py())?.call1((value, &**name))?;
-                Ok(vec![pickle::encode(&self.core, &collected, what)?])
+                imports::CHECK_MEANT.get(value.py())?.call1((value, &**name))?;
+                self.encode_items(name, 1, value)
             }
             1 => Ok(vec![pickle::encode(&self.core, value, what)?]),
             0 => {
@@ -200,6 +202,24 @@ impl Executor {
                 Ok(returns)
             }
         }
+    }
+
+    /// A reference to each item, in one value. An error after which the task does not run again is the last of them.
+    fn encode_dynamic(&self, task: &ExecTask, items: &Bound<'_, PyAny>) -> PyResult<StoredValue> {
+        let (py, name) = (items.py(), &task.callee.name);
+        let (collected, error): (Bound<'_, PyAny>, Bound<'_, PyAny>) =
+            imports::COLLECT.get(py)?.call1((items,))?.extract()?;
+        if !error.is_none() {
+            let error = PyErr::from_value(error);
+            if self.is_retryable(py, task, &error) {
+                return Err(error);
+            }
+            let mut made = self.encode_error(py, name, error, false, 1);
+            let stored = made.pop().expect("one was asked for");
+            let reference = ObjectRef::wrap(py, &self.core, self.core.put(stored, None))?;
+            collected.call_method1("_append", (reference,))?;
+        }
+        pickle::encode(&self.core, &collected, || format!("the result of {name}"))
     }
 
     /// A generator with a fixed number of returns: what it has yielded stays, whatever it does afterwards.
@@ -255,7 +275,12 @@ impl Executor {
             false => TaskStatus::Failed,
         };
         let text = error.to_string();
-        let left = task.num_returns - made.len() as u32;
+        let all = if task.num_returns == DYNAMIC {
+            1
+        } else {
+            task.num_returns
+        };
+        let left = all - made.len() as u32;
         made.extend(self.encode_error(py, &task.callee.name, error, from_argument, left));
         let returns = made;
         let exit = self.count_run(&task);
@@ -347,7 +372,7 @@ fn wrong_count(count: usize, expected: usize) -> PyErr {
     PyValueError::new_err(format!("Task returned {count} objects, but num_returns={expected}."))
 }
 
-/// Whether it is a generator of either kind: `num_returns="dynamic"`, or one that a plain function made.
+/// Whether it is a generator of either kind.
 fn is_generator(value: &Bound<'_, PyAny>) -> PyResult<bool> {
     let (py, kind) = (value.py(), value.get_type());
     Ok(kind.is(imports::GENERATOR_TYPE.get(py)?) || kind.is(imports::ASYNC_GENERATOR_TYPE.get(py)?))
