@@ -224,7 +224,10 @@ def test_what_is_not_made_again_says_why(tmp_path):
         def make(self):
             return np.zeros(SIZE, dtype=np.uint8)
 
-    @ray.remote
+        def items(self):
+            yield np.zeros(SIZE, dtype=np.uint8)
+
+    @ray.remote(max_retries=0)
     def items():
         yield np.zeros(SIZE, dtype=np.uint8)
 
@@ -233,13 +236,34 @@ def test_what_is_not_made_again_says_why(tmp_path):
         ray.put(np.zeros(SIZE, dtype=np.uint8)): r"ray\.put",
         make.options(max_retries=0).remote(log, 1): "max_retries=0",
         maker.make.remote(): "actor's method",
-        next(items.remote()): "generator",
+        next(maker.items.remote()): "actor's method",
+        next(items.remote()): "max_retries=0",
     }
     lose_all_but_the_newest(list(reasons))
     for ref, reason in reasons.items():
         for read in (lambda ref=ref: ray.get(ref), lambda ref=ref: ray.get(first_of.remote(ref), timeout=60)):
             with pytest.raises(exceptions.ObjectReconstructionFailedError, match=rf"spill file.*{reason}"):
                 read()
+
+
+@pytest.mark.usefixtures("small_store")
+def test_lost_items_of_a_generator_come_back(tmp_path):
+    log = tmp_path / "log"
+
+    @ray.remote
+    def items(count):
+        with open(log, "a") as file:
+            file.write("run\n")
+        for i in range(count):
+            yield np.full(SIZE, i, dtype=np.uint8)
+
+    generator = items.remote(3)
+    refs = list(generator)
+    lose_all_but_the_newest(refs)
+    assert ray.get(refs[2], timeout=60)[0] == 2
+    assert ray.get(first_of.remote(refs[0]), timeout=60) == 0
+    assert ray.get(refs[1], timeout=60)[0] == 1
+    assert 2 <= len(log.read_text().splitlines()) <= 4, "those in one file come from one run, or each from its own"
 
 
 @pytest.mark.usefixtures("small_store")
