@@ -212,7 +212,8 @@ impl State {
 
     pub fn item_arrived(&mut self, lane: PeerIndex, item: v1::GeneratorItem) {
         let value = self.value_from_wire(item.value.unwrap_or_default(), Coverage::Granted);
-        match self.slot_of_item(lane, item.seq, item.index) {
+        let can_be_lost = matches!(value.data, ValueData::Arena(_));
+        match self.slot_of_item(lane, item.seq, item.index, can_be_lost) {
             Some(slot) => self.owner.fetched(slot, value, false, &mut self.owner_effects),
             None => self.owner.value_abandoned(value, &mut self.owner_effects),
         }
@@ -220,7 +221,7 @@ impl State {
     }
 
     /// The object whose value an item is that has just come; `None`: nobody's.
-    fn slot_of_item(&mut self, lane: PeerIndex, seq: u64, number: u32) -> Option<RefSlot> {
+    fn slot_of_item(&mut self, lane: PeerIndex, seq: u64, number: u32, can_be_lost: bool) -> Option<RefSlot> {
         let key = self.in_flight_at(lane, seq)?;
         let unique = self.owner.spec(key)?.unique;
         match self.streams.get_mut(&unique) {
@@ -230,7 +231,9 @@ impl State {
                 let next = ObjectId::new(stream.task_id, FIRST_ITEM + stream.filled);
                 let promise = self.owner.promised(next);
                 stream.queue.push_back(promise);
-                self.owner.item_came(key, slot);
+                if can_be_lost {
+                    self.owner.item_came(key, slot, number);
+                }
                 Some(slot)
             }
             // An item of an earlier try has its number already.

@@ -1,9 +1,10 @@
 //! The items of a generator: objects that its task gives one by one, beside its return.
 //!
-//! A part of the [`OwnerTable`]. An item that has come names its task like a return, so that the spec is kept as long as
-//! the item is there (LIN-3), and a lost one is made again by running the generator once more.
+//! A part of the [`OwnerTable`]. An item that has come, and can be lost, names its task like a return, so that the spec is kept
+//! as long as the item is there (LIN-3), and a lost one is made again by running the generator once more. Of other items
+//! nothing is known here.
 //!
-//! * **ITEM-1** Items are numbered from 0 without gaps, in the order in which they first came.
+//! * **ITEM-1** Items are numbered from 0, in the order in which they first came.
 //! * **ITEM-2** A generator that runs again gives values only to those of its items that have none (as LIN-4 for returns).
 //! * **ITEM-3** What is lost while its generator runs may have been sent already: it is looked at once more at the end.
 
@@ -17,10 +18,8 @@ use crate::task::{NO_RETURN, TaskKey, TaskState};
 /// Those of one task.
 #[derive(Debug, Default)]
 pub(crate) struct Items {
-    /// Number of the first in `slots`; those before it are gone for good.
-    first: u32,
-    /// [`NO_RETURN`] in the place of one whose entry is gone.
-    slots: VecDeque<RefSlot>,
+    /// By their numbers, which rise. [`NO_RETURN`] in the place of one whose entry is gone.
+    slots: VecDeque<(u32, RefSlot)>,
     /// How many have come in this attempt.
     came: u32,
 }
@@ -28,7 +27,10 @@ pub(crate) struct Items {
 impl Items {
     /// Those that are there.
     pub fn live(&self) -> impl Iterator<Item = RefSlot> + '_ {
-        self.slots.iter().copied().filter(|slot| *slot != NO_RETURN)
+        self.slots
+            .iter()
+            .map(|(_, slot)| *slot)
+            .filter(|slot| *slot != NO_RETURN)
     }
 
     pub fn begins_again(&mut self) {
@@ -36,29 +38,27 @@ impl Items {
     }
 
     pub fn remove(&mut self, slot: RefSlot, number: u32) {
-        let Some(place) = number
-            .checked_sub(self.first)
-            .and_then(|at| self.slots.get_mut(at as usize))
-        else {
-            return;
-        };
-        debug_assert_eq!(*place, slot, "ITEM-1");
-        *place = NO_RETURN;
-        while self.slots.front() == Some(&NO_RETURN) {
+        let Some(at) = self.find(number) else { return };
+        debug_assert_eq!(self.slots[at].1, slot, "ITEM-1");
+        self.slots[at].1 = NO_RETURN;
+        while self.slots.front().is_some_and(|(_, slot)| *slot == NO_RETURN) {
             self.slots.pop_front();
-            self.first += 1;
         }
+    }
+
+    fn find(&self, number: u32) -> Option<usize> {
+        self.slots.binary_search_by_key(&number, |(number, _)| *number).ok()
     }
 }
 
 impl<V: Contains, S> OwnerTable<V, S> {
-    /// The promised object in `slot` is the next item of a generator that runs (ITEM-1): it has come, and its value follows
-    /// as [`Self::fetched`].
-    pub fn item_came(&mut self, key: TaskKey, slot: RefSlot) {
+    /// The promised object in `slot` is an item of a generator that runs, later than all before (ITEM-1): it has come, and its
+    /// value, which can be lost, follows as [`Self::fetched`].
+    pub fn item_came(&mut self, key: TaskKey, slot: RefSlot, number: u32) {
         let Some(task) = self.tasks.get_mut(key.0) else { return };
         let items = task.items.get_or_insert_default();
-        items.slots.push_back(slot);
-        items.came += 1;
+        items.slots.push_back((number, slot));
+        items.came = number + 1;
         task.live_returns += 1;
         self.entry_mut(slot).task = Some(key);
     }
@@ -67,8 +67,7 @@ impl<V: Contains, S> OwnerTable<V, S> {
     pub fn item_came_again(&mut self, key: TaskKey, number: u32) -> Option<RefSlot> {
         let items = self.tasks.get_mut(key.0)?.items.as_mut()?;
         items.came = items.came.max(number + 1);
-        let at = number.checked_sub(items.first)?;
-        let slot = *items.slots.get(at as usize)?;
+        let (_, slot) = items.slots[items.find(number)?];
         (slot != NO_RETURN && !self.is_ready(slot)).then_some(slot)
     }
 
@@ -87,13 +86,8 @@ impl<V: Contains, S> OwnerTable<V, S> {
         let Some(items) = self.tasks.get(key.0).and_then(|task| task.items.as_ref()) else {
             return Vec::new();
         };
-        let from = if all {
-            0
-        } else {
-            items.came.saturating_sub(items.first) as usize
-        };
-        let later = items.slots.iter().skip(from).copied();
-        later
+        let wanted = items.slots.iter().filter(|(number, _)| all || *number >= items.came);
+        (wanted.map(|(_, slot)| *slot))
             .filter(|slot| *slot != NO_RETURN && !self.is_ready(*slot))
             .collect()
     }
@@ -185,7 +179,7 @@ mod tests {
         let items = (0..count)
             .map(|number| {
                 let slot = table.promised(ObjectId::new(task_id(), FIRST + number));
-                table.item_came(key, slot);
+                table.item_came(key, slot, number);
                 table.fetched(slot, Value(100 + number), false, &mut Vec::new());
                 slot
             })
@@ -275,8 +269,29 @@ mod tests {
             .get(key.0)
             .and_then(|task| task.items.as_ref())
             .expect("it has items");
-        assert_eq!((known.first, known.slots.len(), known.came), (999, 1, 1000));
+        assert_eq!((known.slots.len(), known.came), (1, 1000));
         assert_eq!(table.reference_count(), 2);
+    }
+
+    #[test]
+    fn items_that_cannot_be_lost_lie_between() {
+        let mut table = Table::default();
+        let (key, _, mut items) = running(&mut table, 1);
+        let small = table.promised(ObjectId::new(task_id(), FIRST + 1));
+        table.fetched(small, Value(5), false, &mut Vec::new());
+        let third = table.promised(ObjectId::new(task_id(), FIRST + 2));
+        table.item_came(key, third, 2);
+        table.fetched(third, Value(102), false, &mut Vec::new());
+        items.push(third);
+        end(&mut table, key, keep());
+        assert_eq!(table.value_lost(small, &mut Vec::new()), Err(NoLineage::Generator));
+        lose(&mut table, third);
+        watch(&mut table, third);
+        assert_eq!(table.item_came_again(key, 1), None);
+        assert_eq!(table.item_came_again(key, 2), Some(third));
+        table.local_dropped(items[0], &mut Vec::new());
+        table.local_dropped(third, &mut Vec::new());
+        table.check_invariants();
     }
 
     #[test]

@@ -216,7 +216,7 @@ impl Model {
         } else {
             let place = (self.tasks[task].returns.len() + came + 1) as u32;
             let slot = self.table.promised(ObjectId::new(task_id(1000 + task as u64), place));
-            self.table.item_came(key, slot);
+            self.table.item_came(key, slot, came as u32);
             self.table.fetched(slot, Value(number), false, &mut self.effects);
             let index = self.add_object(slot, Some(task), present);
             self.tasks[task].items.push(index);
