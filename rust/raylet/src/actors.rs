@@ -210,7 +210,7 @@ impl Raylet {
                 let is_over = |reply: v1::GetJobReply| reply.job.is_none_or(|info| info.finished);
                 if reply.is_ok_and(is_over) {
                     let finished = v1::JobFinished { job_id: job.0.to_vec() };
-                    let _ = inputs.send(Input::Gcs(Command::JobFinished(finished))).await;
+                    let _ = inputs.send(Input::Gcs(Box::new(Command::JobFinished(finished)))).await;
                 }
             });
         }
@@ -459,6 +459,7 @@ impl Raylet {
                     ..v1::GetActorRequest::default()
                 };
                 let reply = gcs.ask_until_answered("GetActor", request).await;
+                let reply = Box::new(reply);
                 let _ = inputs.send(Input::ActorLookedUp { actor, reply }).await;
             });
         }

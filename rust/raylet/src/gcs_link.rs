@@ -184,11 +184,11 @@ async fn one_connection(
             command = commands.message() => match command? {
                 Some(v1::NodeCommand { body: Some(body) }) => {
                     if on_purpose("NodeCommand").await?
-                        && inputs.send(Input::Gcs(body.clone())).await.is_err()
+                        && inputs.send(Input::Gcs(Box::new(body.clone()))).await.is_err()
                     {
                         return Ok(false);
                     }
-                    if inputs.send(Input::Gcs(body)).await.is_err() {
+                    if inputs.send(Input::Gcs(Box::new(body))).await.is_err() {
                         return Ok(false);
                     }
                 }

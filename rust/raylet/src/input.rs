@@ -79,7 +79,7 @@ pub(crate) enum Input {
     /// SIGCHLD: some child has ended.
     ChildEnded,
     /// An order or a publication of the control store.
-    Gcs(v1::node_command::Body),
+    Gcs(Box<v1::node_command::Body>),
     GcsLost,
     /// Its process on this node has ended.
     GcsEnded,
@@ -99,7 +99,7 @@ pub(crate) enum Input {
     /// The answer to the question that a subscription begins with.
     ActorLookedUp {
         actor: ActorId,
-        reply: Result<v1::GetActorReply, String>,
+        reply: Box<Result<v1::GetActorReply, String>>,
     },
     PagesReserved {
         conn: ConnKey,

@@ -375,7 +375,7 @@ impl Raylet {
             Input::Zygote { zygote, word } => self.take_zygote_word(zygote, word),
             Input::EnvironmentMade { pool, answer } => self.environment_made(pool, answer.trim_end()),
             Input::ChildEnded => self.reap(),
-            Input::Gcs(body) => self.take_command(body),
+            Input::Gcs(body) => self.take_command(*body),
             Input::GcsLost => self.gcs_is_gone(),
             Input::GcsEnded => self.gcs_ended(),
             Input::GcsAsked(when) => self.asked_to_join = Some(when),
@@ -388,7 +388,7 @@ impl Raylet {
                 self.told_gcs(conn, request);
             }
             Input::JobRegistered { conn, reply } => self.job_registered(conn, reply),
-            Input::ActorLookedUp { actor, reply } => self.actor_looked_up(actor, reply),
+            Input::ActorLookedUp { actor, reply } => self.actor_looked_up(actor, *reply),
             Input::PagesReserved {
                 conn,
                 request_id,
