@@ -5,23 +5,13 @@ import http.client
 import json
 import os
 import re
-import subprocess
-import sys
 
-from under_test import contents
+from under_test import contents, run_command
 
 
 def command(*arguments, status=0, **environment):
     """Runs `ray_rs` and returns what it prints, on stderr if that says something."""
-    done = subprocess.run(
-        [sys.executable, "-m", "ray_rs.scripts", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, **environment},
-    )
-    assert done.returncode == status, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
+    done = run_command(*arguments, status=status, **environment)
     return done.stdout + done.stderr
 
 

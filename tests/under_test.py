@@ -77,6 +77,26 @@ def start_driver(body: str, *args: str, env: dict[str, str] | None = None, **pop
     return driver
 
 
+def run_command(*arguments: str, status: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs `ray_rs` as at a shell; it ends with this status and without a traceback."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ray_rs.scripts", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def command(*arguments: str, status: int = 0, **environment: str) -> str:
+    """What `ray_rs` prints; on stderr, if it is to fail."""
+    done = run_command(*arguments, status=status, **environment)
+    return done.stdout if status == 0 else done.stderr
+
+
 def end_drivers() -> None:
     """Ends the drivers that the test has left running, and closes what they printed to."""
     while _drivers:

@@ -3,27 +3,13 @@
 import json
 import os
 import re
-import subprocess
-import sys
 import time
 
 import pytest
+from under_test import command as run
 from under_test import ray, ray_rs_only, wait_until
 
 pytestmark = [pytest.mark.usefixtures("cluster"), ray_rs_only("ray_rs has its own program")]
-
-
-def run(*arguments, status=0, **environment):
-    done = subprocess.run(
-        [sys.executable, "-m", "ray_rs.scripts", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, **environment},
-    )
-    assert done.returncode == status, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout if status == 0 else done.stderr
 
 
 @ray.remote

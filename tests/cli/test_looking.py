@@ -5,26 +5,12 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 
 import pytest
+from heads import command as run
 from under_test import ray, ray_rs_only, wait_until
 
 pytestmark = [pytest.mark.usefixtures("cluster"), ray_rs_only("ray_rs has its own program")]
-
-
-def run(*arguments, status=0, **environment):
-    done = subprocess.run(
-        [sys.executable, "-m", "ray_rs.scripts", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, **environment},
-    )
-    assert done.returncode == status, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
 
 
 @ray.remote

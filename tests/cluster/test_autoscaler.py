@@ -11,8 +11,7 @@ import time
 
 import pytest
 import traces
-from test_drain import command
-from under_test import ray, wait_until
+from under_test import command, ray, wait_until
 
 IDLE_MINUTES = 0.03
 

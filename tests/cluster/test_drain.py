@@ -2,13 +2,12 @@
 
 import os
 import subprocess
-import sys
 import tempfile
 import time
 import types
 
 import pytest
-from under_test import exceptions, ray, start_driver, wait_until
+from under_test import command, exceptions, ray, start_driver, wait_until
 
 
 def my_node():
@@ -18,19 +17,6 @@ def my_node():
 @ray.remote(num_cpus=1)
 def where():
     return my_node()
-
-
-def command(*arguments, status=0, **environment):
-    done = subprocess.run(
-        [sys.executable, "-m", "ray_rs.scripts", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, **environment},
-    )
-    assert done.returncode == status, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout if status == 0 else done.stderr
 
 
 def drain(cluster, node, *arguments, status=0):

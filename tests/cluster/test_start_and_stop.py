@@ -11,21 +11,7 @@ import time
 
 import pytest
 import traces
-from under_test import contents, ray, run_driver, wait_until
-
-
-def command(*arguments, status=0, **environment):
-    """Runs `ray_rs` and returns what it prints, on stderr if it is to fail."""
-    done = subprocess.run(
-        [sys.executable, "-m", "ray_rs.scripts", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, **environment},
-    )
-    assert done.returncode == status, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout if status == 0 else done.stderr
+from under_test import command, contents, ray, run_driver, wait_until
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import socket
 import ssl
 
 import pytest
-from test_start_and_stop import command, shell, start_head, token_file  # noqa: F401 - a fixture
-from under_test import ray, run_driver
+from test_start_and_stop import shell, start_head, token_file  # noqa: F401 - a fixture
+from under_test import command, ray, run_driver
 
 MIB = 2**20
 

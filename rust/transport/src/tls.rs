@@ -17,7 +17,7 @@ use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme};
+use rustls::{ClientConfig, ConnectionCommon, DigitallySignedStruct, ServerConfig, SignatureScheme};
 use tokio::io::{AsyncWriteExt, copy_bidirectional_with_sizes};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Handle;
@@ -42,12 +42,7 @@ pub async fn client(stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, Bind
         .connect(name, stream)
         .await
         .map_err(explained)?;
-    let mut binding = Binding::default();
-    stream
-        .get_ref()
-        .1
-        .export_keying_material(&mut binding, EXPORTER_LABEL, None)
-        .map_err(io::Error::other)?;
+    let binding = binding_of(stream.get_ref().1)?;
     Ok((TlsStream::Client(stream), binding))
 }
 
@@ -60,13 +55,14 @@ pub async fn server(stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, Bind
         .accept(stream)
         .await
         .map_err(explained)?;
-    let mut binding = Binding::default();
-    stream
-        .get_ref()
-        .1
-        .export_keying_material(&mut binding, EXPORTER_LABEL, None)
-        .map_err(io::Error::other)?;
+    let binding = binding_of(stream.get_ref().1)?;
     Ok((TlsStream::Server(stream), binding))
+}
+
+fn binding_of<Side>(connection: &ConnectionCommon<Side>) -> io::Result<Binding> {
+    connection
+        .export_keying_material(Binding::default(), EXPORTER_LABEL, None)
+        .map_err(io::Error::other)
 }
 
 /// The same, where what comes back has to be a socket: one end of a pair, between whose other end and the network a
