@@ -33,6 +33,10 @@ class Busy:
 
         @ray.remote(num_cpus=0)
         def quick(number):
+            import time
+
+            # Long enough for some column of a timeline to be mostly this.
+            time.sleep(0.001)
             return number
 
         @ray.remote(num_cpus=0, max_retries=0)

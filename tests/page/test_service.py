@@ -156,7 +156,8 @@ def test_the_stream_has_what_the_state_api_says(head, busy):
         (node,) = state.list_nodes()
         assert nodes[node.node_id]["node_ip"] == node.node_ip
         assert nodes[node.node_id]["resources_total"]["CPU"] == 2
-        assert nodes[node.node_id]["resources_available"]["CPU"] == 1
+        # As of the node's last heartbeat.
+        listener.until(lambda rows: rows["nodes"][node.node_id]["resources_available"]["CPU"] == 1)
         assert any("'CPU': 64" in line for line in rows["nodes"]["waiting"]["demands"])
         assert set(rows["jobs"]) == {row.job_id for row in state.list_jobs()}
         listener.until(lambda rows: set(rows["workers"]) == living())

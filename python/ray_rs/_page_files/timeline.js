@@ -19,7 +19,7 @@ export const timeline = {
   title: "Timeline",
   sections: ["tasks"],
   begin(main, context) {
-    Object.assign(this, { context, range: null, chart: null, cursor: 0, turn: 0 });
+    Object.assign(this, { context, range: null, chart: null, cursor: 0, chosen: false, turn: 0 });
     this.readout = make("p", { id: "readout", "aria-live": "polite" }, "Loading …");
     this.canvas = make("canvas", { tabindex: 0, role: "img", "aria-label": "Timeline of tasks", "aria-describedby": "readout timeline-keys" });
     this.space = make("div");
@@ -93,7 +93,7 @@ export const timeline = {
     const shown = [...used].sort().slice(0, 30);
     this.legend.replaceChildren(...shown.map((name) => make("li", {}, swatch(name), name || "(no name)")));
     this.sum = `${count(chart.records)} tasks ended on ${count(this.workers.length)} workers within ${duration(chart.to_us - chart.from_us)}, from ${clock(chart.from_us / 1000, true)} to ${clock(chart.to_us / 1000, true)}; ${count(chart.running.length)} run.`;
-    this.readout.textContent = this.sum;
+    this.say();
     this.canvas.setAttribute("aria-label", `Timeline of tasks. ${this.sum}`);
     this.draw();
   },
@@ -211,17 +211,28 @@ export const timeline = {
   choose(by) {
     if (!this.workers?.length) return;
     this.cursor = Math.min(Math.max(0, this.cursor + by), this.workers.length - 1);
+    this.chosen = true;
+    this.say();
+    const y = this.cursor * ROW;
+    if (y < this.box.scrollTop) this.box.scrollTop = y;
+    else if (y + AXIS + ROW > this.box.scrollTop + this.canvas.clientHeight) this.box.scrollTop = y + AXIS + ROW - this.canvas.clientHeight;
+    this.draw();
+  },
+
+  // What is looked at in words: also when it changes, and read out only then.
+  say() {
+    const words = this.chosen && this.workers.length ? this.described() : this.sum;
+    if (this.readout.textContent !== words) this.readout.textContent = words;
+  },
+
+  described() {
     const row = this.workers[this.cursor];
     const columns = Math.round(this.width);
     const busy = row.cells.reduce((sum, cell) => sum + cell[1] * cell[3], 0) / 10 / columns;
     const times = new Map();
     for (const cell of row.cells) times.set(cell[2], (times.get(cell[2]) ?? 0) + cell[1] * cell[3]);
     const [most] = [...times].sort((left, right) => right[1] - left[1]);
-    this.readout.textContent = `Worker ${row.pid}: busy ${busy.toFixed(0)} % of the time${most ? `, mostly with ${this.chart.names[most[0]]}` : ""}${row.running.length ? `; runs ${row.running.map((task) => task.name).join(", ")}` : ""}.`;
-    const y = this.cursor * ROW;
-    if (y < this.box.scrollTop) this.box.scrollTop = y;
-    else if (y + AXIS + ROW > this.box.scrollTop + this.canvas.clientHeight) this.box.scrollTop = y + AXIS + ROW - this.canvas.clientHeight;
-    this.draw();
+    return `Worker ${row.pid}: busy ${busy.toFixed(0)} % of the time${most ? `, mostly with ${this.chart.names[most[0]]}` : ""}${row.running.length ? `; runs ${row.running.map((task) => task.name).join(", ")}` : ""}.`;
   },
 
   go(range) {
@@ -251,6 +262,7 @@ export const timeline = {
 
   reset() {
     this.range = null;
+    this.chosen = false;
     this.follow.setAttribute("aria-pressed", "true");
     this.load();
   },
