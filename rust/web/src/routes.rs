@@ -307,8 +307,13 @@ async fn page_part(State(service): State<Service>, Path(part): Path<String>, Raw
 }
 
 async fn stack(State(service): State<Service>, body: Bytes) -> Response {
-    match serde_json::from_slice::<Map<String, Value>>(&body) {
-        Ok(whose) => service.ask("stack", Value::Object(whose)).await,
+    ask_with(service, "stack", &body).await
+}
+
+/// Asks with what the body says, which is an object.
+async fn ask_with(service: Service, what: &'static str, body: &[u8]) -> Response {
+    match serde_json::from_slice::<Map<String, Value>>(body) {
+        Ok(arguments) => service.ask(what, Value::Object(arguments)).await,
         Err(error) => (
             StatusCode::BAD_REQUEST,
             format!("The body must be a JSON object: {error}"),
@@ -324,14 +329,7 @@ async fn list_jobs(State(service): State<Service>) -> Response {
 }
 
 async fn submit_job(State(service): State<Service>, body: Bytes) -> Response {
-    match serde_json::from_slice::<Map<String, Value>>(&body) {
-        Ok(job) => service.ask("submit_job", Value::Object(job)).await,
-        Err(error) => (
-            StatusCode::BAD_REQUEST,
-            format!("The body must be a JSON object: {error}"),
-        )
-            .into_response(),
-    }
+    ask_with(service, "submit_job", &body).await
 }
 
 async fn get_job(State(service): State<Service>, Path(id): Path<String>) -> Response {
