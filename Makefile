@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+DOCS_READY := $(VENV)/.docs-ready
 ARGS   ?=
 
 # `fast` builds in seconds after an edit (incremental, no LTO) and is what the tests run on; wheels and `make bench` use `release`.
@@ -85,6 +86,11 @@ lint: tools-present $(READY) ## formatting, clippy, ruff, mypy, and who may depe
 	cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
 	$(BIN)/mypy
 
+# Nothing is compiled for it: the reference is made of the sources. What is not in order (a link, a name, a docstring) is an error.
+.PHONY: docs
+docs: $(DOCS_READY) ## the documentation site, in site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 .PHONY: fmt
 fmt: tools-present $(READY) ## put everything into the house format
 	cargo fmt --all
@@ -92,7 +98,7 @@ fmt: tools-present $(READY) ## put everything into the house format
 	$(BIN)/ruff check --fix --exit-zero --quiet
 
 .PHONY: check
-check: lint test ## what CI runs
+check: lint docs test ## what CI runs
 
 SEEDS ?= 10000
 FROM  ?= 0
@@ -133,7 +139,7 @@ wheel: tools-present $(READY) ## a wheel and an sdist in dist/
 
 .PHONY: clean
 clean: ## remove everything that was built
-	rm -rf target dist $(VENV) .venv-ray .pytest_cache .mypy_cache .ruff_cache .hypothesis python/ray_rs/*.so
+	rm -rf target dist site $(VENV) .venv-ray .pytest_cache .mypy_cache .ruff_cache .hypothesis python/ray_rs/*.so
 	find python tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The developer's virtual environment; made anew when the list of tools in pyproject.toml changes.
@@ -146,6 +152,10 @@ $(READY): pyproject.toml
 	@echo "installing the tools of pyproject.toml into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
+	@touch $@
+
+$(DOCS_READY): pyproject.toml $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group docs
 	@touch $@
 
 .PHONY: tools-present

@@ -86,88 +86,127 @@ class _BaseID:
 
     def __new__(cls, id: bytes) -> Self:
         """TypeError "expected bytes" / ValueError "needs to have length N"."""
-    def binary(self) -> bytes: ...
-    def hex(self) -> str: ...
-    def is_nil(self) -> bool: ...
+    def binary(self) -> bytes:
+        """The id as bytes."""
+    def hex(self) -> str:
+        """The id in hexadecimal digits."""
+    def is_nil(self) -> bool:
+        """Whether it stands for nothing: all of its bits are set."""
     @classmethod
-    def size(cls) -> int: ...
+    def size(cls) -> int:
+        """Length in bytes."""
     @classmethod
-    def nil(cls: type[_Id]) -> _Id: ...
+    def nil(cls: type[_Id]) -> _Id:
+        """The id that stands for nothing."""
     @classmethod
-    def from_binary(cls: type[_Id], id: bytes) -> _Id: ...
+    def from_binary(cls: type[_Id], id: bytes) -> _Id:
+        """The id of these bytes; ValueError when there are too many or too few."""
     @classmethod
-    def from_hex(cls: type[_Id], hex_id: str) -> _Id: ...
+    def from_hex(cls: type[_Id], hex_id: str) -> _Id:
+        """The id of these hexadecimal digits; ValueError when they are none."""
     @classmethod
-    def from_random(cls: type[_Id]) -> _Id: ...
+    def from_random(cls: type[_Id]) -> _Id:
+        """A new id that nothing has yet."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
 @final
 class JobID(_BaseID):
+    """Of what one driver does, from its connection to its end."""
+
     @classmethod
-    def from_int(cls, value: int) -> JobID: ...
-    def int(self) -> int: ...
+    def from_int(cls, value: int) -> JobID:
+        """The id of the job with this number."""
+    def int(self) -> int:
+        """The job's number in its cluster."""
 
 @final
 class ActorID(_BaseID):
+    """Of an actor."""
+
     @property
-    def job_id(self) -> JobID: ...
+    def job_id(self) -> JobID:
+        """The job that it belongs to."""
 
 @final
 class TaskID(_BaseID):
-    def actor_id(self) -> ActorID: ...
-    def job_id(self) -> JobID: ...
+    """Of one task, or of one call of an actor's method."""
+
+    def actor_id(self) -> ActorID:
+        """The actor whose method it is; nil for a task."""
+    def job_id(self) -> JobID:
+        """The job that it belongs to."""
 
 @final
-class NodeID(_BaseID): ...
+class NodeID(_BaseID):
+    """Of a node."""
 
 @final
-class WorkerID(_BaseID): ...
+class WorkerID(_BaseID):
+    """Of a process: a worker or a driver."""
 
 @final
-class FunctionID(_BaseID): ...
+class FunctionID(_BaseID):
+    """Of a remote function, by the content of its pickle."""
 
 @final
-class ActorClassID(_BaseID): ...
+class ActorClassID(_BaseID):
+    """Of an actor class."""
 
 @final
-class UniqueID(_BaseID): ...
+class UniqueID(_BaseID):
+    """Of anything."""
 
 @final
-class ClusterID(_BaseID): ...
+class ClusterID(_BaseID):
+    """Of a cluster."""
 
 @final
-class PlacementGroupID(_BaseID): ...
+class PlacementGroupID(_BaseID):
+    """Of a placement group."""
 
 @final
 class ObjectRef(Awaitable[_T_co], Generic[_T_co]):
-    """A counted reference to one object. `ObjectRef(bytes)` makes a borrowed one whose owner is looked up by id."""
+    """A counted reference to an object that is there or will be; `await` of it gives the value, as `get` does.
+
+    The object lives as long as some process has a reference to it. `ObjectRef(bytes)` makes one of an object that
+    another process owns, which is looked up by the id.
+    """
 
     def __new__(cls, id: bytes) -> Self: ...
-    def binary(self) -> bytes: ...
-    def hex(self) -> str: ...
-    def is_nil(self) -> bool: ...
+    def binary(self) -> bytes:
+        """The object's id as bytes."""
+    def hex(self) -> str:
+        """The object's id in hexadecimal digits."""
+    def is_nil(self) -> bool:
+        """Whether it refers to nothing."""
     @classmethod
-    def size(cls) -> int: ...
+    def size(cls) -> int:
+        """Length of an id in bytes."""
     @classmethod
-    def nil(cls) -> ObjectRef[Any]: ...
+    def nil(cls) -> ObjectRef[Any]:
+        """A reference to nothing."""
     @classmethod
-    def from_binary(cls, id: bytes) -> ObjectRef[Any]: ...
+    def from_binary(cls, id: bytes) -> ObjectRef[Any]:
+        """A reference to the object of this id, as `ObjectRef(id)`."""
     @classmethod
     def from_hex(cls, hex_id: str) -> ObjectRef[Any]:
         """NotImplementedError, as in Ray."""
-    def task_id(self) -> TaskID: ...
-    def job_id(self) -> JobID: ...
+    def task_id(self) -> TaskID:
+        """The task that makes the object, or that has put it."""
+    def job_id(self) -> JobID:
+        """The job that it belongs to."""
     def owner_address(self) -> bytes:
-        """Node id, worker id, pid (little-endian u32)."""
+        """Of the process that owns it: node id, worker id, pid (little-endian u32)."""
     def call_site(self) -> str:
-        """Always ""."""
+        """The line of the program that made it, as "file.py:12"; empty where that was not noted."""
     def _glance(self) -> tuple[bool, int] | None:
         """(is an error, bytes) of a value that is there, None of one that is not. Waits for nothing, and counts as no
         look at an error."""
-    def future(self) -> ConcurrentFuture[_T_co]: ...
+    def future(self) -> ConcurrentFuture[_T_co]:
+        """A future of the value, for threads."""
     def as_future(self) -> asyncio.Future[_T_co]:
-        """A future of the running loop."""
+        """A future of the value, of the event loop that runs."""
     def _on_completed(self, callback: Callable[[Any], None]) -> None:
         """`callback(value_or_exception)` on a thread of the engine."""
     # These four are put here by `ray_rs.api`.
@@ -177,7 +216,8 @@ class ObjectRef(Awaitable[_T_co], Generic[_T_co]):
 
     def _on_ready(self, callback: Callable[[Any], None]) -> Callable[[], None]: ...
     async def _ready(self) -> None: ...
-    def tensor_transport(self) -> None: ...
+    def tensor_transport(self) -> None:
+        """None: tensors travel as other values do."""
     def __await__(self) -> Generator[Any, None, _T_co]: ...
     def __hash__(self) -> int: ...
     def __eq__(self, other: object, /) -> bool: ...
@@ -314,7 +354,10 @@ class ActorHandle(Generic[_T]):
 
 @final
 class ActorMethod:
-    def remote(self, *args: Any, **kwargs: Any) -> Any: ...
+    """A method of an actor, as its handle gives it."""
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls it in the actor's process: ObjectRef, a list of them (num_returns > 1), or None (num_returns = 0)."""
     def _remote(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> Any: ...
@@ -441,7 +484,18 @@ def is_current_task_cancelled() -> bool | None:
     """Whether the task that runs here was cancelled; None when none runs."""
 
 def kill(actor: ActorHandle[Any] | type[Any], *, no_restart: bool = True) -> None:
-    """Ray's `kill`."""
+    """Ends an actor's process at once, whatever it does.
+
+    Calls that wait, and later ones, fail with `ActorDiedError`; if the actor may restart, those that were under way
+    fail with `ActorUnavailableError`. An actor whose handles are all dropped ends by itself, after its last call.
+
+    Args:
+        actor: A handle.
+        no_restart: The actor is not to come back, whatever its `max_restarts` is.
+
+    Raises:
+        ValueError: Not a handle.
+    """
 
 # --- objects ---------------------------------------------------------------------------------------------------------
 
@@ -461,17 +515,25 @@ def get(
     copy: bool | Literal["on_write"] | None = None,
     _use_object_store: bool = False,
 ) -> _T:
-    """Ray's `get`, and a version of one's own of what it gives.
+    """Waits for a value, or for several, and gives them.
+
+    Inside a task it lends the task's CPU to others while it waits. It can be interrupted by Ctrl-C.
 
     Args:
         object_refs: A reference, or a list of them.
-        timeout: Seconds to wait; None: for ever.
+        timeout: Seconds to wait for all of them; None: for ever; 0: only what is there.
         copy: Arrays lie in shared memory and are read-only. With True they are copied, and may be written to; with
             "on_write" they may be written to as well, and only pages that are written to are copied, when they are. The
             object stays in the store while such an array lives.
 
+    Returns:
+        The value; a list of values, in the order of the references.
+
     Raises:
         GetTimeoutError: It took longer.
+        RayTaskError: The task that makes it raised; the error is also an instance of the class that was raised.
+        RayError: It can't be had for another reason, as its class says; see `ray_rs.exceptions`.
+        ValueError: Not a reference, or a list with something else in it.
 
     Example:
         >>> values = ray.get(ref, copy="on_write")
@@ -479,12 +541,43 @@ def get(
     """
 
 def put(value: _T, *, _owner: Any = None, _tensor_transport: Any = None) -> ObjectRef[_T]:
-    """Ray's `put`."""
+    """Stores a value once, so that many tasks can use it, and gives a reference to it.
+
+    Up to 100 KiB it stays in this process; a larger one is copied into the node's shared memory, and arrays in it are
+    read there without another copy. It can't be changed afterwards.
+
+    Args:
+        value: Anything that can be pickled, except a reference.
+        _owner: An actor that is to own the object, instead of this process.
+        _tensor_transport: Must be None.
+
+    Returns:
+        The reference; the value is freed when no process has one any more.
+
+    Raises:
+        TypeError: A reference, or what can't be pickled.
+        ObjectStoreFullError: There is no room, and nothing that could be moved to disk.
+        OutOfDiskError: There was something, but the disk is full too.
+    """
 
 def wait(
     ray_waitables: list[_Waitable], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
 ) -> tuple[list[_Waitable], list[_Waitable]]:
-    """Ray's `wait`."""
+    """Waits until some of the references are ready: there is a value, or an error.
+
+    Args:
+        ray_waitables: References and generators, each once.
+        num_returns: How many are to be ready.
+        timeout: Seconds to wait; None: for ever.
+        fetch_local: An object on another node is ready when it has been copied here.
+
+    Returns:
+        Two lists, in the order of `ray_waitables`: at most `num_returns` that are ready, and all others.
+
+    Raises:
+        TypeError: Not a list of references.
+        ValueError: The same reference twice, or `num_returns` not between 1 and their number.
+    """
 
 @overload
 def empty(shape: int, dtype: None = None) -> WritableBuffer: ...
@@ -579,7 +672,7 @@ def prepare_to_fork() -> None:
     """Zygote: does once what each worker would do for itself, and leaves no gaps in the heap. Before the first fork."""
 
 def is_initialized() -> bool:
-    """Ray's `is_initialized`."""
+    """Whether this process is part of a session."""
 
 def flush_logs(timeout: float = 1.0) -> None:
     """Driver: returns when all lines printed so far by workers were given to `on_event`."""

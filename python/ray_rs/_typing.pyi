@@ -319,7 +319,31 @@ def remote(function: Callable[_P, Iterator[_Y]], /) -> RemoteGenerator[_P, _Y]: 
 @overload
 def remote(function: Callable[_P, _R], /) -> RemoteFunction[_P, _R]: ...
 @overload
-def remote(*, num_returns: Literal[1, "streaming"] | None = None, **options: Unpack[RemoteOptions]) -> Decorator: ...
+def remote(*, num_returns: Literal[1, "streaming"] | None = None, **options: Unpack[RemoteOptions]) -> Decorator:
+    """Makes a function run as tasks, or a class's instances live in processes of their own.
+
+    Used as `@ray.remote`, or with options as `@ray.remote(num_cpus=2)`.
+
+    Args:
+        num_returns: How many references a call gives; of a generator "streaming", as by default, or "dynamic".
+        **options: See `ray_rs.options.OPTIONS`.
+
+    Returns:
+        A `RemoteFunction` or an `ActorClass`; with options, a decorator that makes one.
+
+    Raises:
+        AssertionError: Neither used as `@remote` nor as `@remote(option=...)`.
+        TypeError: Not a function or class; an option of the wrong type.
+        ValueError: A bad option.
+
+    Example:
+        >>> @ray.remote(num_cpus=2)
+        ... def square(x):
+        ...     return x * x
+        >>> ray.get(square.remote(4))
+        16
+    """
+
 @overload
 def remote(*, num_returns: Literal["dynamic"], **options: Unpack[RemoteOptions]) -> DynamicDecorator: ...
 @overload
@@ -343,9 +367,27 @@ def method(
 @overload
 def method(function: Callable[Concatenate[Any, _P], _R], /) -> Method[_P, _R, _core.ObjectRef[_R]]: ...
 @overload
-def method(
-    *, num_returns: Literal[1, "streaming"] | None = None, **options: Unpack[MethodOptions]
-) -> MethodDecorator: ...
+def method(*, num_returns: Literal[1, "streaming"] | None = None, **options: Unpack[MethodOptions]) -> MethodDecorator:
+    """Says how a method of an actor class is to be called.
+
+    Args:
+        num_returns: As in `remote`.
+        **options: `max_task_retries`, `retry_exceptions`, `timeout_s`, `concurrency_group`.
+
+    Returns:
+        The method itself, or a decorator for it.
+
+    Raises:
+        AssertionError: Wrong use, or an unknown option.
+
+    Example:
+        >>> @ray.remote
+        ... class Pair:
+        ...     @ray.method(num_returns=2)
+        ...     def both(self):
+        ...         return 1, 2
+    """
+
 @overload
 def method(
     *, num_returns: Literal["dynamic"], **options: Unpack[MethodOptions]
