@@ -90,6 +90,8 @@ lint: tools-present $(READY) ## formatting, clippy, ruff, mypy, and who may depe
 .PHONY: docs
 docs: $(DOCS_READY) ## the documentation site, in site/index.html
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@! grep -rlE '<(script|link|img|iframe)[^>]* (src|href)="?(https?:)?//' --include=*.html site || \
+	  { echo "these pages load something from elsewhere" >&2; exit 1; }
 
 .PHONY: fmt
 fmt: tools-present $(READY) ## put everything into the house format
