@@ -677,6 +677,12 @@ def is_initialized() -> bool:
 def flush_logs(timeout: float = 1.0) -> None:
     """Driver: returns when all lines printed so far by workers were given to `on_event`."""
 
+def set_tracing(on: bool) -> None:
+    """Whether calls of this process, and what it runs for calls that are traced, have spans of OpenTelemetry."""
+
+def is_tracing() -> bool:
+    """Whether they have."""
+
 def process_info() -> dict[str, Any]:
     """Keys: worker_id, node_id, job_id (id objects), pid, session, session_dir, gcs_address, node_ip, namespace,
     node_resources (dict[str, float]), arena_bytes, is_driver, is_awaited (of a worker: the driver is answered when its

@@ -39,7 +39,12 @@ _STOP_SIGNAL_VARIABLE = "RAY_JOB_STOP_SIGNAL"
 _LAST_CHARACTERS = 20_000
 _LAST_LINES = 10
 # Of a worker, and not of what it starts. The mark by which a raylet finds what its workers have started stays.
-_OF_WORKERS = ("RAY_RS_RUNTIME_ENV", "RAY_RS_LOGGING_CONFIG", "RAY_RS_DEFAULT_ACTOR_LIFETIME")
+_OF_WORKERS = (
+    "RAY_RS_RUNTIME_ENV",
+    "RAY_RS_LOGGING_CONFIG",
+    "RAY_RS_DEFAULT_ACTOR_LIFETIME",
+    "RAY_RS_TRACING_STARTUP_HOOK",
+)
 
 
 class JobError(Exception):

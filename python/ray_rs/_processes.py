@@ -19,6 +19,7 @@ __all__ = [
     "living_sessions",
     "object_store_bytes",
     "stop_node",
+    "tracing_hook",
     "web_address",
     "web_options",
 ]
@@ -324,6 +325,18 @@ def web_address(session_dir: str) -> str:
         "host:port"; empty: there is none.
     """
     return _read(f"{session_dir}/dashboard_address").strip()
+
+
+def tracing_hook(session_dir: str) -> str:
+    """The hook that `ray_rs start --tracing-startup-hook` gave to drivers which join this node.
+
+    Args:
+        session_dir: The session's directory.
+
+    Returns:
+        "module:function"; empty: there is none.
+    """
+    return _read(f"{session_dir}/tracing_startup_hook").strip()
 
 
 def drain_node(address: str, token_path: str, node_id: str, reason: int, message: str, remaining_ms: int) -> str:

@@ -84,6 +84,10 @@ def _run(config: dict[str, Any], fork_token: int) -> int:
     info = _core.process_info()
     _redirect_output(config["log_dir"], f"worker-{info['worker_id'].hex()}-{info['job_id'].hex()}-{os.getpid()}")
     _logging_config.apply_in_worker()
+    if "RAY_RS_TRACING_STARTUP_HOOK" in os.environ:
+        from ray_rs import _tracing
+
+        _tracing.set_up_in_worker()
     if set_up is not None:
         set_up()
         _core.worker_ready()
@@ -92,6 +96,8 @@ def _run(config: dict[str, Any], fork_token: int) -> int:
     graceful, code, _reason = _core.run_worker_loop(_Callbacks(info["node_ip"]))
     if graceful:
         _say_goodbye()
+    if tracing := sys.modules.get("ray_rs._tracing"):
+        tracing.flush()
     _flush()
     _core.disconnect()
     return code
@@ -313,7 +319,13 @@ class _Callbacks:
 
     def start_actor(self, cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any], info: dict[str, Any]) -> Any:
         self._become_actor(info)
-        instance = cls(*args, **kwargs)
+        carrier = kwargs.pop("_ray_trace_ctx", None)
+        if carrier is not None and _core.is_tracing():
+            from ray_rs import _tracing
+
+            instance = _tracing.execute(cls, cls.__name__, "__init__", carrier, args, kwargs)
+        else:
+            instance = cls(*args, **kwargs)
         self._name_actor(instance, info)
         return instance
 
@@ -321,6 +333,7 @@ class _Callbacks:
         self, cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any], info: dict[str, Any], state: bytes
     ) -> Any:
         self._become_actor(info)
+        kwargs.pop("_ray_trace_ctx", None)
         instance = _durable.restore(cls, args, kwargs, state)
         self._name_actor(instance, info)
         return instance

@@ -45,7 +45,6 @@ _HIDDEN = (
     "_temp_dir",
     "_system_config",
     "_metrics_export_port",
-    "_tracing_startup_hook",
     "_node_name",
     "_plasma_directory",
     "_enable_object_reconstruction",
@@ -54,6 +53,9 @@ _HIDDEN = (
     "_redis_password",
     "_skip_env_hook",
 )
+
+# As `_tracing.VARIABLE`, whose module is imported only where somebody traces.
+_TRACING_VARIABLE = "RAY_RS_TRACING_STARTUP_HOOK"
 
 _REASONS = {
     "enable_resource_isolation": "the engine's processes are not put into control groups",
@@ -200,6 +202,7 @@ def init(
         NotImplementedError: An option of Ray's that is not there.
         ConnectionError: Nothing runs at the address.
     """
+    tracing_hook = kwargs.pop("_tracing_startup_hook", None)
     hidden = _check_hidden(kwargs)
     if local_mode:
         raise RuntimeError("`local_mode` is no longer supported. Use a debugger on the plain function instead.")
@@ -234,6 +237,13 @@ def init(
         target = _target(address)
         config = _processes.driver_config(namespace=namespace, log_to_driver=log_to_driver)
         env = _checked_env(runtime_env, config)
+        hook = tracing_hook or (target and _processes.tracing_hook(target["session_dir"]))
+        config["env"].pop(_TRACING_VARIABLE, None)
+        if hook:
+            from ray_rs import _tracing
+
+            _tracing.set_up_here(hook)
+            config["env"][_TRACING_VARIABLE] = hook
         config["env"].pop(LIFETIME_VARIABLE, None)
         if lifetime == "detached":
             config["env"][LIFETIME_VARIABLE] = lifetime
@@ -634,6 +644,7 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
                 metrics.flush()
             _core.flush_logs()
         _core.disconnect()
+        _core.set_tracing(False)
         _logs.flush()
         if session["started_here"]:
             _core.stop_head(session["session_dir"])

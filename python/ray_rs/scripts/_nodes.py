@@ -81,6 +81,12 @@ def add(commands: Any) -> None:
     start.add_argument(
         "--dashboard-port", type=int, help=f"the same (default: {_WEB_PORT}, or one of the next that is free; 0: any)"
     )
+    start.add_argument(
+        "--tracing-startup-hook",
+        type=_hook,
+        metavar="MODULE:FUNCTION",
+        help="sets OpenTelemetry up in the programs that join this node, and in their workers (see docs/tracing.md)",
+    )
     # Of Ray's, for scripts that pass them: here workers listen on no ports.
     for name in ("--min-worker-port", "--max-worker-port"):
         start.add_argument(name, type=int, help=argparse.SUPPRESS)
@@ -101,6 +107,13 @@ def _mapping(text: str) -> dict[str, float]:
         return {str(name): float(amount) for name, amount in parsed.items()}
     except (ValueError, AttributeError, TypeError):
         raise argparse.ArgumentTypeError(f"{text!r} is no JSON object of numbers, nor name=1,name=2") from None
+
+
+def _hook(text: str) -> str:
+    module, colon, function = text.partition(":")
+    if not (module and colon and function):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form MODULE:FUNCTION")
+    return text
 
 
 def _truth(text: str) -> bool:
@@ -286,6 +299,9 @@ def _launch(arguments: argparse.Namespace, address: str | None, token_path: str 
     except RuntimeError as error:
         raise ConnectionError(f"The node did not start: {error}") from None
     try:
+        if arguments.tracing_startup_hook:
+            with open(f"{session['session_dir']}/tracing_startup_hook", "w") as file:
+                file.write(arguments.tracing_startup_hook)
         gcs_address = _wait_until_part(session, node_id, address)
         if arguments.dashboard_port is not None and not _processes.web_address(session["session_dir"]):
             words = _last_words(session["session_dir"], ["gcs"])

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ray_rs.util import rpdb as rpdb
     from ray_rs.util import scheduling_strategies as scheduling_strategies
     from ray_rs.util import serialization as serialization
+    from ray_rs.util import tracing as tracing
     from ray_rs.util.actor_pool import ActorPool
     from ray_rs.util.check_serialize import inspect_serializability
     from ray_rs.util.debug import disable_log_once_globally, enable_periodic_logging, log_once
@@ -51,6 +52,7 @@ _SUBMODULES = (
     "rpdb",
     "scheduling_strategies",
     "serialization",
+    "tracing",
 )
 _LAZY = {
     "ActorPool": "actor_pool",

@@ -13,7 +13,7 @@ use crate::descriptor::{ActorDescriptor, dict_or_empty};
 use crate::ids::{PyActorId, bytes_of, hash_of};
 use crate::object_ref::{Counted, address_bytes, address_from};
 use crate::remote_function::{call_remote, wrap_returns};
-use crate::{args, core, errors, gil, imports, reftable, sites, stream};
+use crate::{args, core, errors, gil, imports, reftable, sites, spans, stream};
 
 /// One actor, as seen from one connection. Handles and their methods share it, so that a method outlives its handle and
 /// neither holds the other.
@@ -179,6 +179,25 @@ impl ActorMethod {
     fn name(&self) -> &str {
         &self.descriptor.get().methods[self.index].name
     }
+
+    /// A call that fits the signature.
+    fn submit<'py>(
+        &self,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = args.py();
+        let target = &*self.target;
+        target.check(py)?;
+        let args = args::encode(&target.core, args, kwargs, self.name())?;
+        let handle = target.counted.as_ref().map(|counted| counted.slot);
+        let returns = target
+            .core
+            .actor_call(target.actor, handle, self.method, args, self.num_returns)
+            .map_err(|error| errors::from_core(py, error))?;
+        sites::note(py, &target.core, &returns);
+        wrap_returns(py, &target.core, returns, self.num_returns)
+    }
 }
 
 #[pymethods]
@@ -190,18 +209,17 @@ impl ActorMethod {
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = args.py();
-        let method = &self.descriptor.get().methods[self.index];
-        method.signature.check(args, kwargs)?;
-        let target = &*self.target;
-        target.check(py)?;
-        let args = args::encode(&target.core, args, kwargs, &method.name)?;
-        let handle = target.counted.as_ref().map(|counted| counted.slot);
-        let returns = target
-            .core
-            .actor_call(target.actor, handle, self.method, args, self.num_returns)
-            .map_err(|error| errors::from_core(py, error))?;
-        sites::note(py, &target.core, &returns);
-        wrap_returns(py, &target.core, returns, self.num_returns)
+        let descriptor = self.descriptor.get();
+        descriptor.methods[self.index].signature.check(args, kwargs)?;
+        if spans::is_on() {
+            let called = spans::Called {
+                class: descriptor.class_name_text(),
+                name: self.name(),
+                actor_id: self.target.actor_id.hex(),
+            };
+            return spans::submitting(py, called, kwargs, |kwargs| self.submit(args, Some(kwargs)));
+        }
+        self.submit(args, kwargs)
     }
 
     #[pyo3(signature = (args=None, kwargs=None, **options))]

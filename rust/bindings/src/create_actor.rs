@@ -11,7 +11,7 @@ use crate::descriptor::ActorDescriptor;
 use crate::object_ref::Counted;
 use crate::remote_function::content_id;
 use crate::signature::Signature;
-use crate::{args, control, core, gil, placement_group};
+use crate::{args, control, core, gil, placement_group, spans};
 
 #[pyfunction]
 #[pyo3(signature = (descriptor, class_blob, signature, args, kwargs, *, placement_resources, running_resources,
@@ -53,56 +53,67 @@ pub fn create_actor<'py>(
     let known = descriptor.get();
     let class_id = content_id(&class_blob);
     let class_name = known.class_name_text().to_owned();
-    let encoded = args::encode(&core, args, Some(kwargs), &format!("{class_name}.__init__"))?;
-    let request = ActorRequest {
-        class_id,
-        class_name,
-        args: encoded,
-        placement_resources: control::resources(placement_resources)?,
-        running_resources: control::resources(running_resources)?,
-        strategy: strategy.as_ref().map_or(Ok(None), placement_group::strategy)?,
-        captures_children,
-        max_restarts,
-        max_task_retries,
-        max_concurrency,
-        max_pending_calls: known.max_pending_calls,
-        is_async,
-        detached,
-        name: name.to_owned(),
-        namespace: namespace.to_owned(),
-        get_if_exists,
-        handle_descriptor: known.encoded(py)?.as_borrowed().extract()?,
-        extra,
-        groups: concurrency_groups,
-        runtime_env: runtime_env.to_owned(),
-        definition: bytes::Bytes::new(),
-        unlisted,
-        durability: durability.map(|(checkpoint_every, interval)| Durability {
-            checkpoint_every,
-            checkpoint_interval: control::time_limit(interval),
-        }),
-    };
-    let created = gil::wait_for(py, |interrupt| {
-        let definition = core.export_function(class_id, class_blob, interrupt)?;
-        core.create_actor(ActorRequest { definition, ..request }, interrupt)
-    })?;
-    match created {
-        ActorCreated::New {
-            actor_id,
-            actor,
-            handle,
-        } => {
-            let counted = Counted::new(&core, handle);
-            Ok(ActorHandle::new(
-                &core,
+    let create = |kwargs: &Bound<'py, PyDict>| -> PyResult<ActorHandle> {
+        let encoded = args::encode(&core, args, Some(kwargs), &format!("{class_name}.__init__"))?;
+        let request = ActorRequest {
+            class_id,
+            class_name: class_name.clone(),
+            args: encoded,
+            placement_resources: control::resources(placement_resources)?,
+            running_resources: control::resources(running_resources)?,
+            strategy: strategy.as_ref().map_or(Ok(None), placement_group::strategy)?,
+            captures_children,
+            max_restarts,
+            max_task_retries,
+            max_concurrency,
+            max_pending_calls: known.max_pending_calls,
+            is_async,
+            detached,
+            name: name.to_owned(),
+            namespace: namespace.to_owned(),
+            get_if_exists,
+            handle_descriptor: known.encoded(py)?.as_borrowed().extract()?,
+            extra,
+            groups: concurrency_groups,
+            runtime_env: runtime_env.to_owned(),
+            definition: bytes::Bytes::new(),
+            unlisted,
+            durability: durability.map(|(checkpoint_every, interval)| Durability {
+                checkpoint_every,
+                checkpoint_interval: control::time_limit(interval),
+            }),
+        };
+        let created = gil::wait_for(py, |interrupt| {
+            let definition = core.export_function(class_id, class_blob, interrupt)?;
+            core.create_actor(ActorRequest { definition, ..request }, interrupt)
+        })?;
+        match created {
+            ActorCreated::New {
                 actor_id,
                 actor,
-                Some(counted),
-                descriptor.clone().unbind(),
-            ))
+                handle,
+            } => {
+                let counted = Counted::new(&core, handle);
+                Ok(ActorHandle::new(
+                    &core,
+                    actor_id,
+                    actor,
+                    Some(counted),
+                    descriptor.clone().unbind(),
+                ))
+            }
+            ActorCreated::Existing(named) => handle_of(py, &core, named),
         }
-        ActorCreated::Existing(named) => handle_of(py, &core, named),
+    };
+    if spans::is_on() {
+        let called = spans::Called {
+            class: known.class_name_text(),
+            name: "__init__",
+            actor_id: String::new(),
+        };
+        return spans::submitting(py, called, Some(kwargs), create);
     }
+    create(kwargs)
 }
 
 fn handle_of(py: Python<'_>, core: &Arc<CoreWorker>, named: NamedActor) -> PyResult<ActorHandle> {

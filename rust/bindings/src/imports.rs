@@ -47,6 +47,8 @@ pub static LOAD_ACTOR: Name = Name::new("ray_rs._core", "_load_actor");
 pub static LOAD_ACTOR_OUT_OF_BAND: Name = Name::new("ray_rs._core", "_load_actor_out_of_band");
 
 // ray_rs.
+pub static BEGIN_SUBMISSION: Name = Name::new("ray_rs._tracing", "begin_submission");
+pub static EXECUTE_IN_SPAN: Name = Name::new("ray_rs._tracing", "execute");
 pub static AUTO_INIT: Name = Name::new("ray_rs.api", "_auto_init");
 pub static DUMPS: Name = Name::new("ray_rs._serialization", "dumps");
 pub static EXPLAIN_FAILURE: Name = Name::new("ray_rs._serialization", "explain_failure");

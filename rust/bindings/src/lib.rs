@@ -7,7 +7,8 @@
 //! * to and from bytes: [`pickle`], [`scalars`], [`reftable`], [`buffers`], [`args`]
 //! * for users: [`objects`] (`get`, `put`, `wait`), [`remote_function`], [`actor`], [`object_ref`], [`ids`]
 //! * a worker's loops: [`executor`]
-//! * the process: [`core`] (the connection), [`forking`] (before there is one), [`gil`] (waiting), [`errors`] (the one map to exceptions), [`daemons`]
+//! * the process: [`core`] (the connection), [`forking`] (before there is one), [`gil`] (waiting), [`errors`] (the one map to exceptions), [`daemons`],
+//!   [`spans`] (of OpenTelemetry, when they are on)
 //!
 //! `unsafe` stands in [`buffers`] and in [`executor::title`] only. Rules: no Python object is made or dropped, and nothing of Python called, while
 //! a lock is held; nothing blocks with the GIL held; every wait of the main thread looks for signals.
@@ -40,6 +41,7 @@ mod remote_function;
 mod scalars;
 mod signature;
 mod sites;
+mod spans;
 mod stream;
 mod task_records;
 mod trace;
@@ -92,6 +94,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         forking::prepare_to_fork,
         core::is_initialized,
         core::flush_logs,
+        spans::set_tracing,
+        spans::is_tracing,
         core::process_info,
         control::cluster_view,
         control::store_objects,

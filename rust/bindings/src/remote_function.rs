@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::executor::context;
 use crate::object_ref::ObjectRef;
 use crate::signature::Signature;
-use crate::{args, control, core, gil, imports, placement_group, sites, stream};
+use crate::{args, control, core, gil, imports, placement_group, sites, spans, stream};
 
 /// Its `remote` lies in its `__dict__`, which comes before the method of the class: an object of its own, so that
 /// `inspect.signature` and `help` see the function behind it.
@@ -62,6 +62,19 @@ struct Registered {
 }
 
 impl RemoteCall {
+    /// A call that fits the signature.
+    fn submit<'py>(
+        slf: &Bound<'py, Self>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let to = Self::registered(slf)?;
+        let args = args::encode(&to.core, args, kwargs, &to.name)?;
+        let returns = to.core.submit(to.index, args, to.num_returns);
+        sites::note(slf.py(), &to.core, &returns);
+        wrap_returns(slf.py(), &to.core, returns, to.num_returns)
+    }
+
     fn registered(slf: &Bound<'_, Self>) -> PyResult<Arc<Registered>> {
         if let Some(group) = context::capturing_group(slf.py())? {
             return Self::registered_in(slf, group);
@@ -170,12 +183,17 @@ impl RemoteCall {
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        slf.get().signature.check(args, kwargs)?;
-        let to = Self::registered(slf)?;
-        let args = args::encode(&to.core, args, kwargs, &to.name)?;
-        let returns = to.core.submit(to.index, args, to.num_returns);
-        sites::note(slf.py(), &to.core, &returns);
-        wrap_returns(slf.py(), &to.core, returns, to.num_returns)
+        let this = slf.get();
+        this.signature.check(args, kwargs)?;
+        if spans::is_on() {
+            let called = spans::Called {
+                class: "",
+                name: &this._function_name(),
+                actor_id: String::new(),
+            };
+            return spans::submitting(slf.py(), called, kwargs, |kwargs| Self::submit(slf, args, Some(kwargs)));
+        }
+        Self::submit(slf, args, kwargs)
     }
 
     #[getter]

@@ -12,7 +12,7 @@ use ray_rs_types::FunctionId;
 use rustc_hash::FxHashMap;
 
 use super::Executor;
-use crate::{errors, gil, imports, pickle};
+use crate::{errors, gil, imports, pickle, spans};
 
 pub struct Function {
     callable: Py<PyAny>,
@@ -157,19 +157,57 @@ impl Callable {
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        match spans::taken_from(kwargs)? {
+            Some(carrier) if spans::is_on() => self.call_in_span(py, executor, &carrier, args, kwargs),
+            _ => self.call_plainly(py, executor, args, kwargs),
+        }
+    }
+
+    fn call_plainly<'py>(
+        &self,
+        py: Python<'py>,
+        executor: &Executor,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         match self {
             Self::Function(function) => function.callable.bind(py).call(args, kwargs),
-            Self::Method(method) => {
-                if let Some(bound) = &method.bound {
-                    return bound.bind(py).call(args, kwargs);
-                }
-                let instance = executor.instance(py)?;
-                let Some(special) = &method.special else {
-                    return instance.getattr(method.name.bind(py))?.call(args, kwargs);
-                };
-                let with_instance =
-                    PyTuple::new(py, std::iter::once(instance.clone()).chain(args).collect::<Vec<_>>())?;
-                special.bind(py).call(with_instance, kwargs)
+            Self::Method(method) => match (&method.bound, &method.special) {
+                (Some(bound), _) => bound.bind(py).call(args, kwargs),
+                (None, None) => executor.instance(py)?.getattr(method.name.bind(py))?.call(args, kwargs),
+                (None, Some(special)) => special.bind(py).call(with_instance(executor, args)?, kwargs),
+            },
+        }
+    }
+
+    #[cold]
+    fn call_in_span<'py>(
+        &self,
+        py: Python<'py>,
+        executor: &Executor,
+        carrier: &Bound<'py, PyAny>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let none = PyDict::new(py);
+        let kwargs = kwargs.unwrap_or(&none);
+        let method = match self {
+            Self::Function(function) => {
+                return spans::executing(function.callable.bind(py), ("", ""), carrier, args, kwargs);
+            }
+            Self::Method(method) => method,
+        };
+        let class = executor.instance(py)?.get_type().name()?;
+        let names = (class.to_str()?, method.name.to_str(py)?);
+        match (&method.bound, &method.special) {
+            (Some(bound), _) => spans::executing(bound.bind(py), names, carrier, args, kwargs),
+            (None, None) => {
+                let found = executor.instance(py)?.getattr(method.name.bind(py))?;
+                spans::executing(&found, names, carrier, args, kwargs)
+            }
+            (None, Some(special)) => {
+                let args = with_instance(executor, args)?;
+                spans::executing(special.bind(py), names, carrier, &args, kwargs)
             }
         }
     }
@@ -188,6 +226,12 @@ impl Callable {
             Self::Method(method) => executor.instance(py)?.get_type().getattr(method.name.bind(py)),
         }
     }
+}
+
+/// The arguments of a method that takes the instance first.
+fn with_instance<'py>(executor: &Executor, args: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyTuple>> {
+    let instance = executor.instance(args.py())?.clone();
+    PyTuple::new(args.py(), std::iter::once(instance).chain(args).collect::<Vec<_>>())
 }
 
 /// The method of this name of the instance's class, bound to the instance: an attribute of the instance that has the same

@@ -1,0 +1,1 @@
+"""OpenTelemetry: hooks for `init(_tracing_startup_hook=...)`."""
