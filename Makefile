@@ -51,8 +51,18 @@ browser:
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null 2>&1; } || \
 	echo "not installed, and could not be: chromium (Debian, Ubuntu: apt install chromium); tests in a browser are skipped" >&2
 
+# Completions are tried in the shells that they are for.
+SHELLS := fish zsh
+
+.PHONY: shells
+shells:
+	@for shell in $(SHELLS); do command -v $$shell >/dev/null || missing="$${missing:-} $$shell"; done; \
+	test -z "$${missing:-}" || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SHELLS) >/dev/null 2>&1; } || \
+	echo "not installed, and could not be:$$missing (Debian, Ubuntu: apt install $(SHELLS)); tests of them are skipped" >&2
+
 .PHONY: test-py
-test-py: build net-tools browser ## black-box tests of the installed package, with real processes
+test-py: build net-tools browser shells ## black-box tests of the installed package, with real processes
 	$(BIN)/python -m pytest $(ARGS)
 
 # The server speaks S3 and keeps its buckets in a directory; nothing else needs it.

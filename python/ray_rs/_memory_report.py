@@ -11,7 +11,7 @@ from ray_rs._memory import IN_MEMORY, NO_SITE, in_store, reference_rows
 if TYPE_CHECKING:
     from ray_rs.util.state._rows import Source
 
-__all__ = ["GROUPS", "ORDERS", "UNITS", "memory_summary"]
+__all__ = ["GROUPS", "ORDERS", "UNITS", "memory_summary", "references"]
 
 UNITS = {"B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30}
 GROUPS = {"NODE_ADDRESS": "ip", "STACK_TRACE": "call_site"}
@@ -99,6 +99,26 @@ def memory_summary(
             "",
         ]
     return "\n".join([*lines, sums])
+
+
+def references(source: Source, sort_by: str = "OBJECT_SIZE", *, stats_only: bool = False) -> dict[str, Any]:
+    """What `ray_rs memory --format json` prints.
+
+    Args:
+        source: The session that is asked.
+        sort_by: As for `memory_summary`.
+        stats_only: Without the references.
+
+    Returns:
+        "references" (with the columns of `list objects`), "unlisted" (how many more there are) and "store" (sums of
+        this node's object store).
+    """
+    rows, unlisted = reference_rows(source)
+    rows.sort(
+        key=lambda row: (row[ORDERS[sort_by]] is not None, row[ORDERS[sort_by]]), reverse=sort_by == "OBJECT_SIZE"
+    )
+    listed = {} if stats_only else {"references": rows, "unlisted": unlisted}
+    return {**listed, "store": source.observer.store_stats()}
 
 
 def _counts(rows: list[dict[str, Any]], units: str) -> list[list[str]]:

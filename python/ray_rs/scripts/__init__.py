@@ -29,6 +29,8 @@ _MODULES = (
     "_job",
     "_debug",
     "_tools",
+    "_kill",
+    "_completion",
 )
 
 
@@ -39,10 +41,9 @@ def parser() -> argparse.ArgumentParser:
         The parser.
     """
     from ray_rs import __version__
+    from ray_rs.scripts._parser import Parser
 
-    top = argparse.ArgumentParser(
-        prog="ray_rs", description="Starts nodes of ray_rs on this machine, and looks at what runs there."
-    )
+    top = Parser(prog="ray_rs", description="Starts nodes of ray_rs on this machine, and looks at what runs there.")
     top.add_argument("--version", action="version", version=f"ray_rs, version {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in _MODULES:
@@ -57,7 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: What follows the program's name; those of this process when None.
 
     Returns:
-        Exit status: 0 when it worked, 1 when the session has no answer, 2 when the arguments make no sense.
+        Exit status: 0 when it worked, 1 when it did not, 2 when the arguments make no sense, 130 when it was
+        interrupted. docs/command-line.md says what "it worked" means for each command.
     """
     from ray_rs.util.state.exception import RayStateApiException
 

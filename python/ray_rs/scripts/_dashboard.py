@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ray_rs.scripts import _output
+from ray_rs.scripts._parser import add_format
+
 __all__ = ["add", "url_of"]
 
 
@@ -19,6 +22,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--address", help="which session: host:port or its directory (default: RAY_ADDRESS, the newest)"
     )
+    add_format(parser)
     parser.set_defaults(run=_dashboard)
 
 
@@ -55,7 +59,7 @@ def url_of(address: str | None) -> str:
 
 def _dashboard(arguments: argparse.Namespace) -> int:
     url = url_of(arguments.address)
-    print(url, flush=True)
+    _output.say(url, {"url": url}, arguments.format)
     if arguments.open:
         import webbrowser
 

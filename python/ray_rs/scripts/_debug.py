@@ -6,6 +6,8 @@ import argparse
 from typing import Any
 
 from ray_rs import _debugger
+from ray_rs.scripts import _output
+from ray_rs.scripts._parser import add_format
 
 __all__ = ["add"]
 
@@ -19,6 +21,7 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("debug", help="attach to a task or actor that stops at a breakpoint")
     parser.add_argument("number", nargs="?", type=int, help="which, if there are several")
     parser.add_argument("--list", action="store_true", help="only say which there are")
+    add_format(parser)
     parser.add_argument(
         "--address", help="which session: host:port or its directory (default: RAY_ADDRESS, the newest)"
     )
@@ -27,6 +30,11 @@ def add(commands: Any) -> None:
 
 def _debug(arguments: argparse.Namespace) -> int:
     found = _debugger.waiting(arguments.address)
+    if arguments.format != "default":
+        if not arguments.list:
+            raise ValueError("--format goes with --list: a debugger is for people")
+        print(_output.structured(found, arguments.format))
+        return 0
     if not found:
         print("Nothing stops at a breakpoint on this machine.")
         return 0 if arguments.list else 1

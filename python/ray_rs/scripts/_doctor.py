@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ray_rs.scripts import _output
+from ray_rs.scripts._parser import add_format
 from ray_rs.scripts._state import add_common
 
 __all__ = ["add", "findings"]
@@ -32,7 +33,7 @@ def add(commands: Any) -> None:
         commands: What `argparse` calls subparsers.
     """
     parser = commands.add_parser("doctor", help="say what is wrong with this machine or the cluster; exit with 1 if so")
-    parser.add_argument("--format", choices=("default", "json", "yaml"), default="default")
+    add_format(parser)
     add_common(parser)
     parser.set_defaults(run=_doctor)
 

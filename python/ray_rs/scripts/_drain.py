@@ -6,7 +6,9 @@ import argparse
 from typing import Any
 
 from ray_rs import _processes
+from ray_rs.scripts import _output
 from ray_rs.scripts._nodes import token_file
+from ray_rs.scripts._parser import add_format
 
 __all__ = ["add"]
 
@@ -51,6 +53,7 @@ def add(commands: Any) -> None:
     )
     drain.add_argument("--address", metavar="HOST:PORT", help="of the cluster (default: the newest on this machine)")
     drain.add_argument("--token-file", help="file with the cluster's token, as for `start`")
+    add_format(drain)
     drain.set_defaults(run=_drain)
 
 
@@ -76,7 +79,8 @@ def _drain(arguments: argparse.Namespace) -> int:
         )
     if rejection:
         raise ValueError(f"The drain request is not accepted: {rejection}.")
-    print(f"Node {node} takes nothing new, and leaves when what it runs has ended. `ray_rs status` shows it till then.")
+    text = f"Node {node} takes nothing new, and leaves when what it runs has ended. `ray_rs status` shows it till then."
+    _output.say(text, {"node_id": node, "is_accepted": True}, arguments.format)
     return 0
 
 

@@ -7,10 +7,15 @@ import asyncio
 import json
 import pprint
 import shlex
+import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TextIO
 
 from ray_rs.job_submission import JobStatus, JobSubmissionClient
+from ray_rs.scripts import _output
+from ray_rs.scripts._parser import add_format
 
 __all__ = ["add"]
 
@@ -57,12 +62,14 @@ def add(commands: Any) -> None:
     listing = verbs.add_parser("list", help="all jobs")
     listing.set_defaults(run=_list)
     for verb in verbs.choices.values():
+        add_format(verb)
         verb.add_argument("--address", help="of the head's web service: http://HOST:PORT (default: on this machine)")
         verb.add_argument("--verify", default="true", help="of an https address: true, false, or a file of authorities")
         verb.add_argument("--headers", metavar="JSON", help="sent along")
 
     token = commands.add_parser("get-auth-token", help="print the key of a cluster's web service")
     token.add_argument("--address", help="which session: host:port or its directory (default: RAY_ADDRESS, the newest)")
+    add_format(token)
     token.set_defaults(run=_get_auth_token)
 
 
@@ -115,7 +122,8 @@ def _submit(arguments: argparse.Namespace) -> int:
     if not words:
         raise ValueError("There is no command: ray_rs job submit [options] -- CMD")
     client = _client(arguments)
-    print(f"Job submission server address: {client.get_address()}")
+    say = _narrator(arguments)
+    say(f"Job submission server address: {client.get_address()}")
     job = client.submit_job(
         # One word is a line for the shell.
         entrypoint=words[0] if len(words) == 1 else shlex.join(words),
@@ -128,25 +136,35 @@ def _submit(arguments: argparse.Namespace) -> int:
         entrypoint_resources=_object(arguments.entrypoint_resources, "--entrypoint-resources"),
         entrypoint_label_selector=_object(arguments.entrypoint_label_selector, "--entrypoint-label-selector"),
     )
-    print(_rule(f"Job '{job}' submitted successfully"))
-    print(f"Next steps\n  Query the logs of the job:\n    ray_rs job logs {job}")
-    print(f"  Query the status of the job:\n    ray_rs job status {job}")
-    print(f"  Request the job to be stopped:\n    ray_rs job stop {job}\n", flush=True)
+    say(_rule(f"Job '{job}' submitted successfully"))
+    say(f"Next steps\n  Query the logs of the job:\n    ray_rs job logs {job}")
+    say(f"  Query the status of the job:\n    ray_rs job status {job}")
+    say(f"  Request the job to be stopped:\n    ray_rs job stop {job}\n")
     if arguments.no_wait:
+        if arguments.format != "default":
+            _told(client, job, arguments.format)
         return 0
-    print("Tailing logs until the job exits (disable with --no-wait):", flush=True)
-    asyncio.run(_follow(client, job))
-    return _told(client, job)
+    say("Tailing logs until the job exits (disable with --no-wait):")
+    asyncio.run(_follow(client, job, sys.stdout if arguments.format == "default" else sys.stderr))
+    return _told(client, job, arguments.format)
 
 
-async def _follow(client: JobSubmissionClient, job: str) -> None:
+def _narrator(arguments: argparse.Namespace) -> Callable[[str], None]:
+    """Says what goes on; where the answer is for a program, not beside it."""
+    return partial(print, flush=True, file=sys.stdout if arguments.format == "default" else sys.stderr)
+
+
+async def _follow(client: JobSubmissionClient, job: str, file: TextIO) -> None:
     async for lines in client.tail_job_logs(job):
-        print(lines, end="", flush=True)
+        print(lines, end="", flush=True, file=file)
 
 
-def _told(client: JobSubmissionClient, job: str) -> int:
+def _told(client: JobSubmissionClient, job: str, format: str) -> int:
     """Says how a job stands; 1 when it has failed."""
     info = client.get_job_info(job)
+    if format != "default":
+        print(_output.structured(info.dict(), format))
+        return int(info.status is JobStatus.FAILED)
     if info.status is JobStatus.SUCCEEDED:
         print(_rule(f"Job '{job}' succeeded"))
     elif info.status is JobStatus.STOPPED:
@@ -166,40 +184,51 @@ def _told(client: JobSubmissionClient, job: str) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    _told(_client(arguments), arguments.job_id)
+    _told(_client(arguments), arguments.job_id, arguments.format)
     return 0
 
 
 def _stop(arguments: argparse.Namespace) -> int:
     client = _client(arguments)
-    print(f"Attempting to stop job '{arguments.job_id}'")
+    say = _narrator(arguments)
+    say(f"Attempting to stop job '{arguments.job_id}'")
     client.stop_job(arguments.job_id)
     if arguments.no_wait:
+        if arguments.format != "default":
+            _told(client, arguments.job_id, arguments.format)
         return 0
-    print("Waiting for job to exit (disable with --no-wait):")
+    say("Waiting for job to exit (disable with --no-wait):")
     while not client.get_job_status(arguments.job_id).is_terminal():
         time.sleep(_PAUSE_S)
-    _told(client, arguments.job_id)
+    _told(client, arguments.job_id, arguments.format)
     return 0
 
 
 def _delete(arguments: argparse.Namespace) -> int:
     _client(arguments).delete_job(arguments.job_id)
-    print(f"Job '{arguments.job_id}' deleted successfully")
+    told = {"submission_id": arguments.job_id, "is_deleted": True}
+    _output.say(f"Job '{arguments.job_id}' deleted successfully", told, arguments.format)
     return 0
 
 
 def _logs(arguments: argparse.Namespace) -> int:
     client = _client(arguments)
     if not arguments.follow:
-        print(client.get_job_logs(arguments.job_id), end="")
+        text = client.get_job_logs(arguments.job_id)
+        if arguments.format != "default":
+            text = _output.structured({"submission_id": arguments.job_id, "logs": text}, arguments.format) + "\n"
+        print(text, end="")
         return 0
-    asyncio.run(_follow(client, arguments.job_id))
-    return _told(client, arguments.job_id)
+    asyncio.run(_follow(client, arguments.job_id, sys.stdout if arguments.format == "default" else sys.stderr))
+    return _told(client, arguments.job_id, arguments.format)
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    pprint.pprint(_client(arguments).list_jobs())
+    jobs = _client(arguments).list_jobs()
+    if arguments.format == "default":
+        pprint.pprint(jobs)
+    else:
+        print(_output.structured([job.dict() for job in jobs], arguments.format))
     return 0
 
 
@@ -208,5 +237,6 @@ def _get_auth_token(arguments: argparse.Namespace) -> int:
     from ray_rs.util.state._rows import session_directory
 
     with open(f"{session_directory(arguments.address)}/token") as file:
-        print(key_of_token(file.read().strip()))
+        key = key_of_token(file.read().strip())
+    _output.say(key, {"token": key}, arguments.format)
     return 0

@@ -6,6 +6,8 @@ import argparse
 import sys
 from typing import Any
 
+from ray_rs.scripts import _output
+from ray_rs.scripts._parser import add_format
 from ray_rs.scripts._state import add_common
 from ray_rs.util.state import logs
 from ray_rs.util.state._rows import Source
@@ -31,6 +33,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--follow", action="store_true", help="go on with what is written later")
     parser.add_argument("--tail", type=int, default=1000, help="so many of the last lines; -1: all (default: 1000)")
     parser.add_argument("--encoding", default="utf-8")
+    add_format(parser)
     parser.add_argument("--node-id", "-id", dest="node_id")
     parser.add_argument("--node-ip", "-ip", dest="node_ip")
     add_common(parser)
@@ -49,12 +52,15 @@ def _logs(arguments: argparse.Namespace) -> int:
     glob = arguments.glob if what == "cluster" else what
     found = logs.list_logs(arguments.address, glob_filter=glob, **where)
     names = [name for group in found.values() for name in group]
-    if glob is not None and len(names) == 1:
+    if glob is not None and len(names) == 1 and arguments.format == "default":
         return _show(arguments, {**where, "filename": names[0]})
     if not names:
         directory = Source(arguments.address, arguments.timeout).directory
         print(f"Error: there is no log file {glob!r} in {directory}/logs.", file=sys.stderr)
         return 1
+    if arguments.format != "default":
+        print(_output.structured(found, arguments.format))
+        return 0
     for category, group in found.items():
         print(f"{category}:", *(f"  {name}" for name in group), sep="\n")
     return 0

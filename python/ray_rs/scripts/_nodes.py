@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ray_rs import _autoscaling, _processes
+from ray_rs.scripts import _output
+from ray_rs.scripts._parser import add_format
 
 __all__ = ["add", "token_file"]
 
@@ -90,10 +92,12 @@ def add(commands: Any) -> None:
     # Of Ray's, for scripts that pass them: here workers listen on no ports.
     for name in ("--min-worker-port", "--max-worker-port"):
         start.add_argument(name, type=int, help=argparse.SUPPRESS)
+    add_format(start)
     start.add_argument("--block", action="store_true", help="stay until the node ends; Ctrl-C stops it")
     start.set_defaults(run=_start)
     stop = commands.add_parser("stop", help="stop the nodes that `start` has started on this machine")
     stop.add_argument("-f", "--force", action="store_true", help="as without: nodes that do not end in time are killed")
+    add_format(stop)
     stop.set_defaults(run=_stop)
 
 
@@ -172,6 +176,15 @@ def _launched(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 def _tell(arguments: argparse.Namespace, session: dict[str, Any], address: str) -> None:
     directory = session["session_dir"]
+    if arguments.format != "default":
+        told = {
+            "address": address,
+            "session_dir": directory,
+            "token_file": f"{directory}/token",
+            "web_address": _processes.web_address(directory) or None,
+        }
+        print(_output.structured(told, arguments.format), flush=True)
+        return
     print(f"Local node IP: {arguments.host}\n\nRay runtime started.\n")
     if arguments.head:
         print(f"To add a node to this cluster, run there\n  ray_rs start --address={address} --token-file=FILE")
@@ -352,8 +365,11 @@ def _stop(arguments: argparse.Namespace) -> int:
     ours.sort(key=lambda session: session["gcs_pid"] != 0)
     for session in ours:
         _processes.stop_node(session["session_dir"])
-    if ours:
-        print(f"Stopped {len(ours)} node{'s' if len(ours) > 1 else ''}.")
-    else:
-        print("Did not find any node that `ray_rs start` has started.")
+    text = f"Stopped {len(ours)} node{'s' if len(ours) > 1 else ''}."
+    stopped = [session["session_dir"] for session in ours]
+    _output.say(
+        text if ours else "Did not find any node that `ray_rs start` has started.",
+        {"stopped": stopped},
+        arguments.format,
+    )
     return 0

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime
 import json
+import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["FORMATS", "now", "structured", "table"]
+__all__ = ["FORMATS", "now", "say", "structured", "table"]
 
 FORMATS = ("default", "json", "yaml", "table")
 
@@ -21,8 +23,19 @@ def now() -> str:
     return str(datetime.datetime.now())
 
 
+def say(text: str, value: Any, format: str) -> None:
+    """Prints what a command has to say, at once.
+
+    Args:
+        text: For people.
+        value: The same for programs.
+        format: "default", "json" or "yaml".
+    """
+    print(text if format == "default" else structured(value, format), flush=True)
+
+
 def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Columns side by side, numbered.
+    """Columns side by side, numbered; below each other where the terminal is too narrow for that.
 
     Args:
         heads: Names of the columns.
@@ -34,7 +47,14 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     cells = [["", *(head.upper() for head in heads)]]
     cells += [[str(number), *map(_cell, row)] for number, row in enumerate(rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
+    lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
+    if sys.stdout.isatty() and max(map(len, lines)) > shutil.get_terminal_size().columns:
+        lines = [
+            f"{name}: {value}" if name else f"--- {value}"
+            for row in cells[1:]
+            for name, value in zip(cells[0], row, strict=True)
+        ]
+    return "\n".join(lines)
 
 
 def _cell(value: Any) -> str:

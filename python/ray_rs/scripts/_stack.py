@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from ray_rs.scripts import _output
+from ray_rs.scripts._parser import add_format
 from ray_rs.scripts._state import add_common
 from ray_rs.util.state._rows import Source
 
@@ -21,7 +22,7 @@ def add(commands: Any) -> None:
     """
     parser = commands.add_parser("stack", help="print where the Python threads of this machine's workers are")
     parser.add_argument("pid", nargs="*", type=int, help="only of these processes (default: of all workers)")
-    parser.add_argument("--format", choices=("default", "json", "yaml"), default="default")
+    add_format(parser)
     add_common(parser)
     parser.set_defaults(run=_stack)
 

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from ray_rs.scripts import _output
+from ray_rs.scripts._parser import add_format
 from ray_rs.util.state import api
 from ray_rs.util.state._rows import KINDS
 
@@ -49,25 +50,26 @@ def add(commands: Any) -> None:
         commands: What `argparse` calls subparsers.
     """
     listing = commands.add_parser("list", help="list actors, tasks, nodes, ...")
-    listing.add_argument("resource", choices=sorted(KINDS))
+    listing.add_argument("resource", choices=sorted(KINDS), metavar="RESOURCE", help=", ".join(sorted(KINDS)))
     listing.add_argument(
         "-f", "--filter", action="append", default=[], metavar="K=V", help="k=v or k!=v; all must hold"
     )
     listing.add_argument("--limit", type=int, default=100)
     listing.add_argument("--detail", action="store_true", help="all columns")
-    listing.add_argument("--format", choices=_output.FORMATS, default="default")
+    add_format(listing, _output.FORMATS)
     add_common(listing)
     listing.set_defaults(run=_list)
 
     getting = commands.add_parser("get", help="show one actor, task, node, ...")
-    getting.add_argument("resource", choices=sorted(_IDS))
+    getting.add_argument("resource", choices=sorted(_IDS), metavar="RESOURCE", help=", ".join(sorted(_IDS)))
     getting.add_argument("id")
-    getting.add_argument("--format", choices=("default", "json", "yaml"), default="default")
+    add_format(getting)
     add_common(getting)
     getting.set_defaults(run=_get)
 
     summing = commands.add_parser("summary", help="count actors, objects or tasks")
-    summing.add_argument("resource", choices=sorted(_SUMMARIES))
+    summing.add_argument("resource", choices=sorted(_SUMMARIES), metavar="RESOURCE", help=", ".join(sorted(_SUMMARIES)))
+    add_format(summing)
     add_common(summing)
     summing.set_defaults(run=_summary)
 
@@ -130,6 +132,9 @@ def _get(arguments: argparse.Namespace) -> int:
 def _summary(arguments: argparse.Namespace) -> int:
     summarize, columns = _SUMMARIES[arguments.resource]
     summary = summarize(arguments.address, arguments.timeout)["cluster"]
+    if arguments.format != "default":
+        print(_output.structured(summary, arguments.format))
+        return 0
     print(f"\n======== {arguments.resource.capitalize()} Summary: {_output.now()} ========")
     print("Stats:\n------------------------------------")
     for name, value in summary.items():

@@ -6,6 +6,8 @@ import argparse
 import datetime
 from typing import Any
 
+from ray_rs.scripts import _output
+from ray_rs.scripts._parser import add_format
 from ray_rs.scripts._state import add_common
 
 __all__ = ["add"]
@@ -19,6 +21,7 @@ def add(commands: Any) -> None:
     """
     timeline = commands.add_parser("timeline", help="write a trace of tasks for chrome://tracing or ui.perfetto.dev")
     timeline.add_argument("-o", "--output", help="the file (default: ray-timeline-<time>.json in this directory)")
+    add_format(timeline)
     add_common(timeline)
     timeline.set_defaults(run=_timeline)
     metrics = commands.add_parser("metrics", help="print metrics in Prometheus' format, or serve them")
@@ -35,7 +38,7 @@ def _timeline(arguments: argparse.Namespace) -> int:
     path = arguments.output or f"ray-timeline-{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}.json"
     with open(path, "w", encoding="utf-8") as file:
         file.writelines(_timeline.text_of(arguments.address))
-    print(f"Trace file written to {path}.")
+    _output.say(f"Trace file written to {path}.", {"path": path}, arguments.format)
     return 0
 
 

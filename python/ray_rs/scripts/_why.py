@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ray_rs.scripts import _output
+from ray_rs.scripts._parser import add_format
 from ray_rs.scripts._state import add_common
 from ray_rs.util.state import _tasks
 from ray_rs.util.state._rows import Source
@@ -31,7 +32,7 @@ def add(commands: Any) -> None:
         "target", help="the id of a task, an object or an actor; or the name of tasks, an actor, or its class"
     )
     parser.add_argument("--limit", type=int, default=10, help="explain so many of those with the name (default: 10)")
-    parser.add_argument("--format", choices=("default", "json", "yaml"), default="default")
+    add_format(parser)
     add_common(parser)
     parser.set_defaults(run=_why)
 
