@@ -135,12 +135,14 @@ impl Observer {
         let mut found = Unfinished::default();
         if is_first {
             // In this order: owners send what has ended before they say what has not.
-            found = self.unfinished(query, Vec::new(), limit, interrupt)?;
+            found = self.unfinished(query, Vec::new(), 0, limit, interrupt)?;
             let room = (query.limit as usize).saturating_sub(found.rows.len());
-            if room > 0 && !query.ended_only && !found.without_row.is_empty() {
+            let some_are_left = found.total > found.rows.len() as u64 && found.refused > 0;
+            if room > 0 && !query.ended_only && (some_are_left || !found.without_row.is_empty()) {
                 let wanted = found.without_row.iter().take(room);
                 let wanted = wanted.map(|task| task.0.to_vec()).collect();
-                found = self.unfinished(query, wanted, limit, interrupt)?;
+                let spare = if some_are_left { found.running as u32 } else { 0 };
+                found = self.unfinished(query, wanted, spare, limit, interrupt)?;
             }
             if query.ended_only {
                 found = Unfinished::default();
@@ -188,10 +190,13 @@ impl Observer {
         })
     }
 
+    /// `first`: the tasks of which rows are wanted before all. `spare`: how many rows more than the query's limit owners may
+    /// give, in place of those that do not pass for what executors say.
     fn unfinished(
         &self,
         query: &TaskQuery,
         first: Vec<Vec<u8>>,
+        spare: u32,
         limit: Duration,
         interrupt: Interrupt<'_>,
     ) -> Result<Unfinished, CoreError> {
@@ -200,7 +205,11 @@ impl Observer {
                 request_id,
                 parts: LISTING,
                 // None at all is the usual number.
-                limit: if query.ended_only { 1 } else { query.limit.max(1) },
+                limit: if query.ended_only {
+                    1
+                } else {
+                    query.limit.max(1).saturating_add(spare)
+                },
                 first,
                 own_node: false,
                 task_filters: query.filters.clone(),

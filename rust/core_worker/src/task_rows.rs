@@ -128,6 +128,10 @@ pub(crate) struct Unfinished {
     pub total: u64,
     /// Tasks that run and pass, as far as that is known, but of which no owner gave a row.
     pub without_row: Vec<TaskId>,
+    /// How many rows of owners did not pass for what executors say of them. They took the place of others.
+    pub refused: usize,
+    /// How many tasks run: no more rows than these can be refused.
+    pub running: usize,
 }
 
 struct Execution<'a> {
@@ -142,7 +146,10 @@ struct Execution<'a> {
 /// [`NoSuchColumn`]
 pub(crate) fn unfinished(said: &v1::Descriptions, filters: &[v1::ColumnFilter]) -> Result<Unfinished, NoSuchColumn> {
     let joining = Joining::new(said, column_filters(filters)?);
-    let mut found = Unfinished::default();
+    let mut found = Unfinished {
+        running: joining.running.len(),
+        ..Unfinished::default()
+    };
     for owner in &said.processes {
         joining.add_owner(owner, &mut found);
     }
@@ -194,10 +201,13 @@ impl<'a> Joining<'a> {
 
     fn add_owner(&self, owner: &'a v1::Description, found: &mut Unfinished) {
         let begin = found.rows.len();
-        let rows = owner.tasks.iter().filter_map(|task| self.row(owner, task));
-        found
-            .rows
-            .extend(rows.filter(|row| passes(&self.filters, |column| row.cell(column))));
+        for row in owner.tasks.iter().filter_map(|task| self.row(owner, task)) {
+            if passes(&self.filters, |column| row.cell(column)) {
+                found.rows.push(row);
+            } else {
+                found.refused += 1;
+            }
+        }
         if owner.tasks.len() as u64 == owner.total_tasks {
             for row in &found.rows[begin..] {
                 *found.counts.entry((row.name.clone(), row.kind, row.state)).or_default() += 1;
@@ -470,6 +480,18 @@ mod tests {
         );
         let pending = unfinished(&said, &state_is("PENDING_NODE_ASSIGNMENT")).expect("good");
         assert_eq!((pending.total, pending.without_row.len()), (1, 0));
+    }
+
+    #[test]
+    fn a_row_that_did_not_pass_for_what_runs_is_told_of() {
+        let mut filters = state_is("RUNNING");
+        filters[0].differs = true;
+        let mut said = said();
+        // The owner gave as many as it was asked for, and the one that runs took a place.
+        said.processes[0].tasks = vec![said.processes[0].tasks[3].clone()];
+        let found = unfinished(&said, &filters).expect("good");
+        assert_eq!((found.rows.len(), found.total), (0, 3));
+        assert_eq!((found.refused, found.running), (1, 1));
     }
 
     #[test]
