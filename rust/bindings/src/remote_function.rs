@@ -61,6 +61,12 @@ struct Registered {
     group: Option<PlacementGroupId>,
 }
 
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.core.drop_function(self.index);
+    }
+}
+
 impl RemoteCall {
     /// A call that fits the signature.
     fn submit<'py>(

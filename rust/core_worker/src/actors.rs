@@ -106,10 +106,10 @@ impl State {
             self.owner.local_added(handle);
         }
         let task_id = self.fresh_task_id(id);
-        let spec = &self.methods[method.0 as usize];
+        let spec = self.method(method);
         let retries = spec.max_task_retries;
         let resends = if spec.is_durable { -1 } else { retries };
-        let backpressure = self.methods[method.0 as usize].backpressure;
+        let backpressure = self.method(method).backpressure;
         let (mut spec, deps, held) = split(Work::Call { actor, method }, task_id.unique(), args, handle);
         let num_returns = self.open_if_streaming(task_id, num_returns, backpressure, &mut spec);
         let before = self.owner_effects.len();
@@ -131,7 +131,7 @@ impl State {
             _ => true,
         });
         debug_assert!(before <= self.owner_effects.len() + 1);
-        if let Some(limit) = self.methods[method.0 as usize].time_limit {
+        if let Some(limit) = self.method(method).time_limit {
             self.limit_time(key, task_id.unique(), limit);
         }
         if !failed {
@@ -181,7 +181,7 @@ impl State {
     pub fn call_again(&mut self, actor: ActorIndex, key: TaskKey) {
         self.call_replied(actor, key);
         let is_durable = match self.owner.spec(key).map(|spec| spec.work) {
-            Some(Work::Call { method, .. }) => self.methods[method.0 as usize].is_durable,
+            Some(Work::Call { method, .. }) => self.method(method).is_durable,
             _ => false,
         };
         let retries = if is_durable { -1 } else { self.owner.retries_left(key) };
@@ -225,7 +225,7 @@ impl State {
         if self.peers.get(lane).is_none() {
             return;
         }
-        if self.methods[method.0 as usize].is_durable {
+        if self.method(method).is_durable {
             self.number_call(actor, key);
         }
         let index = self.define_method(lane, method);
@@ -248,12 +248,11 @@ impl State {
         // Methods and functions share the lane's numbers; ours are told apart by the high bit.
         let ours = method.0 | 1 << 31;
         let peer = self.peers.get_mut(lane).expect("the caller looked");
-        if let Some(index) = peer.defined.get(&ours) {
-            return *index;
-        }
-        let index = peer.defined.len() as u32;
-        peer.defined.insert(ours, index);
-        let spec = Arc::clone(&self.methods[method.0 as usize]);
+        let index = match peer.definition_of(ours) {
+            Ok(index) => return index,
+            Err(new) => new,
+        };
+        let spec = Arc::clone(self.method(method));
         let message = v1::DefineFunction {
             index,
             function_id: Vec::new(),
@@ -304,7 +303,7 @@ impl State {
 
     fn class_name_of(&self, call: TaskKey) -> String {
         match self.owner.spec(call).map(|spec| spec.work) {
-            Some(Work::Call { method, .. }) => self.methods[method.0 as usize].class_name.to_string(),
+            Some(Work::Call { method, .. }) => self.method(method).class_name.to_string(),
             Some(Work::Normal(_) | Work::Creation(_) | Work::Group) | None => String::new(),
         }
     }

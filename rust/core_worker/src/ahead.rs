@@ -8,8 +8,8 @@ use ray_rs_proto::v1;
 use ray_rs_types::resources::CPU;
 use ray_rs_types::{Quantity, ResourceSet, WorkerAddress};
 
+use crate::functions::Class;
 use crate::state::State;
-use crate::submit::Class;
 
 #[derive(Debug, Default)]
 pub(crate) struct Ahead {
@@ -42,7 +42,7 @@ impl State {
         self.ahead.request = Some(request);
         self.tell_raylet(v1::to_raylet::Body::RequestLease(v1::RequestLease {
             request_id: request.0,
-            resources: Some((&self.classes[class.0 as usize].resources).into()),
+            resources: self.class(class).map(|class| (&class.resources).into()),
             ahead: true,
             ..v1::RequestLease::default()
         }));

@@ -66,6 +66,8 @@ pub struct CoreWorker {
     /// Local counts dropped while the lock was taken.
     dropped: Mutex<Vec<RefSlot>>,
     has_dropped: AtomicBool,
+    /// Functions that the program let go.
+    dropped_functions: Mutex<Vec<FunctionIndex>>,
     info: ProcessInfo,
     forked: AtomicBool,
     /// In a forked child: the references it has inherited, which still have their names. The lock is not to be had there.
@@ -202,6 +204,7 @@ impl CoreWorker {
             raylet_writer: Mutex::new(Vec::new()),
             dropped: Mutex::new(Vec::new()),
             has_dropped: AtomicBool::new(false),
+            dropped_functions: Mutex::new(Vec::new()),
             info,
             forked: AtomicBool::new(false),
             left_behind: OnceLock::new(),
@@ -372,8 +375,20 @@ impl CoreWorker {
         }
     }
 
+    /// The index is good until [`CoreWorker::drop_function`], to be called once for each call of this.
     pub fn register_function(&self, spec: FunctionSpec) -> FunctionIndex {
-        self.with(|state| state.register_function(spec))
+        let unused = std::mem::take(&mut *self.dropped_functions.lock());
+        self.with(|state| {
+            for FunctionIndex(index) in unused {
+                state.functions.unuse(index);
+            }
+            state.register_function(spec)
+        })
+    }
+
+    /// Never waits for the state's lock: a destructor may run anywhere.
+    pub fn drop_function(&self, index: FunctionIndex) {
+        self.dropped_functions.lock().push(index);
     }
 
     pub fn register_method(&self, spec: MethodSpec) -> MethodIndex {
@@ -381,16 +396,7 @@ impl CoreWorker {
             // Nothing can be called there.
             return MethodIndex(u32::MAX);
         }
-        self.with(|state| {
-            let (methods, next) = (&state.methods, state.methods.len() as u32);
-            let known = state
-                .known_methods
-                .find_or_note(&spec, |at| &*methods[at as usize], next);
-            MethodIndex(known.unwrap_or_else(|| {
-                state.methods.push(Arc::new(spec));
-                next
-            }))
-        })
+        self.with(|state| MethodIndex(state.methods.use_or_add(Arc::new(spec))))
     }
 
     // ---- tasks -------------------------------------------------------------------------------------------------

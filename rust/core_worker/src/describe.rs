@@ -203,7 +203,7 @@ impl State {
             }
             Work::Call { method, .. } => {
                 standing.kind = Some(TaskKind::Call);
-                standing.unlisted = self.methods[method.0 as usize].unlisted;
+                standing.unlisted = self.method(method).unlisted;
             }
             Work::Group => {}
         }
@@ -227,10 +227,10 @@ impl State {
         let sent_to = spec.sent.and_then(|(lane, _)| self.peers.get(lane));
         row.worker = sent_to.map(|peer| (&self.peers.address(peer.who)).into());
         match spec.work {
-            Work::Normal(function) => row.class = self.functions[function.0 as usize].1,
+            Work::Normal(function) => row.class = self.usual_class(function),
             Work::Creation(actor) => row.actor_id = self.actors[actor.0 as usize].id.0.to_vec(),
             Work::Call { actor, method } => {
-                row.group = self.methods[method.0 as usize].group.to_string();
+                row.group = self.method(method).group.to_string();
                 let target = &self.actors[actor.0 as usize];
                 row.actor_id = target.id.0.to_vec();
                 if target.order.place(CallKey(key.0)) != Some(CallPlace::InFlight)
@@ -248,7 +248,7 @@ impl State {
     pub fn name_of(&self, work: Work) -> String {
         match work {
             Work::Normal(function) => self.function(function).name.to_string(),
-            Work::Call { method, .. } => self.methods[method.0 as usize].name.to_string(),
+            Work::Call { method, .. } => self.method(method).name.to_string(),
             Work::Creation(actor) => self.constructor_name(actor).to_string(),
             Work::Group => "placement group".to_owned(),
         }

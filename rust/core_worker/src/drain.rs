@@ -134,8 +134,13 @@ impl State {
             Incoming::Define(definition) => {
                 let job = self.job;
                 let Some(peer) = self.peers.get_mut(lane) else { return };
-                if definition.index as usize == peer.callees.len() {
-                    peer.callees.push(Arc::new(Callee::new(definition, job)));
+                let index = definition.index as usize;
+                let callee = Arc::new(Callee::new(definition, job));
+                if index == peer.callees.len() {
+                    peer.callees.push(callee);
+                } else if let Some(place) = peer.callees.get_mut(index) {
+                    // The other side needs what went by this number no more.
+                    *place = callee;
                 }
             }
             Incoming::Lease(context) => {

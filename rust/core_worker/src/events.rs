@@ -259,12 +259,16 @@ impl State {
         let Some(spec) = self.owner.spec(key) else { return };
         let (name, actor, unlisted) = match spec.work {
             Work::Normal(function) => {
-                let function = &self.functions[function.0 as usize].0;
-                (&function.name, None, function.unlisted)
+                let function = self.function(function);
+                (Arc::clone(&function.name), None, function.unlisted)
             }
             Work::Call { actor, method } => {
-                let method = &self.methods[method.0 as usize];
-                (&method.name, Some(self.actors[actor.0 as usize].id), method.unlisted)
+                let method = self.method(method);
+                (
+                    Arc::clone(&method.name),
+                    Some(self.actors[actor.0 as usize].id),
+                    method.unlisted,
+                )
             }
             Work::Creation(_) | Work::Group => return,
         };
@@ -282,7 +286,7 @@ impl State {
             worker: None,
             text,
         };
-        self.events.add(name, &ended, now);
+        self.events.add(&name, &ended, now);
     }
 
     /// For the state API: the constructor of the actor that this process hosts has ended. Its creator never learns when.

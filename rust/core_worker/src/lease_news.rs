@@ -34,7 +34,7 @@ impl State {
         self.peers.get_mut(lane).expect("just opened").lease = Some(lease);
         let context = v1::LeaseContext {
             lease_id: lease.0,
-            resources: Some((&self.classes[request.class().0 as usize].resources).into()),
+            resources: self.class(request.class()).map(|class| (&class.resources).into()),
             gpu_ids: granted.gpu_ids,
         };
         self.send_on(lane, Kind::LeaseContext, &context, 0);

@@ -64,8 +64,10 @@ pub(crate) struct Peer {
     pub in_flight: VecDeque<Option<TaskKey>>,
     /// Actor calls pushed and not answered, by sequence number (these have the high bit set).
     pub calls: FxHashMap<u64, TaskKey>,
-    /// Functions and methods defined on this lane so far, by our number; the value is the lane's.
-    pub defined: FxHashMap<u32, u32>,
+    /// Functions and methods defined on this lane, by our number; the value is the lane's.
+    defined: FxHashMap<u32, u32>,
+    /// Numbers of the lane that were taken back, since no task sent there needs them any more.
+    undefined: Vec<u32>,
     /// What the other side defined.
     pub callees: Vec<Arc<Callee>>,
     /// Of the lease under which it pushes.
@@ -181,6 +183,13 @@ impl Peers {
             .collect()
     }
 
+    /// A function is no more. It may only be said of one that no task needs: numbers of lanes are given anew.
+    pub fn undefine(&mut self, function: u32) {
+        for peer in self.lanes.iter_mut().flatten() {
+            peer.undefined.extend(peer.defined.remove(&function));
+        }
+    }
+
     fn add_link(
         &mut self,
         who: OwnerIndex,
@@ -200,6 +209,7 @@ impl Peers {
             in_flight: VecDeque::new(),
             calls: FxHashMap::default(),
             defined: FxHashMap::default(),
+            undefined: Vec::new(),
             callees: Vec::new(),
             lease_terms: Arc::default(),
             had_backlog: false,
@@ -249,6 +259,19 @@ impl Peers {
 }
 
 impl Peer {
+    /// The lane's number for one of ours.
+    ///
+    /// # Errors
+    /// The number that it has from now on, which the other side must be told.
+    pub fn definition_of(&mut self, ours: u32) -> Result<u32, u32> {
+        if let Some(index) = self.defined.get(&ours) {
+            return Ok(*index);
+        }
+        let index = self.undefined.pop().unwrap_or(self.defined.len() as u32);
+        self.defined.insert(ours, index);
+        Err(index)
+    }
+
     /// Writes one message; the bell is rung for `what` after the lock is free.
     pub fn write(&mut self, kind: Kind, message: &impl prost::Message) -> Sent {
         let sender = match &mut self.link {

@@ -168,6 +168,11 @@ impl Remote {
         self.opening.retain(|_, target| *target != Target::Peer(lane));
     }
 
+    /// There is no such class any more.
+    pub fn forget_refusals(&mut self, class: ClassKey) {
+        self.refusals.retain(|(whose, _), _| *whose != class);
+    }
+
     /// To be told with each request of the class, so that nobody is asked in vain again and again.
     pub fn refusals_of(&self, class: ClassKey) -> Vec<v1::NodeRefusal> {
         let its = self.refusals.iter().filter(|((whose, _), _)| *whose == class);
@@ -442,7 +447,10 @@ impl State {
         let Some(place) = self.raylet_of(node) else {
             return self.not_taken(request, node, spilled.view);
         };
-        let class = &self.classes[request.class().0 as usize];
+        let Some(class) = self.class(request.class()) else {
+            // It was cancelled meanwhile.
+            return self.dispatch_event(Event::LeaseRejected { request });
+        };
         let message = v1::RequestLease {
             request_id: request.0,
             resources: Some((&class.resources).into()),

@@ -30,17 +30,18 @@ use crate::describe::Blocked;
 use crate::events::TaskEvents;
 use crate::execute::Execution;
 use crate::frames;
+use crate::functions::Class;
 use crate::groups::GroupView;
 use crate::lineage;
 use crate::memory_retries::MemoryRetries;
 use crate::model::{Failure, FunctionSpec, HostEvent, Location, MethodSpec, StoredValue, ValueData};
 use crate::peers::Peers;
-use crate::positions::Positions;
 use crate::pull::Pulls;
+use crate::registry::Registry;
 use crate::remote::{Pipe, Remote, Target};
 use crate::sites::Sites;
 use crate::stream::Stream;
-use crate::submit::{Class, Lease, Spec};
+use crate::submit::{Lease, Spec};
 
 /// Functions are put into the control store so long after their first use, those of this time together.
 const KEEP_FUNCTIONS_AFTER: Duration = Duration::from_millis(20);
@@ -137,16 +138,15 @@ pub(crate) struct State {
     pub leases: FxHashMap<LeaseKey, Lease>,
     pub ahead: Ahead,
     /// What tasks ask for, as far as it is in use; the index is the dispatcher's class.
-    pub classes: Vec<Class>,
+    pub classes: Registry<Class>,
     /// Why the raylet refuses, while the dispatcher's answer to that is carried out.
     pub refusal: Option<Failure>,
     pub groups: FxHashMap<PlacementGroupId, GroupView>,
     /// References to groups that are not ready yet, with the values that they will have.
     pub group_tasks: FxHashMap<TaskKey, (PlacementGroupId, StoredValue)>,
-    pub functions: Vec<(Arc<FunctionSpec>, u32)>,
-    pub known_functions: Positions,
-    pub known_methods: Positions,
-    pub methods: Vec<Arc<MethodSpec>>,
+    /// With the class of each.
+    pub functions: Registry<(Arc<FunctionSpec>, u32)>,
+    pub methods: Registry<Arc<MethodSpec>>,
     pub peers: Peers,
     pub actors: Vec<ActorTarget>,
     pub actor_by_id: FxHashMap<ActorId, u32>,
@@ -238,14 +238,12 @@ impl State {
             dispatch_effects: Vec::new(),
             leases: FxHashMap::default(),
             ahead: Ahead::default(),
-            classes: Vec::new(),
+            classes: Registry::default(),
             refusal: None,
             groups: FxHashMap::default(),
             group_tasks: FxHashMap::default(),
-            functions: Vec::new(),
-            known_functions: Positions::default(),
-            known_methods: Positions::default(),
-            methods: Vec::new(),
+            functions: Registry::default(),
+            methods: Registry::default(),
             peers: Peers::new(me),
             actors: Vec::new(),
             actor_by_id: FxHashMap::default(),

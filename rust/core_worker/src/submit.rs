@@ -9,15 +9,16 @@ use ray_rs_ownership::{AfterEnd, RefSlot, TaskKey};
 use ray_rs_proto::lane::Kind;
 use ray_rs_proto::v1;
 use ray_rs_types::bundles::BundleDemand;
-use ray_rs_types::{ActorId, NodeId, ResourceSet, TaskId};
+use ray_rs_types::{ActorId, NodeId, TaskId};
 use smallvec::{SmallVec, smallvec};
 
 use crate::argument_error;
 use crate::cancel::Cancelled;
 use crate::describe::Moment;
 use crate::events::{Ended, outcome_of, text_of};
+use crate::functions::Class;
 use crate::model::{
-    ActorIndex, Failure, FunctionIndex, FunctionSpec, Location, MethodIndex, Returns, StoredValue, TaskArgs, ValueData,
+    ActorIndex, Failure, FunctionIndex, Location, MethodIndex, Returns, StoredValue, TaskArgs, ValueData,
 };
 use crate::other_nodes::OtherNode;
 use crate::peers::{CALL_SEQ, Peer, PeerIndex};
@@ -70,58 +71,10 @@ pub(crate) struct Lease {
     pub lane: PeerIndex,
 }
 
-/// What the raylet is asked for: tasks that ask for the same share their leases.
-#[derive(Debug, PartialEq)]
-pub(crate) struct Class {
-    pub resources: ResourceSet,
-    pub runtime_env: Arc<str>,
-    pub strategy: Option<v1::SchedulingStrategy>,
-    /// The node with so much more of the arguments than this one that it should run there. Tasks of one function may be of
-    /// several classes for it.
-    pub near: Option<NodeId>,
-}
-
 /// Arguments that lie elsewhere are worth a look at other nodes from so many bytes on.
 const WORTH_A_LOOK: u64 = 2 << 20;
 
 impl State {
-    pub fn function(&self, index: FunctionIndex) -> &Arc<FunctionSpec> {
-        &self.functions[index.0 as usize].0
-    }
-
-    pub fn register_function(&mut self, spec: FunctionSpec) -> FunctionIndex {
-        let (functions, next) = (&self.functions, self.functions.len() as u32);
-        let known = self
-            .known_functions
-            .find_or_note(&spec, |at| &*functions[at as usize].0, next);
-        if let Some(known) = known {
-            return FunctionIndex(known);
-        }
-        let class = self.class_of(&spec);
-        self.functions.push((Arc::new(spec), class));
-        FunctionIndex(next)
-    }
-
-    fn class_of(&mut self, spec: &FunctionSpec) -> u32 {
-        let wanted = Class {
-            resources: spec.resources.clone(),
-            runtime_env: Arc::clone(&spec.runtime_env),
-            strategy: spec.strategy.clone(),
-            near: None,
-        };
-        self.class_like(wanted)
-    }
-
-    pub(crate) fn class_like(&mut self, wanted: Class) -> u32 {
-        match self.classes.iter().position(|class| *class == wanted) {
-            Some(index) => index as u32,
-            None => {
-                self.classes.push(wanted);
-                self.classes.len() as u32 - 1
-            }
-        }
-    }
-
     /// Bytes of the task's arguments in the arenas of nodes.
     fn bytes_on_nodes(&self, key: TaskKey) -> SmallVec<[(NodeId, u64); 2]> {
         let mut held: SmallVec<[(NodeId, u64); 2]> = SmallVec::new();
@@ -155,7 +108,9 @@ impl State {
             .iter()
             .find(|(node, _)| *node == self.me.node_id)
             .map_or(0, |(_, bytes)| *bytes);
-        let class = &self.classes[usual as usize];
+        let Some(class) = self.class(ClassKey(usual)) else {
+            return usual;
+        };
         let names_nodes = class.strategy.is_some() || BundleDemand::group_of(&class.resources).is_some();
         match held.into_iter().max_by_key(|(_, bytes)| *bytes) {
             Some((node, bytes)) if !names_nodes && bytes > here + WORTH_A_LOOK => {
@@ -241,7 +196,7 @@ impl State {
         if self.is_given_up(key) {
             return self.end_cancelled(key);
         }
-        let usual = self.functions[function.0 as usize].1;
+        let usual = self.usual_class(function);
         let class = ClassKey(self.class_of_task(key, usual));
         let event = Event::TaskReady {
             task: DispatchKey(key.0),
@@ -264,7 +219,7 @@ impl State {
                 self.finish_with(key, &error);
             }
             Work::Call { actor, method } => {
-                let name = Arc::clone(&self.methods[method.0 as usize].name);
+                let name = Arc::clone(&self.method(method).name);
                 let error = self.error_after(&name, argument);
                 self.call_dropped(actor, key);
                 self.finish_with(key, &error);
@@ -349,7 +304,7 @@ impl State {
                     Some(Work::Call { .. } | Work::Creation(_) | Work::Group) | None => String::new(),
                 };
                 let refused = self.remote.refusals_of(class);
-                let class = &self.classes[class.0 as usize];
+                let class = self.class(class).expect("its first task waits");
                 let arguments = match class.near {
                     Some(_) => self.bytes_on_nodes(TaskKey(first.0)),
                     None => SmallVec::new(),
@@ -567,11 +522,10 @@ impl State {
 
     fn define_function(&mut self, lane: PeerIndex, function: FunctionIndex) -> u32 {
         let peer = self.peers.get_mut(lane).expect("the caller looked");
-        if let Some(index) = peer.defined.get(&function.0) {
-            return *index;
-        }
-        let index = peer.defined.len() as u32;
-        peer.defined.insert(function.0, index);
+        let index = match peer.definition_of(function.0) {
+            Ok(index) => return index,
+            Err(new) => new,
+        };
         let spec = Arc::clone(self.function(function));
         let message = v1::DefineFunction {
             index,
@@ -668,7 +622,7 @@ impl State {
                 }
             }
             Work::Call { actor, method } => {
-                let called = &self.methods[method.0 as usize];
+                let called = self.method(method);
                 let (name, unlisted) = (Arc::clone(&called.name), called.unlisted);
                 if cancelled.is_none() && reply.status != 3 && !unlisted {
                     let actor = Some(self.actors[actor.0 as usize].id);

@@ -55,6 +55,24 @@ fn leased_worker(state: &mut State) -> (PeerIndex, IncomingClaims, OwnedFd) {
     (index, claims, theirs)
 }
 
+fn function(name: &str) -> FunctionSpec {
+    FunctionSpec {
+        id: FunctionId([7; 28]),
+        name: name.into(),
+        resources: ResourceSet::default(),
+        runtime_env: "".into(),
+        strategy: None,
+        captures_children: false,
+        max_retries: 0,
+        retry_exceptions: Vec::new(),
+        max_calls: 0,
+        time_limit: None,
+        backpressure: 0,
+        unlisted: false,
+        definition: Bytes::new(),
+    }
+}
+
 fn task(state: &mut State, function: FunctionIndex) -> TaskKey {
     let args = TaskArgs {
         values: StoredValue::none(),
@@ -74,21 +92,7 @@ fn task(state: &mut State, function: FunctionIndex) -> TaskKey {
 fn an_entry_keeps_its_claim_word_however_many_come_and_go_behind_it() {
     let mut state = state();
     let (lane, claims, _socket) = leased_worker(&mut state);
-    let function = state.register_function(FunctionSpec {
-        id: FunctionId([7; 28]),
-        name: "f".into(),
-        resources: ResourceSet::default(),
-        runtime_env: "".into(),
-        strategy: None,
-        captures_children: false,
-        max_retries: 0,
-        retry_exceptions: Vec::new(),
-        max_calls: 0,
-        time_limit: None,
-        backpressure: 0,
-        unlisted: false,
-        definition: Bytes::new(),
-    });
+    let function = state.register_function(function("f"));
     let first = task(&mut state, function);
     state.push_task(LEASE, first);
     let sent = |state: &State| state.peers.get(lane).expect("there").next_seq - 1;
@@ -107,4 +111,41 @@ fn an_entry_keeps_its_claim_word_however_many_come_and_go_behind_it() {
     state.push_task(LEASE, next);
     assert_eq!(sent(&state), CLAIM_WORDS as u64 + 1);
     assert!(claims.claim(CLAIM_WORDS as u64 + 1));
+}
+
+#[test]
+fn functions_that_nobody_needs_leave_room_for_others() {
+    let mut state = state();
+    let (lane, _claims, _socket) = leased_worker(&mut state);
+    let (kept, needed) = (function("kept"), function("needed"));
+    let kept = state.register_function(kept);
+    let needed = state.register_function(needed);
+    state.functions.unuse(needed.0);
+    let sent = task(&mut state, needed);
+    state.push_task(LEASE, sent);
+    for number in 0..5000 {
+        let mut other = function(&number.to_string());
+        // A class of its own, as a placement group makes it.
+        other.resources = ResourceSet::new().with(&format!("CPU_group_{number}"), 1.0);
+        let index = state.register_function(other);
+        let peer = state.peers.get_mut(lane).expect("it lives");
+        let _ = peer.definition_of(index.0);
+        state.functions.unuse(index.0);
+    }
+    assert!(state.functions.len() <= 512, "{}", state.functions.len());
+    assert!(state.classes.len() <= 512, "{}", state.classes.len());
+    let numbers = (0..10_000).map(|index| {
+        state
+            .peers
+            .get_mut(lane)
+            .expect("it lives")
+            .definition_of(1 << 30 | index)
+    });
+    let highest = numbers
+        .map(|number| number.unwrap_or_else(|new| new))
+        .min()
+        .expect("some");
+    assert!(highest <= 512, "a lane's numbers are used again: {highest}");
+    assert_eq!(&*state.function(kept).name, "kept");
+    assert_eq!(&*state.function(needed).name, "needed", "a task needs it");
 }

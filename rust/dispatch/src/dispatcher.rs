@@ -41,6 +41,8 @@ pub(crate) struct Class {
     /// How many leases are streaming: those will have room again soon.
     pub(crate) streaming: usize,
     pub(crate) requests: Requests,
+    /// Requests with a smaller number are of a class that went by this key before.
+    pub(crate) first_request: u32,
 }
 
 impl Dispatcher {
@@ -93,6 +95,34 @@ impl Dispatcher {
     /// So many leases could be of use at once; more than before as a rule, since nodes come.
     pub fn useful_leases(&mut self, hint: u32) {
         self.max_leases_hint = self.max_leases_hint.max(hint as usize);
+    }
+
+    /// Nothing of the class waits, runs or is asked for.
+    pub fn is_unused(&self, ClassKey(class): ClassKey) -> bool {
+        let unused =
+            |class: &Class| class.queue.is_empty() && class.leases.is_empty() && class.requests.outstanding.is_empty();
+        self.classes.get(class as usize).is_none_or(unused)
+    }
+
+    /// The key is that of another class from now on.
+    ///
+    /// # Panics
+    /// The class is not [unused](Self::is_unused).
+    pub fn forget_class(&mut self, key: ClassKey) {
+        assert!(self.is_unused(key), "class {} is in use", key.0);
+        if let Some(class) = self.classes.get_mut(key.0 as usize) {
+            *class = Class {
+                first_request: self.requests_made,
+                ..Class::default()
+            };
+        }
+    }
+
+    /// The key is that of another function from now on. No task of this one may be known.
+    pub fn forget_function(&mut self, FunctionKey(function): FunctionKey) {
+        if let Some(known) = self.functions.get_mut(function as usize) {
+            *known = RunTime::default();
+        }
     }
 
     /// Tasks that wait for a lease.
@@ -224,7 +254,10 @@ impl Dispatcher {
         let useful = match self.classes.get_mut(class as usize) {
             None => false,
             // A grant may cross the cancellation of its request: then take it only if there is work for it again.
-            Some(state) => state.requests.granted(now, request) || !state.queue.is_empty(),
+            Some(state) => {
+                state.requests.granted(now, request)
+                    || (!state.queue.is_empty() && !request.is_before(state.first_request))
+            }
         };
         if !useful {
             effects.push(Effect::ReturnLease { lease });

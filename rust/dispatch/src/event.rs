@@ -21,6 +21,11 @@ impl RequestKey {
         ClassKey((self.0 >> 32) as u32)
     }
 
+    /// Whether it was made before the one of that number. Numbers go round: it must be one of the last two thousand million.
+    pub(crate) fn is_before(self, serial: u32) -> bool {
+        (self.0 as u32).wrapping_sub(serial) > u32::MAX / 2
+    }
+
     pub(crate) fn new(class: ClassKey, serial: u32) -> Self {
         Self(u64::from(class.0) << 32 | u64::from(serial))
     }

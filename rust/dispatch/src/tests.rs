@@ -260,3 +260,40 @@ fn a_few_short_tasks_stay_with_the_worker_that_is_awake() {
     };
     assert!(effects.contains(&push), "{effects:?}");
 }
+
+#[test]
+fn a_grant_for_a_class_that_was_forgotten_is_not_taken_by_the_next_of_its_key() {
+    let mut dispatcher = Dispatcher::new(4);
+    let mut effects = Vec::new();
+    dispatcher.on_event(at(0), ready(1), &mut effects);
+    let Some(Effect::RequestLease { request: old, .. }) = effects.pop() else {
+        panic!("a lease is asked for");
+    };
+    assert!(!dispatcher.is_unused(CLASS));
+    dispatcher.on_event(at(1), Event::TaskGone { task: TaskKey(1) }, &mut effects);
+    pass(&mut dispatcher, at(100), &mut effects);
+    assert_eq!(effects.pop(), Some(Effect::CancelRequest { request: old }));
+    assert!(dispatcher.is_unused(CLASS));
+    dispatcher.forget_class(CLASS);
+    dispatcher.on_event(at(100), ready(2), &mut effects);
+    let Some(Effect::RequestLease { request, .. }) = effects.pop() else {
+        panic!("a lease is asked for");
+    };
+    let (late, lease) = (LeaseKey(1), LeaseKey(2));
+    let crossed = Event::LeaseGranted {
+        request: old,
+        lease: late,
+    };
+    dispatcher.on_event(at(101), crossed, &mut effects);
+    assert_eq!(effects, [Effect::ReturnLease { lease: late }]);
+    effects.clear();
+    dispatcher.on_event(at(101), Event::LeaseGranted { request, lease }, &mut effects);
+    assert_eq!(
+        effects,
+        [Effect::Push {
+            lease,
+            task: TaskKey(2)
+        }]
+    );
+    dispatcher.check_invariants();
+}

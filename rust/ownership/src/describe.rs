@@ -58,6 +58,11 @@ impl<V, S> OwnerTable<V, S> {
         self.entries.get(slot.0).map(view)
     }
 
+    /// What is kept of all tasks, those that have ended and may run again among them.
+    pub fn specs(&self) -> impl Iterator<Item = &S> {
+        self.tasks.iter().map(|(_, task)| &task.spec)
+    }
+
     /// The tasks that have not ended, in no order.
     pub fn tasks(&self) -> impl Iterator<Item = (TaskKey, TaskState, &S)> {
         self.tasks
