@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pages
 import pytest
@@ -106,13 +107,27 @@ def test_every_block_is_marked_as_it_must_be(page):
             assert block.text.startswith("$ "), f"{where}: a session begins with a command"
 
 
+def verbs_of(parser: Any) -> dict[str, Any]:
+    """The parsers of a program's commands, by name."""
+    (verbs,) = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
+    return verbs
+
+
+def test_the_page_of_commands_has_all_of_them():
+    from ray_rs.scripts import parser
+
+    text = (pages.DOCS / "looking.md").read_text().partition("## At the shell")[2].partition("\n## ")[0]
+    described = set(re.findall(r"`ray_rs ([\w-]+)`", text))
+    # Ray's name for another.
+    assert described == set(verbs_of(parser())) - {"drain-node"}
+
+
 @pytest.mark.parametrize("page", pages.PAGES, ids=pages.title)
 def test_commands_and_their_options_exist(page):
     """Also in blocks that are not run, and in running text."""
     from ray_rs.scripts import parser
 
-    actions = [action for action in parser()._actions if hasattr(action, "choices") and action.choices]
-    (verbs,) = [action.choices for action in actions if isinstance(action.choices, dict)]
+    verbs = verbs_of(parser())
     shell = "".join(block.text for block in pages.blocks(page) if block.language in ("", "console"))
     written = re.findall(r"^(?:\$ )?ray_rs (.*)$", shell, re.M) + re.findall(r"`ray_rs ([^`]+)`", page.read_text())
     for command in written:
