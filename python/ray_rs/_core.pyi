@@ -112,7 +112,7 @@ class _BaseID:
 
 @final
 class JobID(_BaseID):
-    """Of what one driver does, from its connection to its end."""
+    """The id of a job: what one driver does, from its connection to its end."""
 
     @classmethod
     def from_int(cls, value: int) -> JobID:
@@ -122,7 +122,7 @@ class JobID(_BaseID):
 
 @final
 class ActorID(_BaseID):
-    """Of an actor."""
+    """The id of an actor."""
 
     @property
     def job_id(self) -> JobID:
@@ -130,7 +130,7 @@ class ActorID(_BaseID):
 
 @final
 class TaskID(_BaseID):
-    """Of one task, or of one call of an actor's method."""
+    """The id of one task, or of one call of an actor's method."""
 
     def actor_id(self) -> ActorID:
         """The actor whose method it is; nil for a task."""
@@ -139,31 +139,31 @@ class TaskID(_BaseID):
 
 @final
 class NodeID(_BaseID):
-    """Of a node."""
+    """The id of a node."""
 
 @final
 class WorkerID(_BaseID):
-    """Of a process: a worker or a driver."""
+    """The id of a process: a worker or a driver."""
 
 @final
 class FunctionID(_BaseID):
-    """Of a remote function, by the content of its pickle."""
+    """The id of a remote function, by the content of its pickle."""
 
 @final
 class ActorClassID(_BaseID):
-    """Of an actor class."""
+    """The id of an actor class."""
 
 @final
 class UniqueID(_BaseID):
-    """Of anything."""
+    """The id of anything."""
 
 @final
 class ClusterID(_BaseID):
-    """Of a cluster."""
+    """The id of a cluster."""
 
 @final
 class PlacementGroupID(_BaseID):
-    """Of a placement group."""
+    """The id of a placement group."""
 
 @final
 class ObjectRef(Awaitable[_T_co], Generic[_T_co]):
@@ -217,7 +217,7 @@ class ObjectRef(Awaitable[_T_co], Generic[_T_co]):
     def _on_ready(self, callback: Callable[[Any], None]) -> Callable[[], None]: ...
     async def _ready(self) -> None: ...
     def tensor_transport(self) -> None:
-        """None: tensors travel as other values do."""
+        """Always None: tensors travel as other values do."""
     def __await__(self) -> Generator[Any, None, _T_co]: ...
     def __hash__(self) -> int: ...
     def __eq__(self, other: object, /) -> bool: ...

@@ -113,24 +113,31 @@ class ObjectRefGenerator(Generic[T_co]):
         return self._stream.is_over()
 
     def task_id(self) -> _core.TaskID:
+        """The task that yields the items."""
         return self._generator_ref.task_id()
 
     def send(self, value: Any) -> NoReturn:
+        """NotImplementedError, as in Ray."""
         raise NotImplementedError("`gen.send` is not supported.")
 
     def throw(self, *error: Any) -> NoReturn:
+        """NotImplementedError, as in Ray."""
         raise NotImplementedError("`gen.throw` is not supported.")
 
     def close(self) -> NoReturn:
+        """NotImplementedError, as in Ray."""
         raise NotImplementedError("`gen.close` is not supported.")
 
     async def asend(self, value: Any) -> NoReturn:
+        """NotImplementedError, as in Ray."""
         raise NotImplementedError("`gen.asend` is not supported.")
 
     async def athrow(self, *error: Any) -> NoReturn:
+        """NotImplementedError, as in Ray."""
         raise NotImplementedError("`gen.athrow` is not supported.")
 
     async def aclose(self) -> NoReturn:
+        """NotImplementedError, as in Ray."""
         raise NotImplementedError("`gen.aclose` is not supported.")
 
     def __reduce__(self) -> NoReturn:

@@ -72,12 +72,15 @@ class RuntimeEnv(dict[str, Any]):
             _validate_fields(self)
 
     def env_vars(self) -> dict[str, str]:
+        """The environment variables by name."""
         return dict(self.get("env_vars", {}))
 
     def working_dir(self) -> str:
+        """The directory that is copied; "" when there is none."""
         return str(self.get("working_dir", ""))
 
     def to_dict(self) -> dict[str, Any]:
+        """The fields that are set, as a plain dictionary."""
         return dict(self)
 
 

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import operator
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -79,14 +80,16 @@ def test_what_is_in_no_list(module):
     assert any(f"ray_rs.{module}" == each or each.startswith(f"ray_rs.{module}.") for each in COVERED)
 
 
-def stub_docstrings() -> set[str]:
-    """What has a docstring in the stub of the extension: functions, classes, and `Class.member`."""
-    found = set()
+def stub_docstrings() -> dict[str, str]:
+    """The docstrings in the stub of the extension, of functions, classes, and `Class.member`."""
+    found = {}
     tree = ast.parse((pages.ROOT / "python/ray_rs/_core.pyi").read_text())
     for node in ast.walk(tree):
         for child in ast.iter_child_nodes(node):
-            if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(child):
-                found.add(f"{node.name}.{child.name}" if isinstance(node, ast.ClassDef) else child.name)
+            if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                text = ast.get_docstring(child)
+                if text:
+                    found[f"{node.name}.{child.name}" if isinstance(node, ast.ClassDef) else child.name] = text
     return found
 
 
@@ -110,11 +113,31 @@ def without_docstring(found: Any) -> list[str]:
     if is_native(found):
         members = [each for each in vars(found) if not each.startswith("_")] if inspect.isclass(found) else []
         prefixes = [name, "_BaseID"] if name in IDS else [name]
-        bare = [f"{name}.{each}" for each in members if not IN_STUB & {f"{prefix}.{each}" for prefix in prefixes}]
+        bare = [f"{name}.{each}" for each in members if not any(f"{prefix}.{each}" in IN_STUB for prefix in prefixes)]
         return bare if name in IN_STUB else [name, *bare]
-    return [] if inspect.getdoc(found) else [name]
+    members = vars(found).items() if inspect.isclass(found) else ()
+    shown = {each: value for each, value in members if inspect.isroutine(value) or isinstance(value, property)}
+    bare = [f"{name}.{each}" for each in shown if not each.startswith("_") and not inspect.getdoc(getattr(found, each))]
+    return bare if inspect.getdoc(found) else [name, *bare]
 
 
 @pytest.mark.parametrize("path", [path for path in DIRECTIVES if not path.startswith("ray_rs._core.")])
 def test_what_is_shown_has_a_docstring(path):
     assert without_docstring(resolved(path)) == []
+
+
+def members_of_native_classes() -> Iterator[tuple[str, str]]:
+    """A name in the package, and what the stub calls it."""
+    for name in ["cancel", "empty", "get", "is_initialized", "kill", "put", "wait", "why"]:
+        yield name, name
+    for name in ["ObjectRef", *IDS]:
+        yield name, name
+        for member in vars(getattr(ray_rs, name)):
+            if not member.startswith("_"):
+                own = f"{name}.{member}"
+                yield own, own if own in IN_STUB else f"_BaseID.{member}"
+
+
+@pytest.mark.parametrize(("name", "in_stub"), list(members_of_native_classes()))
+def test_help_says_what_editors_and_the_site_say(name, in_stub):
+    assert inspect.getdoc(operator.attrgetter(name)(ray_rs)) == IN_STUB[in_stub]

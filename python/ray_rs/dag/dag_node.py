@@ -131,6 +131,7 @@ class DAGNode:
 
     @property
     def remote(self) -> NoReturn:
+        """AttributeError: the call is described already; `execute` makes it."""
         raise AttributeError(f".remote() cannot be used on {self!r}: it is bound already. Use .execute().")
 
     def _run(self, resolve: Callable[[Any], Any], inputs: tuple[Any, ...], named_inputs: dict[str, Any]) -> Any:

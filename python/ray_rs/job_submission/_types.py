@@ -114,10 +114,12 @@ class JobInfo:
             self.message = _MESSAGES.get(self.status)
 
     def to_json(self) -> str:
+        """All fields, as JSON."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> JobInfo:
+        """What `to_json` gave, or what has its fields."""
         return cls(**json.loads(text))
 
 

@@ -40,6 +40,7 @@ class PlacementGroup:
 
     @property
     def is_empty(self) -> bool:
+        """Whether it stands for no group."""
         return bool(self.id.is_nil())
 
     def ready(self) -> _core.ObjectRef[PlacementGroup]:
@@ -69,6 +70,7 @@ class PlacementGroup:
 
     @property
     def bundle_specs(self) -> list[dict[str, float]]:
+        """The resources of each bundle; ValueError when the group is not known any more."""
         if self.bundle_cache is None:
             _connect()
             known = _core.get_placement_group(self.id.binary())
@@ -79,6 +81,7 @@ class PlacementGroup:
 
     @property
     def bundle_count(self) -> int:
+        """How many bundles there are."""
         return len(self.bundle_specs)
 
     def __eq__(self, other: object) -> bool:

@@ -416,7 +416,17 @@ pub fn _load_actor_out_of_band(
     ActorHandle::of_id(py, &core, ActorId(*bytes_of(actor_id)?), Some(counted), descriptor)
 }
 
-/// Ray's `kill`.
+/// Ends an actor's process at once, whatever it does.
+///
+/// Calls that wait, and later ones, fail with `ActorDiedError`; if the actor may restart, those that were under way
+/// fail with `ActorUnavailableError`. An actor whose handles are all dropped ends by itself, after its last call.
+///
+/// Args:
+///     actor: A handle.
+///     no_restart: The actor is not to come back, whatever its `max_restarts` is.
+///
+/// Raises:
+///     ValueError: Not a handle.
 #[pyfunction]
 #[pyo3(signature = (actor, *, no_restart=true))]
 pub fn kill(py: Python<'_>, actor: &Bound<'_, PyAny>, no_restart: bool) -> PyResult<()> {

@@ -104,7 +104,25 @@ impl WritableBuffer {
     }
 }
 
-/// Makes an array, or a buffer of so many bytes, in the object store, to be filled and then `put`.
+/// An array in the object store, to be filled and then `put` without a copy.
+///
+/// Args:
+///     shape: Lengths of the array; without a dtype, a number of bytes.
+///     dtype: Anything that `numpy.dtype` takes, except what holds Python objects.
+///
+/// Returns:
+///     A `numpy.ndarray` with any content; without a dtype, a `WritableBuffer`. `put` of it, or of a value that holds
+///     it and no other array, seals it where it lies: from then on it is read-only. (Slices of an array that were made
+///     before that keep their flag, and must not be written to.) Dropped without `put`, its memory is free again.
+///
+/// Raises:
+///     ValueError: The dtype holds Python objects.
+///     ObjectStoreFullError: There is no room.
+///
+/// Example:
+///     >>> array = ray.empty((1000, 1000), "f4")
+///     >>> array[:] = 0
+///     >>> ref = ray.put(array)
 #[pyfunction]
 #[pyo3(signature = (shape, dtype=None))]
 pub fn empty<'py>(

@@ -8,7 +8,20 @@ use crate::executor::{Executor, asyncio, context};
 use crate::object_ref::ObjectRef;
 use crate::{core, errors, imports, stream};
 
-/// Ray's `cancel`.
+/// Gives up the task that makes an object, wherever it stands; returns before that has taken effect.
+///
+/// One that has not begun never runs. One that runs gets a `KeyboardInterrupt` (a coroutine a `CancelledError`, another
+/// method of an actor only a flag, `get_runtime_context().is_canceled()`), or with `force` loses its process. `get` of
+/// the object raises `TaskCancelledError`. Nothing happens to tasks that have ended, or to objects that were put.
+///
+/// Args:
+///     ray_waitable: A return of the task.
+///     force: End the process of a running task; not for calls of actors.
+///     recursive: Also cancel what the task has submitted itself.
+///
+/// Raises:
+///     TypeError: Not a reference.
+///     ValueError: `force` for a call of an actor.
 #[pyfunction]
 #[pyo3(signature = (ray_waitable, *, force=false, recursive=true))]
 pub fn cancel(py: Python<'_>, ray_waitable: &Bound<'_, PyAny>, force: bool, recursive: bool) -> PyResult<()> {

@@ -134,6 +134,7 @@ pub fn worker_ready(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
+/// Whether this process is part of a session.
 #[pyfunction]
 pub fn is_initialized() -> bool {
     CURRENT.read().is_some()

@@ -155,7 +155,23 @@ pub fn descriptions<'py>(py: Python<'py>, reply: &v1::Descriptions) -> PyResult<
     ))
 }
 
-/// Why an object, task or actor is not there yet, and why what it waits for is not; or where it is.
+/// Why something is not there yet, and why what it waits for is not; or where it is.
+///
+/// Asks all processes of all nodes, and answers also while they are busy.
+///
+/// Args:
+///     target: A reference, a generator, an actor's handle, a TaskID, an ActorID, or the hexadecimal digits of an id.
+///
+/// Returns:
+///     Text, a line for each step: what the task runs on since when, which argument it waits for, what is before it in
+///     its actor's queue, which resources are missing.
+///
+/// Raises:
+///     TypeError: It is none of these.
+///     ValueError: The digits are no id.
+///
+/// Example:
+///     >>> print(ray.why(ref))
 #[pyfunction]
 pub fn why(py: Python<'_>, target: &Bound<'_, PyAny>) -> PyResult<String> {
     let subject = subject(target)?;

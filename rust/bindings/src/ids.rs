@@ -49,7 +49,8 @@ pub fn hash_of(bytes: &[u8]) -> isize {
 }
 
 macro_rules! define_id_class {
-    ($class:ident, $name:literal, $id:ty, {$($more:tt)*}) => {
+    ($class:ident, $name:literal, $doc:literal, $id:ty, {$($more:tt)*}) => {
+        #[doc = $doc]
         #[pyclass(frozen, module = "ray_rs", name = $name)]
         pub struct $class(pub $id);
 
@@ -60,17 +61,20 @@ macro_rules! define_id_class {
                 Ok(Self(<$id>::from_bytes(bytes_of::<{ <$id>::SIZE }>(id)?).expect("the length was checked")))
             }
 
+            /// The id of these bytes; ValueError when there are too many or too few.
             #[classmethod]
             fn from_binary(_class: &Bound<'_, PyType>, id: &Bound<'_, PyAny>) -> PyResult<Self> {
                 Self::new(id)
             }
 
+            /// The id of these hexadecimal digits; ValueError when they are none.
             #[classmethod]
             fn from_hex(_class: &Bound<'_, PyType>, hex_id: &str) -> PyResult<Self> {
                 let bytes = bytes_of_hex::<{ <$id>::SIZE }>(hex_id)?;
                 Ok(Self(<$id>::from_bytes(&bytes).expect("the length was checked")))
             }
 
+            /// A new id that nothing has yet.
             #[classmethod]
             fn from_random(_class: &Bound<'_, PyType>) -> PyResult<Self> {
                 let mut bytes = [0; <$id>::SIZE];
@@ -78,24 +82,29 @@ macro_rules! define_id_class {
                 Ok(Self(<$id>::from_bytes(&bytes).expect("the length is right")))
             }
 
+            /// The id that stands for nothing.
             #[classmethod]
             fn nil(_class: &Bound<'_, PyType>) -> Self {
                 Self(<$id>::NIL)
             }
 
+            /// Length in bytes.
             #[classmethod]
             fn size(_class: &Bound<'_, PyType>) -> usize {
                 <$id>::SIZE
             }
 
+            /// The id as bytes.
             fn binary<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
                 PyBytes::new(py, self.0.as_bytes())
             }
 
+            /// The id in hexadecimal digits.
             fn hex(&self) -> String {
                 self.0.hex()
             }
 
+            /// Whether it stands for nothing: all of its bits are set.
             fn is_nil(&self) -> bool {
                 self.0.is_nil()
             }
@@ -121,35 +130,76 @@ macro_rules! define_id_class {
     };
 }
 
-define_id_class!(PyJobId, "JobID", JobId, {
-    #[classmethod]
-    fn from_int(_class: &Bound<'_, PyType>, value: u32) -> Self {
-        Self(JobId::from_int(value))
-    }
+define_id_class!(
+    PyJobId,
+    "JobID",
+    "The id of a job: what one driver does, from its connection to its end.",
+    JobId,
+    {
+        /// The id of the job with this number.
+        #[classmethod]
+        fn from_int(_class: &Bound<'_, PyType>, value: u32) -> Self {
+            Self(JobId::from_int(value))
+        }
 
-    fn int(&self) -> u32 {
-        self.0.to_int()
+        /// The job's number in its cluster.
+        fn int(&self) -> u32 {
+            self.0.to_int()
+        }
     }
-});
-define_id_class!(PyActorId, "ActorID", ActorId, {
+);
+define_id_class!(PyActorId, "ActorID", "The id of an actor.", ActorId, {
+    /// The job that it belongs to.
     #[getter]
     fn job_id(&self) -> PyJobId {
         PyJobId(self.0.job_id())
     }
 });
-define_id_class!(PyTaskId, "TaskID", TaskId, {
-    fn actor_id(&self) -> PyActorId {
-        PyActorId(self.0.actor_id())
-    }
+define_id_class!(
+    PyTaskId,
+    "TaskID",
+    "The id of one task, or of one call of an actor's method.",
+    TaskId,
+    {
+        /// The actor whose method it is; nil for a task.
+        fn actor_id(&self) -> PyActorId {
+            PyActorId(self.0.actor_id())
+        }
 
-    fn job_id(&self) -> PyJobId {
-        PyJobId(self.0.job_id())
+        /// The job that it belongs to.
+        fn job_id(&self) -> PyJobId {
+            PyJobId(self.0.job_id())
+        }
     }
-});
-define_id_class!(PyNodeId, "NodeID", NodeId, {});
-define_id_class!(PyWorkerId, "WorkerID", WorkerId, {});
-define_id_class!(PyFunctionId, "FunctionID", FunctionId, {});
-define_id_class!(PyActorClassId, "ActorClassID", FunctionId, {});
-define_id_class!(PyUniqueId, "UniqueID", UniqueId, {});
-define_id_class!(PyClusterId, "ClusterID", ClusterId, {});
-define_id_class!(PyPlacementGroupId, "PlacementGroupID", PlacementGroupId, {});
+);
+define_id_class!(PyNodeId, "NodeID", "The id of a node.", NodeId, {});
+define_id_class!(
+    PyWorkerId,
+    "WorkerID",
+    "The id of a process: a worker or a driver.",
+    WorkerId,
+    {}
+);
+define_id_class!(
+    PyFunctionId,
+    "FunctionID",
+    "The id of a remote function, by the content of its pickle.",
+    FunctionId,
+    {}
+);
+define_id_class!(
+    PyActorClassId,
+    "ActorClassID",
+    "The id of an actor class.",
+    FunctionId,
+    {}
+);
+define_id_class!(PyUniqueId, "UniqueID", "The id of anything.", UniqueId, {});
+define_id_class!(PyClusterId, "ClusterID", "The id of a cluster.", ClusterId, {});
+define_id_class!(
+    PyPlacementGroupId,
+    "PlacementGroupID",
+    "The id of a placement group.",
+    PlacementGroupId,
+    {}
+);

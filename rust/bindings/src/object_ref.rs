@@ -40,6 +40,10 @@ impl Drop for Counted {
     }
 }
 
+/// A counted reference to an object that is there or will be; `await` of it gives the value, as `get` does.
+///
+/// The object lives as long as some process has a reference to it. `ObjectRef(bytes)` makes one of an object that
+/// another process owns, which is looked up by the id.
 #[pyclass(frozen, weakref, module = "ray_rs", name = "ObjectRef")]
 pub struct ObjectRef {
     /// `None`: an id that stands for no object (`nil`, or made without a connection).
@@ -108,11 +112,13 @@ impl ObjectRef {
         }
     }
 
+    /// A reference to the object of this id, as `ObjectRef(id)`.
     #[classmethod]
     fn from_binary(_class: &Bound<'_, PyType>, py: Python<'_>, id: &Bound<'_, PyAny>) -> PyResult<Self> {
         Self::from_bytes(py, id)
     }
 
+    /// NotImplementedError, as in Ray.
     #[classmethod]
     fn from_hex(_class: &Bound<'_, PyType>, hex_id: &str) -> PyResult<Self> {
         Err(PyNotImplementedError::new_err(format!(
@@ -120,11 +126,13 @@ impl ObjectRef {
         )))
     }
 
+    /// A reference to nothing.
     #[classmethod]
     fn nil(_class: &Bound<'_, PyType>) -> Self {
         Self::bare(ObjectId::NIL)
     }
 
+    /// Length of an id in bytes.
     #[classmethod]
     fn size(_class: &Bound<'_, PyType>) -> usize {
         ObjectId::SIZE
@@ -135,26 +143,32 @@ impl ObjectRef {
         imports::GENERIC_ALIAS.get(class.py())?.call1((class, item))
     }
 
+    /// The object's id as bytes.
     fn binary<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         PyBytes::new(py, self.id().as_bytes())
     }
 
+    /// The object's id in hexadecimal digits.
     fn hex(&self) -> String {
         self.id().hex()
     }
 
+    /// Whether it refers to nothing.
     fn is_nil(&self) -> bool {
         self.id().is_nil()
     }
 
+    /// The task that makes the object, or that has put it.
     fn task_id(&self) -> PyTaskId {
         PyTaskId(self.id().task_id())
     }
 
+    /// The job that it belongs to.
     fn job_id(&self) -> PyJobId {
         PyJobId(self.id().task_id().job_id())
     }
 
+    /// Of the process that owns it: node id, worker id, pid (little-endian u32).
     fn owner_address<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         let counted = self.live(py)?;
         Ok(PyBytes::new(
@@ -163,7 +177,7 @@ impl ObjectRef {
         ))
     }
 
-    /// "file.py:12"; empty where that was not noted.
+    /// The line of the program that made it, as "file.py:12"; empty where that was not noted.
     fn call_site(&self) -> String {
         let live = self.counted().filter(|counted| core::is_current(&counted.core));
         live.map(|counted| counted.core.site(counted.slot)).unwrap_or_default()
@@ -183,10 +197,12 @@ impl ObjectRef {
         Some((describe::state_word(state), age.as_secs_f64()))
     }
 
+    /// A future of the value, for threads.
     fn future<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         futures::concurrent(py, self.live(py)?)
     }
 
+    /// A future of the value, of the event loop that runs.
     fn as_future<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         futures::asyncio(py, self.live(py)?)
     }

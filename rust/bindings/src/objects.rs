@@ -108,7 +108,29 @@ pub fn text_of_error(py: Python<'_>, error: Read) -> PyResult<Option<String>> {
         .transpose()
 }
 
-/// Ray's `get`.
+/// Waits for a value, or for several, and gives them.
+///
+/// Inside a task it lends the task's CPU to others while it waits. It can be interrupted by Ctrl-C.
+///
+/// Args:
+///     object_refs: A reference, or a list of them.
+///     timeout: Seconds to wait for all of them; None: for ever; 0: only what is there.
+///     copy: Arrays lie in shared memory and are read-only. With True they are copied, and may be written to; with
+///         "on_write" they may be written to as well, and only pages that are written to are copied, when they are. The
+///         object stays in the store while such an array lives.
+///
+/// Returns:
+///     The value; a list of values, in the order of the references.
+///
+/// Raises:
+///     GetTimeoutError: It took longer.
+///     RayTaskError: The task that makes it raised; the error is also an instance of the class that was raised.
+///     RayError: It can't be had for another reason, as its class says; see `ray_rs.exceptions`.
+///     ValueError: Not a reference, or a list with something else in it.
+///
+/// Example:
+///     >>> values = ray.get(ref, copy="on_write")
+///     >>> values[0] = 1  # nobody else sees it
 #[pyfunction]
 #[pyo3(
     signature = (object_refs, *, timeout=None, copy=None, _use_object_store=false),
@@ -286,7 +308,23 @@ fn slots_of(
     Ok(slots)
 }
 
-/// Ray's `put`.
+/// Stores a value once, so that many tasks can use it, and gives a reference to it.
+///
+/// Up to 100 KiB it stays in this process; a larger one is copied into the node's shared memory, and arrays in it are
+/// read there without another copy. It can't be changed afterwards.
+///
+/// Args:
+///     value: Anything that can be pickled, except a reference.
+///     _owner: An actor that is to own the object, instead of this process.
+///     _tensor_transport: Must be None.
+///
+/// Returns:
+///     The reference; the value is freed when no process has one any more.
+///
+/// Raises:
+///     TypeError: A reference, or what can't be pickled.
+///     ObjectStoreFullError: There is no room, and nothing that could be moved to disk.
+///     OutOfDiskError: There was something, but the disk is full too.
 #[pyfunction]
 #[pyo3(signature = (value, *, _owner=None, _tensor_transport=None))]
 pub fn put(
@@ -332,7 +370,20 @@ impl<'py> FromPyObject<'_, 'py> for Count {
     }
 }
 
-/// Ray's `wait`.
+/// Waits until some of the references are ready: there is a value, or an error.
+///
+/// Args:
+///     ray_waitables: References and generators, each once.
+///     num_returns: How many are to be ready.
+///     timeout: Seconds to wait; None: for ever.
+///     fetch_local: An object on another node is ready when it has been copied here.
+///
+/// Returns:
+///     Two lists, in the order of `ray_waitables`: at most `num_returns` that are ready, and all others.
+///
+/// Raises:
+///     TypeError: Not a list of references.
+///     ValueError: The same reference twice, or `num_returns` not between 1 and their number.
 #[pyfunction]
 #[pyo3(
     signature = (ray_waitables, *, num_returns=Count(1), timeout=None, fetch_local=true),
