@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable
+from itertools import groupby
 from typing import Any
 
 from ray_rs.util.state import _tasks
@@ -14,26 +16,39 @@ from ray_rs.util.state._rows import Source
 __all__ = ["text_of"]
 
 _KINDS = ("counter", "gauge", "histogram")
+_HISTOGRAM_ENDS = ("_bucket", "_sum", "_count")
+
+
+# Labels that the engine itself gives; an application's of the same name are told apart as Prometheus does it.
+_OWN_LABELS = ("SessionName", "WorkerId", "le")
 
 
 class _Text:
+    """Samples by family: those of one family must stand together, below its head."""
+
     def __init__(self, session: str) -> None:
         self._session = session
-        self._lines: list[str] = []
-        self._heads: set[str] = set()
+        self._families: dict[str, list[str]] = {}
 
     def sample(
         self, family: str, kind: str, help_text: str, value: float, tags: Iterable[tuple[str, str]] = (), end: str = ""
     ) -> None:
-        if family not in self._heads:
-            self._heads.add(family)
+        if family not in self._families:
             escaped = help_text.replace("\\", "\\\\").replace("\n", "\\n")
-            self._lines += [f"# HELP {family} {escaped}", f"# TYPE {family} {kind}"]
+            self._families[family] = [f"# HELP {family} {escaped}", f"# TYPE {family} {kind}"]
         labels = ",".join(f'{key}="{_escape(text)}"' for key, text in (*tags, ("SessionName", self._session)))
-        self._lines.append(f"{family}{end}{{{labels}}} {_number(value)}")
+        self._families[family].append(f"{family}{end}{{{labels}}} {_number(value)}")
+
+    def sample_names(self) -> set[str]:
+        """The names that are taken: families, and what the samples of histograms are called."""
+        taken = set(self._families)
+        for family, (_, head, *_samples) in self._families.items():
+            if head.endswith(" histogram"):
+                taken |= {family + end for end in _HISTOGRAM_ENDS}
+        return taken
 
     def __str__(self) -> str:
-        return "\n".join((*self._lines, ""))
+        return "\n".join((*(line for lines in self._families.values() for line in lines), ""))
 
 
 def _escape(text: str) -> str:
@@ -45,7 +60,7 @@ def _number(value: float) -> str:
         return "NaN"
     if math.isinf(value):
         return "+Inf" if value > 0 else "-Inf"
-    return str(int(value)) if value == int(value) else repr(value)
+    return str(int(value)) if value == int(value) and abs(value) < 2**53 else repr(float(value))
 
 
 def text_of(address: str | None, timeout: float = 30.0) -> str:
@@ -82,8 +97,9 @@ def text_of(address: str | None, timeout: float = 30.0) -> str:
     text.sample(
         "ray_memory_manager_worker_eviction_total", "counter", "Workers ended since memory was running out.", evicted
     )
-    for series in sorted(source.observer.metrics(), key=lambda series: series["name"]):
-        _application(text, series)
+    applications = sorted(source.observer.metrics(), key=lambda series: (series["name"], series["kind"]))
+    for _, alike in groupby(applications, key=lambda series: (series["name"], series["kind"])):
+        _application(text, list(alike))
     return str(text)
 
 
@@ -103,7 +119,7 @@ def _leases(text: _Text, nodes: list[dict[str, Any]]) -> None:
     for node in nodes:
         for state, count in node["leases"].items():
             tags = (("State", state.upper()), ("NodeAddress", node["address"]), ("NodeId", node["node_id"]))
-            text.sample("ray_scheduler_leases", "counter", help_text, count, tags)
+            text.sample("ray_scheduler_leases_total", "counter", help_text, count, tags)
 
 
 def _store(text: _Text, stats: dict[str, int]) -> None:
@@ -116,27 +132,57 @@ def _store(text: _Text, stats: dict[str, int]) -> None:
     for family, what in (("ray_spill_manager_objects", "objects"), ("ray_spill_manager_objects_bytes", "bytes")):
         for kind in ("Spilled", "Restored"):
             count = stats[f"total_{kind.lower()}_{what}"]
-            help_text = f"{what.capitalize()} written to disk and read back."
-            text.sample(family, "counter", help_text, count, (("State", kind),))
+            help_text = f"{what.capitalize()} written to disk and read back so far."
+            # Of Ray's name, which is no counter's.
+            text.sample(family, "gauge", help_text, count, (("State", kind),))
     for direction, key in (("SENT", "sent_bytes"), ("FETCHED", "fetched_bytes")):
         help_text = "Bytes of objects sent to other nodes and fetched from them."
-        text.sample("ray_object_transfer_bytes", "counter", help_text, stats[key], (("Direction", direction),))
+        text.sample("ray_object_transfer_bytes_total", "counter", help_text, stats[key], (("Direction", direction),))
 
 
-def _application(text: _Text, series: dict[str, Any]) -> None:
-    kind, help_text = _KINDS[series["kind"]], series["description"]
-    family = f"ray_{series['name']}"
-    tags = list(zip(series["tags"][::2], series["tags"][1::2], strict=True))
-    if series["worker_id"]:
-        tags.append(("WorkerId", series["worker_id"]))
-    if kind != "histogram":
-        if kind == "counter" and not family.endswith("_total"):
-            family += "_total"
-        return text.sample(family, kind, help_text, series["value"], tags)
-    total = 0
-    for boundary, count in zip((*series["boundaries"], "+Inf"), series["counts"], strict=True):
-        total += count
-        bound = boundary if isinstance(boundary, str) else repr(boundary)
-        text.sample(family, kind, help_text, total, (*tags, ("le", bound)), "_bucket")
-    text.sample(family, kind, help_text, series["value"], tags, "_sum")
-    text.sample(family, kind, help_text, total, tags, "_count")
+def _application(text: _Text, alike: list[dict[str, Any]]) -> None:
+    """The series of one metric of an application."""
+    kind = _KINDS[alike[0]["kind"]]
+    family = _free_family(text, alike[0]["name"], kind)
+    for series in alike:
+        help_text = series["description"]
+        tags = _labels(series["tags"])
+        if series["worker_id"]:
+            tags.append(("WorkerId", series["worker_id"]))
+        if kind != "histogram":
+            text.sample(family, kind, help_text, series["value"], tags)
+            continue
+        total = 0
+        for boundary, count in zip((*series["boundaries"], "+Inf"), series["counts"], strict=True):
+            total += count
+            bound = boundary if isinstance(boundary, str) else repr(boundary)
+            text.sample(family, kind, help_text, total, (*tags, ("le", bound)), "_bucket")
+        text.sample(family, kind, help_text, series["value"], tags, "_sum")
+        text.sample(family, kind, help_text, total, tags, "_count")
+
+
+def _free_family(text: _Text, name: str, kind: str) -> str:
+    """What a metric is called: one name for two kinds of things would make the whole text unreadable."""
+    taken = text.sample_names()
+    stem = f"ray_{name}"
+    while True:
+        family = stem if kind != "counter" or stem.endswith("_total") else f"{stem}_total"
+        ends = ("", *_HISTOGRAM_ENDS) if kind == "histogram" else ("",)
+        if not taken & {family + end for end in ends}:
+            return family
+        stem = f"{stem.removesuffix('_total')}_{kind}"
+
+
+def _labels(tags: list[str]) -> list[tuple[str, str]]:
+    """Keys and values by turns, as labels: with names that Prometheus takes, each once."""
+    labels: dict[str, str] = {}
+    for key, value in zip(tags[::2], tags[1::2], strict=True):
+        label = re.sub("[^a-zA-Z0-9_]", "_", key) or "_"
+        if label[0].isdigit():
+            label = f"_{label}"
+        if label in _OWN_LABELS or label.startswith("__"):
+            label = f"exported_{label}"
+        while label in labels:
+            label += "_"
+        labels[label] = value
+    return list(labels.items())
