@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ray_rs import _core, _tracing
+from ray_rs import _tracing
 
 __all__ = ["is_tracing_enabled"]
 
@@ -15,7 +15,7 @@ def is_tracing_enabled() -> bool:
     Returns:
         True after a hook was called, until `shutdown`.
     """
-    return _core.is_tracing()
+    return _tracing.is_on()
 
 
 # By these names libraries know them.
