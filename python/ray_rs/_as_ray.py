@@ -36,7 +36,8 @@ _LIBRARIES = {
     "train": "Ray Train",
     "tune": "Ray Tune",
 }
-
+# Libraries on Ray Core import a name from it that they may never use: `ray_rs.data`.
+_IS_THERE_TO_REFUSE = "data"
 
 _NO_WORKFLOWS = "Ray has dropped workflows; its last version with them is 2.47."
 
@@ -120,8 +121,8 @@ class _Finder:
         if not rest or package not in ("ray", _OWN):
             return None
         if package == _OWN:
-            # `from ray import data` asks for `ray_rs.data`, by the name that the module has for itself.
-            if rest in _LIBRARIES and _is_import(sys._getframe(2)):
+            # `from ray import tune` asks for `ray_rs.tune`, by the name that the module has for itself.
+            if rest in _LIBRARIES and rest != _IS_THERE_TO_REFUSE and _is_import(sys._getframe(2)):
                 raise _missing(f"ray.{rest}")
             return None
         from importlib.util import find_spec

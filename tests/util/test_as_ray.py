@@ -159,12 +159,12 @@ def test_what_is_missing_says_so(program):
             except ImportError as error:
                 print(type(error).__name__, error)
 
-        attempt("import ray.data")
+        attempt("import ray.data.dataset")
         attempt("from ray import tune")
         attempt("from ray.train.torch import TorchTrainer")
         attempt("import ray.util.spark")
         import ray
-        print(hasattr(ray, "data"), importlib.util.find_spec("ray.tune"), importlib.util.find_spec("ray") is None)
+        print(hasattr(ray, "tune"), importlib.util.find_spec("ray.tune"), importlib.util.find_spec("ray") is None)
         """
     )
     for line, library in zip(lines, ("Ray Data", "Ray Tune", "Ray Train"), strict=False):
@@ -172,6 +172,27 @@ def test_what_is_missing_says_so(program):
         assert f"{library} is a library on top of Ray Core" in line
     assert lines[3].startswith("ModuleNotFoundError No module named 'ray.util.spark'")
     assert lines[4] == "False None False"
+
+
+def test_a_function_of_ray_data_that_libraries_import_refuses_when_it_is_called(program):
+    lines = program(
+        """
+        from ray.data import from_pandas_refs
+
+        for attempt in (lambda: from_pandas_refs([]), lambda: __import__("ray.data").data.range(3)):
+            try:
+                attempt()
+            except (AttributeError, NotImplementedError) as error:
+                print(type(error).__name__, error)
+        import ray
+        print(hasattr(ray.data, "Dataset"))
+        """
+    )
+    assert lines[0].startswith(
+        "NotImplementedError ray.data.from_pandas_refs: Ray Data is a library on top of Ray Core"
+    )
+    assert lines[1].startswith("AttributeError module 'ray.data' has no attribute 'range': Ray Data is a library")
+    assert lines[2:] == ["False"]
 
 
 def test_private_modules_that_libraries_use_are_there_without_an_import(program):
