@@ -740,7 +740,8 @@ _WHY_NOT_MADE_AGAIN = {
     "nothing is said), or to -1 for any number.",
     "lineage_evicted": "What its task needs to run again was not kept, for want of room: set the environment variable "
     "RAY_max_lineage_bytes to more than 1 GiB, which it is otherwise.",
-    "actor_call": "An actor's method made it, and calls are not repeated once they have been answered.",
+    "actor_call": "An actor's method made it, and that may not run again: set max_task_retries of the actor or the "
+    "method to other than 0, which it is if nothing is said.",
     "generator": "It is an item of a generator that can't be run once more for it, or did not give it again. With "
     "_generator_backpressure_num_objects a generator may wait for the very reader that needs the item.",
     "not_kept": "Its task is not known any more.",

@@ -141,6 +141,43 @@ def test_what_is_not_made_again(three):
         ray.get(put, timeout=60)
 
 
+@mortal(max_restarts=-1, max_task_retries=2)
+class Retrying:
+    def __init__(self, log):
+        self.log = log
+
+    def make(self, value, before=None):
+        with open(self.log, "a") as file:
+            file.write(f"make {value}\n")
+        return np.full(SIZE, value, dtype=np.uint8)
+
+    def items(self, count):
+        for i in range(count):
+            yield np.full(SIZE, i, dtype=np.uint8)
+
+
+def test_results_of_an_actor_whose_calls_may_be_tried_again(three, tmp_path):
+    log = tmp_path / "log"
+    actor = Retrying.remote(log)
+    one = actor.make.remote(1)
+    two = actor.make.remote(2, one)
+    ray.wait([two], timeout=60)
+    items = list(actor.items.remote(3))
+    replace_the_mortal(three)
+    assert ray.get(first_of.remote(two), timeout=60) == 2
+    assert [array[0] for array in ray.get([one, two, *items], timeout=60)] == [1, 2, 0, 1, 2]
+    assert sorted(log_of(log)) == ["make 1", "make 1", "make 2", "make 2"]
+
+
+def test_a_result_is_lost_for_good_when_its_actor_is_dead(three, tmp_path):
+    actor = Retrying.options(max_restarts=0).remote(tmp_path / "log")
+    ref = actor.make.remote(1)
+    ray.wait([ref], timeout=60)
+    replace_the_mortal(three)
+    with pytest.raises(exceptions.ActorDiedError):
+        ray.get(ref, timeout=60)
+
+
 def items_of(generator, count):
     return [next(generator) for _ in range(count)]
 

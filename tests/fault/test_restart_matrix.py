@@ -88,3 +88,56 @@ def test_it_dies_in_a_call(restarts, retries, deaths, tmp_path):
     expected = "done" if attempts > deaths else "ActorUnavailableError" if lives >= attempts else "ActorDiedError"
     assert found == expected
     assert len(contents(tmp_path / "calls")) == attempts
+
+
+@pytest.mark.parametrize("ends", [("die", "raise"), ("raise", "die")])
+@pytest.mark.parametrize("kind", ["plain", "threaded", "async"])
+def test_deaths_and_errors_use_the_same_retries(kind, ends, tmp_path):
+    def end(number):
+        append(tmp_path / "calls")
+        calls = len(contents(tmp_path / "calls"))
+        if calls > number:
+            return calls
+        if ends[(calls - 1) % 2] == "die":
+            os._exit(1)
+        raise KeyError(calls)
+
+    @ray.remote(max_restarts=-1)
+    class Plain:
+        def call(self, number):
+            return end(number)
+
+    @ray.remote(max_restarts=-1)
+    class Async:
+        async def call(self, number):
+            return end(number)
+
+    cls = Async if kind == "async" else Plain.options(max_concurrency=2 if kind == "threaded" else 1)
+    actor = cls.remote()
+    call = actor.call.options(max_task_retries=2, retry_exceptions=[KeyError])
+    assert ray.get(call.remote(2), timeout=PATIENCE) == 3
+    os.remove(tmp_path / "calls")
+    last = {"raise": exceptions.ActorUnavailableError, "die": KeyError}[ends[1]]
+    with pytest.raises(last):
+        ray.get(call.remote(9), timeout=PATIENCE)
+    assert contents(tmp_path / "calls") == "xxx"
+
+
+def test_a_call_that_is_tried_again_goes_before_one_that_waits_for_it(tmp_path):
+    @ray.remote
+    class Actor:
+        def first(self, gate):
+            append(tmp_path / "calls")
+            wait_until(gate.exists, "the gate")
+            if contents(tmp_path / "calls") == "x":
+                raise KeyError
+            return "first"
+
+        def second(self, before):
+            return [before, "second"]
+
+    actor = Actor.remote()
+    first = actor.first.options(max_task_retries=1, retry_exceptions=True).remote(tmp_path / "gate")
+    second = actor.second.remote(first)
+    (tmp_path / "gate").touch()
+    assert ray.get(second, timeout=PATIENCE) == ["first", "second"]

@@ -8,6 +8,7 @@
 //! * `ORD-1` A call that was submitted leaves once: replied, dropped or failed.
 //! * `ORD-2` Calls are sent in the order of their submission, also again after a restart; a call whose arguments are not
 //!   ready holds up the later ones. Unless the actor runs `out_of_order`: then calls are sent as they become ready.
+//!   What is to be sent once more keeps its place, or goes first: calls that wait may wait for what it gives.
 //! * `ORD-3` At most [`MAX_CALLS_IN_FLIGHT`] calls are sent and not replied, and only to an actor that is placed.
 //! * `ORD-4` A call is sent once, and once more for each of its retries; one that the actor did not start is not counted.
 //!
@@ -42,6 +43,8 @@ pub const ACTORS_RETRIES: i32 = i32::MIN;
 pub enum Event {
     /// `ready`: its arguments are there. `retries`: how often it may be sent again; -1 is for ever.
     CallSubmitted { call: CallKey, ready: bool, retries: i32 },
+    /// One that had left is to run once more, since what it gave is lost; its arguments may be lost as well.
+    CallRunsAgain { call: CallKey, retries: i32 },
     /// Its arguments are there now.
     CallReady { call: CallKey },
     /// The caller has dealt with it: an argument failed, or it was cancelled before the actor started it.
@@ -54,6 +57,8 @@ pub enum Event {
     Dead,
     /// The answer is there.
     CallReplied { call: CallKey },
+    /// The answer is an error after which it is to be sent again: one of its retries, as the caller has looked.
+    CallRepeats { call: CallKey },
     /// The actor's process let it be, because it is leaving: the call waits for the next incarnation and keeps its retries.
     CallNotRun { call: CallKey },
 }
@@ -72,6 +77,8 @@ pub enum Why {
 pub enum Effect {
     /// Write the call to the actor's lane.
     Send { call: CallKey },
+    /// The process is gone that it was sent to, which took one of its retries. It will be sent again.
+    TryLost { call: CallKey },
     /// Let the call fail; it has left.
     Fail { call: CallKey, why: Why },
 }
@@ -105,6 +112,8 @@ struct Call {
     place: CallPlace,
     /// Number of its submission: the order, and what tells a call from an earlier one of the same key.
     seq: u64,
+    /// It has left before, and holds nothing up: it gets its number, before all others, when its arguments are there.
+    again: bool,
     /// Sends that are left after the first; -1 for ever.
     retries: i32,
 }
@@ -121,7 +130,12 @@ pub struct CallOrder {
     queue: VecDeque<(u64, CallKey)>,
     in_flight: usize,
     next_seq: u64,
+    /// The lowest number that was given to one that runs again.
+    first_seq: u64,
 }
+
+/// Numbers of submissions begin here, so that there are enough before the first.
+const FIRST_SEQ: u64 = 1 << 62;
 
 impl CallOrder {
     pub fn new(config: Config) -> Self {
@@ -132,7 +146,8 @@ impl CallOrder {
             calls: FxHashMap::default(),
             queue: VecDeque::new(),
             in_flight: 0,
-            next_seq: 0,
+            next_seq: FIRST_SEQ,
+            first_seq: FIRST_SEQ,
         }
     }
 
@@ -177,7 +192,9 @@ impl CallOrder {
     pub fn on_event(&mut self, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::CallSubmitted { call, ready, retries } => self.call_submitted(call, ready, retries, effects),
+            Event::CallRunsAgain { call, retries } => self.call_runs_again(call, retries, effects),
             Event::CallReady { call } => self.call_ready(call, effects),
+            Event::CallRepeats { call } => self.call_repeats(call, effects),
             Event::CallDropped { call } | Event::CallReplied { call } => self.call_left(call, effects),
             Event::CallNotRun { call } => self.call_not_run(call),
             Event::Placed { incarnation } => self.placed(incarnation, effects),
@@ -207,7 +224,16 @@ impl CallOrder {
             (false, true) => CallPlace::Ready,
             (false, false) => CallPlace::Waiting,
         };
-        let earlier = self.calls.insert(key, Call { place, seq, retries });
+        let again = false;
+        let earlier = self.calls.insert(
+            key,
+            Call {
+                place,
+                seq,
+                again,
+                retries,
+            },
+        );
         assert!(earlier.is_none(), "ORD-1: call {} is submitted twice", key.0);
         if at_once {
             self.in_flight += 1;
@@ -218,11 +244,45 @@ impl CallOrder {
         }
     }
 
+    fn call_runs_again(&mut self, key: CallKey, retries: i32, effects: &mut Vec<Effect>) {
+        if self.connection == Connection::Dead {
+            effects.push(Effect::Fail {
+                call: key,
+                why: Why::Died,
+            });
+            return;
+        }
+        let call = Call {
+            place: CallPlace::Waiting,
+            seq: 0,
+            again: true,
+            retries,
+        };
+        let earlier = self.calls.insert(key, call);
+        assert!(earlier.is_none(), "ORD-1: call {} is submitted twice", key.0);
+    }
+
+    fn call_repeats(&mut self, key: CallKey, effects: &mut Vec<Effect>) {
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        if call.place == CallPlace::InFlight {
+            call.place = CallPlace::Ready;
+            call.retries -= i32::from(call.retries > 0);
+            let seq = call.seq;
+            self.in_flight -= 1;
+            self.enqueue_again(seq, key);
+            self.send_queued(effects);
+        }
+    }
+
     fn call_ready(&mut self, key: CallKey, effects: &mut Vec<Effect>) {
         let Some(call) = self.calls.get_mut(&key) else { return };
         if call.place == CallPlace::Waiting {
             call.place = CallPlace::Ready;
-            if self.config.out_of_order {
+            if call.again {
+                self.first_seq -= 1;
+                call.seq = self.first_seq;
+                self.queue.push_front((call.seq, key));
+            } else if self.config.out_of_order {
                 self.queue.push_back((call.seq, key));
             }
             self.send_queued(effects);
@@ -271,6 +331,7 @@ impl CallOrder {
         self.connection = Connection::Restarting;
         // Last ones first, each to the front: so they stand in the queue as they were submitted.
         let mut failed = Vec::new();
+        let mut again = Vec::new();
         for (seq, key) in self.sorted(|call| call.place == CallPlace::InFlight).into_iter().rev() {
             let call = self.calls.get_mut(&key).expect("listed just now");
             if call.retries == 0 {
@@ -280,9 +341,11 @@ impl CallOrder {
                 call.place = CallPlace::Ready;
                 call.retries -= i32::from(call.retries > 0);
                 self.enqueue_again(seq, key);
+                again.push(key);
             }
         }
         self.in_flight = 0;
+        effects.extend(again.into_iter().rev().map(|call| Effect::TryLost { call }));
         effects.extend(failed.into_iter().rev().map(|call| Effect::Fail {
             call,
             why: Why::Unavailable,
@@ -375,7 +438,7 @@ impl CallOrder {
         };
         let queued: Vec<_> = self.queue.iter().filter(living).collect();
         let expected = self.calls.values().filter(|call| match call.place {
-            CallPlace::Waiting => !self.config.out_of_order,
+            CallPlace::Waiting => !self.config.out_of_order && !call.again,
             CallPlace::Ready => true,
             CallPlace::InFlight => false,
         });
@@ -390,3 +453,6 @@ impl CallOrder {
         assert!(!self.can_send() || next_waits, "ORD-2: a call could be sent");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -154,6 +154,7 @@ impl State {
         for effect in effects {
             match effect {
                 call_order::Effect::Send { call } => self.send_call(actor, TaskKey(call.0)),
+                call_order::Effect::TryLost { call } => self.try_lost(TaskKey(call.0)),
                 call_order::Effect::Fail { call, why } => self.fail_call(actor, TaskKey(call.0), why),
             }
         }
@@ -177,22 +178,31 @@ impl State {
         self.order_event(actor, call_order::Event::CallNotRun { call: CallKey(key.0) });
     }
 
-    /// The method raised an error that its retry rule covers.
-    pub fn call_again(&mut self, actor: ActorIndex, key: TaskKey) {
-        self.call_replied(actor, key);
-        let is_durable = match self.owner.spec(key).map(|spec| spec.work) {
-            Some(Work::Call { method, .. }) => self.method(method).is_durable,
-            _ => false,
+    /// The method raised an error that its retry rule covers, and the call's owner has counted that.
+    pub fn call_repeats(&mut self, actor: ActorIndex, key: TaskKey) {
+        self.close_call(actor, key);
+        self.order_event(actor, call_order::Event::CallRepeats { call: CallKey(key.0) });
+    }
+
+    /// What an answered call gave is lost, and needed.
+    pub fn call_runs_again(&mut self, actor: ActorIndex, key: TaskKey) {
+        let event = call_order::Event::CallRunsAgain {
+            call: CallKey(key.0),
+            retries: self.owner.retries_left(key),
         };
-        let retries = if is_durable { -1 } else { self.owner.retries_left(key) };
-        self.order_event(
-            actor,
-            call_order::Event::CallSubmitted {
-                call: CallKey(key.0),
-                ready: true,
-                retries,
-            },
-        );
+        self.order_event(actor, event);
+    }
+
+    /// Whether the process that is gone ran the call is not known. Calls of durable actors are not counted: they are sent
+    /// until they are part of the state.
+    fn try_lost(&mut self, key: TaskKey) {
+        let method = match self.owner.spec(key).map(|spec| spec.work) {
+            Some(Work::Call { method, .. }) => self.method(method),
+            Some(Work::Normal(_) | Work::Creation(_) | Work::Group) | None => return,
+        };
+        if !method.is_durable {
+            self.owner.may_retry(key);
+        }
     }
 
     /// `exit_actor`: the call itself fails as all later ones do.

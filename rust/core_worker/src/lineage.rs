@@ -91,13 +91,19 @@ impl State {
     }
 
     fn keep_or_not(&self, key: TaskKey, spec: &Spec) -> AfterEnd<StoredValue> {
-        let function = match spec.work {
-            Work::Normal(function) => self.function(function),
-            Work::Call { .. } => return AfterEnd::Forget(NoLineage::ActorCall),
+        match spec.work {
+            Work::Normal(function) if self.function(function).max_retries == 0 => {
+                return AfterEnd::Forget(NoLineage::RetriesDisabled);
+            }
+            Work::Normal(_) => {}
+            Work::Call { method, .. } => {
+                let method = &self.methods[method.0 as usize];
+                // A durable actor's state has the call in it: it would not run.
+                if method.max_task_retries == 0 || method.is_durable {
+                    return AfterEnd::Forget(NoLineage::ActorCall);
+                }
+            }
             Work::Creation(_) | Work::Group => return AfterEnd::Forget(NoLineage::NotKept),
-        };
-        if function.max_retries == 0 {
-            return AfterEnd::Forget(NoLineage::RetriesDisabled);
         }
         if self.owner.retries_left(key) == 0 {
             return AfterEnd::Forget(NoLineage::AttemptsExceeded);
@@ -121,11 +127,23 @@ impl State {
         // Of a generator: nobody takes items that were taken, which it would wait for.
         spec.backpressure = 0;
         let (work, unique) = (spec.work, spec.unique);
-        let Work::Normal(function) = work else { return };
-        let function = self.function(function);
-        tracing::info!(name = &*function.name, attempt, "a lost value is made again");
-        if let Some(limit) = function.time_limit {
+        let (name, limit) = match work {
+            Work::Normal(function) => {
+                let function = self.function(function);
+                (Arc::clone(&function.name), function.time_limit)
+            }
+            Work::Call { method, .. } => {
+                let method = &self.methods[method.0 as usize];
+                (Arc::clone(&method.name), method.time_limit)
+            }
+            Work::Creation(_) | Work::Group => return,
+        };
+        tracing::info!(name = &*name, attempt, "a lost value is made again");
+        if let Some(limit) = limit {
             self.limit_time(key, unique, limit);
+        }
+        if let Work::Call { actor, .. } = work {
+            self.call_runs_again(actor, key);
         }
     }
 
@@ -164,11 +182,11 @@ impl State {
         if let Some(why) = self.no_second_run(slot) {
             return Some(Box::new(Failure::NotMadeAgain { why, message }));
         }
-        let siblings = self.made_with_at(slot, location);
+        let others = self.lost_with(slot, location);
         let outcome = self.owner.value_lost(slot, &mut self.owner_effects);
         if outcome.is_ok() {
-            for sibling in siblings {
-                let _ = self.owner.value_lost(sibling, &mut self.owner_effects);
+            for other in others {
+                let _ = self.owner.value_lost(other, &mut self.owner_effects);
             }
         }
         self.run_effects();
@@ -186,9 +204,10 @@ impl State {
         }
     }
 
-    /// What the same task made and lies on the same other node: if one is lost there, probably the node is, and one more run
-    /// of the task is enough for all.
-    fn made_with_at(&self, slot: RefSlot, location: &Location) -> Vec<RefSlot> {
+    /// What is probably lost with a value on another node, since the node is. What the same task made: one more run of it is
+    /// enough for all. And of a call of an actor, what it was given, with what the calls were given that made that: the actor
+    /// could not find out, as it would wait, in the call, for its own answer to an earlier one.
+    fn lost_with(&self, slot: RefSlot, location: &Location) -> Vec<RefSlot> {
         if location.node.is_none() {
             return Vec::new();
         }
@@ -198,6 +217,22 @@ impl State {
         };
         let mut all = self.owner.made_with(slot);
         all.retain(lies_there);
+        let mut made = vec![slot];
+        while let Some(slot) = made.pop() {
+            let Some(key) = self.owner.task_behind(slot) else {
+                continue;
+            };
+            if !matches!(self.owner.spec(key).map(|spec| spec.work), Some(Work::Call { .. })) {
+                continue;
+            }
+            let given = self.owner.deps(key).iter().copied().filter(lies_there);
+            for argument in given.collect::<Vec<_>>() {
+                if !all.contains(&argument) {
+                    all.push(argument);
+                    made.push(argument);
+                }
+            }
+        }
         all
     }
 

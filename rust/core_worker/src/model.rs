@@ -450,7 +450,7 @@ pub enum NotMadeAgain {
     AttemptsExceeded,
     /// Specs of tasks are kept up to a limit, and its own had to go.
     LineageEvicted,
-    /// An actor's method made it.
+    /// An actor's method made it, that may not run again.
     ActorCall,
     /// It is an item of a generator.
     Generator,

@@ -640,7 +640,7 @@ impl State {
                 }
                 if reply.status == 2 && self.owner.may_retry(key) {
                     self.discard_failed_try(key, &name, reply.returns);
-                    self.call_again(actor, key);
+                    self.call_repeats(actor, key);
                     return self.run_effects();
                 }
                 self.call_replied(actor, key);

@@ -38,7 +38,7 @@ pub enum NoLineage {
     AttemptsExceeded,
     /// The specs of newer tasks needed the room.
     Evicted,
-    /// A call of an actor's method made it.
+    /// A call of an actor's method made it, which is not repeated once it has been answered.
     ActorCall,
     /// It is an item of a generator, or its end.
     Generator,

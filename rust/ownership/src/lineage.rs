@@ -5,7 +5,7 @@
 //!
 //! * **LIN-1** A kept spec has one `lineage` count of each of its arguments. These keep the arguments' entries and, if a
 //!   task can make them again, those tasks' specs, but not their values. What nothing can make again (a put, a borrowed
-//!   object, an actor's result) stays as a value.
+//!   object, the result of an actor whose calls are not repeated) stays as a value.
 //! * **LIN-2** A value that was lost, or let go under LIN-1, is [`State::Gone`]. It is made again when somebody needs it,
 //!   once for all who do, and what its task needs and is gone comes first.
 //! * **LIN-3** A spec is kept as long as the entry of one of its returns or items is there, or until the limit is reached: then those
