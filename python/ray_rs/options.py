@@ -136,7 +136,9 @@ def _lifetime(value: str | None) -> str | None:
 
 def _backpressure(name: str) -> Check:
     return lambda count: (
-        None if count is None or count == -1 or count > 0 else f"{name}={count} is neither positive nor -1."
+        None
+        if count is None or count == -1 or count > 0
+        else f"{name}={count} is not allowed: it must be positive, or -1 for none."
     )
 
 

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
+import sys
 import time
 
 import pytest
-from under_test import PATIENCE, ray, ray_rs_only, wait_until
+from under_test import PATIENCE, exceptions, ray, ray_rs_only, wait_until
 
 pytestmark = [
     pytest.mark.usefixtures("cluster"),
@@ -314,6 +316,50 @@ def test_a_worker_that_died_is_kept_and_an_event(state):
     (row,) = wait_until(lambda: state.list_workers(filters=dead, limit=1000, detail=True), "the end of the worker")
     assert row.exit_type == "SYSTEM_ERROR" and "9" in row.exit_detail
     assert any(str(pid) in event.message for event in state.list_cluster_events(limit=1000))
+
+
+@ray.remote
+class Ending:
+    def __init__(self, raises=False):
+        if raises:
+            raise KeyError
+
+    def pid(self):
+        return os.getpid()
+
+    def exit(self, code):
+        sys.exit(code)
+
+
+def test_how_workers_have_ended(state):
+    def ended(pid):
+        filters = [("pid", "=", pid), ("is_alive", "=", "False")]
+        (row,) = wait_until(lambda: state.list_workers(filters=filters, limit=1000, detail=True), "the worker's end")
+        return row.exit_type, row.exit_detail
+
+    def started():
+        actor = Ending.remote()
+        return actor, ray.get(actor.pid.remote())
+
+    actor, pid = started()
+    os.kill(pid, 9)
+    kind, detail = ended(pid)
+    assert kind == "SYSTEM_ERROR" and "OOM" in detail
+    actor, pid = started()
+    actor.exit.remote(4)
+    assert ended(pid) == ("SYSTEM_ERROR", "exit code 4")
+    actor, pid = started()
+    actor.exit.remote(0)
+    kind, detail = ended(pid)
+    assert kind == "INTENDED_USER_EXIT" and detail.startswith("exit code 0: ")
+    actor, pid = started()
+    ray.kill(actor)
+    kind, detail = ended(pid)
+    assert kind == "INTENDED_SYSTEM_EXIT" and "ray.kill" in detail
+    with pytest.raises(exceptions.ActorDiedError) as raised:
+        ray.get(Ending.remote(raises=True).pid.remote())
+    kind, detail = ended(int(re.search(r"pid=(\d+)", str(raised.value))[1]))
+    assert kind == "USER_ERROR" and "constructor raised" in detail
 
 
 def test_filters_limits_and_details(state):

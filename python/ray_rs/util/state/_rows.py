@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import signal
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -215,20 +216,27 @@ def drain_text(drain: dict[str, Any]) -> str:
 def _exit_type(worker: dict[str, Any]) -> str:
     if worker["out_of_memory"]:
         return "NODE_OUT_OF_MEMORY"
-    if worker["exit_code"] == 0:
-        return "INTENDED_USER_EXIT" if worker["is_driver"] else "INTENDED_SYSTEM_EXIT"
     # What the raylet ends itself, it says so.
     if worker["detail"]:
-        return "INTENDED_SYSTEM_EXIT"
-    return "USER_ERROR" if worker["exit_code"] > 0 else "SYSTEM_ERROR"
+        return "USER_ERROR" if worker["detail"].endswith(_CONSTRUCTOR_RAISED) else "INTENDED_SYSTEM_EXIT"
+    return "INTENDED_USER_EXIT" if worker["exit_code"] == 0 else "SYSTEM_ERROR"
+
+
+# The end of the raylet's words for it.
+_CONSTRUCTOR_RAISED = "the actor's constructor raised"
 
 
 def _exit_detail(worker: dict[str, Any]) -> str:
     if worker["detail"]:
         return str(worker["detail"])
+    if worker["signal"] == signal.SIGKILL:
+        return "signal 9 (SIGKILL): it was killed, or the kernel was out of memory (OOM)"
     if worker["signal"]:
         return f"signal {worker['signal']}"
-    return f"exit code {worker['exit_code']}" if worker["exit_code"] >= 0 else "it is not known how it ended"
+    if worker["exit_code"] == 0:
+        how = "ray.shutdown() or the end of the program" if worker["is_driver"] else "sys.exit, exit_actor or max_calls"
+        return f"exit code 0: {how}"
+    return f"exit code {worker['exit_code']}" if worker["exit_code"] > 0 else "it is not known how it ended"
 
 
 def _workers(source: Source) -> list[Any]:
@@ -358,7 +366,7 @@ def _cluster_events(source: Source) -> list[Any]:
     rows = []
     for worker in source.observer.dead_workers():
         kind = _exit_type(worker)
-        if kind.startswith("INTENDED"):
+        if kind.startswith("INTENDED") or kind == "USER_ERROR":
             continue
         what = "driver" if worker["is_driver"] else "worker"
         rows.append(
