@@ -17,6 +17,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import client
 import cluster
 import listing
 import machine
@@ -517,6 +518,9 @@ def main():
         extra = cluster.link(sys.modules[__name__])
     elif options.family == "lifecycle":
         lifecycle(options.engine)
+    elif options.family in client.BODIES:
+        ray = importlib.import_module(options.engine)
+        client.BODIES[options.family](options.engine, ray, sys.modules[__name__])
     elif options.family in cluster.BODIES:
         ray = importlib.import_module(options.engine)
         cluster.BODIES[options.family](options.engine, ray, sys.modules[__name__])

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from ray_rs._report import performance_report
     from ray_rs._timeline import timeline
     from ray_rs.actor import method
+    from ray_rs.client_builder import ClientBuilder, client
     from ray_rs.cross_language import Language, cpp_function, java_actor_class, java_function
     from ray_rs.runtime_context import get_runtime_context
 
@@ -73,6 +74,7 @@ _SUBMODULES = (
     "_raylet",
     "actor",
     "autoscaler",
+    "client_builder",
     "cloudpickle",
     "cross_language",
     "dag",
@@ -86,11 +88,13 @@ _SUBMODULES = (
     "util",
 )
 _LAZY = {
+    "ClientBuilder": "client_builder",
     "DynamicObjectRefGenerator": "_generator",
     "Language": "cross_language",
     "LoggingConfig": "_logging_config",
     "ObjectRefGenerator": "_generator",
     "as_completed": "_iterate",
+    "client": "client_builder",
     "cpp_function": "cross_language",
     "get_runtime_context": "runtime_context",
     "install_as_ray": "_as_ray",
@@ -111,6 +115,7 @@ __all__ = [
     "WORKER_MODE",
     "ActorClassID",
     "ActorID",
+    "ClientBuilder",
     "ClusterID",
     "DynamicObjectRefGenerator",
     "FunctionID",
@@ -132,6 +137,7 @@ __all__ = [
     "autoscaler",
     "available_resources",
     "cancel",
+    "client",
     "cloudpickle",
     "cluster_resources",
     "cpp_function",

@@ -688,6 +688,9 @@ def process_info() -> dict[str, Any]:
     node_resources (dict[str, float]), arena_bytes, is_driver, is_awaited (of a worker: the driver is answered when its
     loop begins). RaySystemError when not connected."""
 
+def client_count() -> int:
+    """Programs from outside of the cluster (`ray://`) that are connected to it, this one included if it is one."""
+
 def cluster_view() -> list[dict[str, Any]]:
     """A dict a node: node_id (hex), alive, address, hostname, total, available (dict[str, float]), leases (counts)."""
 

@@ -104,10 +104,13 @@ def resolved(given: Mapping[str, Any], session_dir: str) -> dict[str, Any]:
     Raises:
         RuntimeEnvSetupError: Its files could not be copied.
         ValueError: A path that is not there.
+        NotImplementedError: It has files, and this process is a client.
     """
-    from ray_rs import _env_install, _env_store
+    from ray_rs import _client, _env_install, _env_store
     from ray_rs.runtime_env import existing, requirements
 
+    if _client.is_connected():
+        _client.refuse_files(given)
     fields = {name: value for name, value in given.items() if value is not None and name != "excludes"}
     excludes = list(given.get("excludes") or [])
     if fields.get("working_dir"):

@@ -9,10 +9,11 @@ import os
 import sys
 import types
 from _thread import RLock
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ray_rs import _core, _logs, _notebook, _processes
+from ray_rs import _client, _core, _logs, _notebook, _processes
+from ray_rs._contexts import ClientContext, RayContext
 from ray_rs.exceptions import RaySystemError
 from ray_rs.options import LIFETIME_VARIABLE, REMOTE_USAGE, check_namespace
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ray_rs._typing import remote
 
 __all__ = [
+    "ClientContext",
     "RayContext",
     "available_resources",
     "cluster_resources",
@@ -52,6 +54,7 @@ _HIDDEN = (
     "_redis_username",
     "_redis_password",
     "_skip_env_hook",
+    "allow_multiple",
 )
 
 # As `_tracing.VARIABLE`, whose module is imported only where somebody traces.
@@ -63,74 +66,8 @@ _REASONS = {
 }
 
 
-def _warn_deprecated(old: str, new: str) -> None:
-    import warnings
-
-    warnings.warn(f"{old} is deprecated, use {new}", DeprecationWarning, stacklevel=3)
-
-
-class RayContext(Mapping[str, Any]):
-    """What `init` returns: where the session is. As a context manager it ends the session when left.
-
-    Attributes:
-        dashboard_url: Where the web service listens, as host:port; empty when there is none.
-        python_version: Version of Python.
-        ray_version: Version of ray_rs.
-        ray_commit: Commit it was built from, when known.
-        address_info: Addresses and directories of the session.
-    """
-
-    def __init__(self, address_info: dict[str, Any]) -> None:
-        from ray_rs import __commit__, __version__
-
-        self.dashboard_url = address_info["webui_url"]
-        self.python_version = ".".join(map(str, sys.version_info[:3]))
-        self.ray_version = __version__
-        self.ray_commit = __commit__
-        self.address_info = address_info
-
-    def disconnect(self) -> None:
-        """Ends the session, as `shutdown` does."""
-        shutdown()
-
-    def __enter__(self) -> RayContext:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.disconnect()
-
-    # As a mapping it is what Ray 1 gave, a dictionary of addresses.
-    def __getitem__(self, key: str) -> Any:
-        _warn_deprecated(f"ctx[{key!r}]", f"ctx.address_info[{key!r}]")
-        return self.address_info[key]
-
-    def __len__(self) -> int:
-        _warn_deprecated("len(ctx)", "len(ctx.address_info)")
-        return len(self.address_info)
-
-    def __iter__(self) -> Iterator[str]:
-        _warn_deprecated("iter(ctx)", "iter(ctx.address_info)")
-        return iter(self.address_info)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, RayContext) and self.address_info == other.address_info
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def _rows(self) -> dict[str, str]:
-        names = ("dashboard_url", "python_version", "ray_version", "ray_commit")
-        return {name: getattr(self, name) for name in names}
-
-    def __repr__(self) -> str:
-        return f"RayContext({', '.join(f'{name}={value!r}' for name, value in self._rows().items())})"
-
-    def _repr_html_(self) -> str:
-        rows = {"Python": self.python_version, "ray_rs": self.ray_version, "Session": self.address_info["session_dir"]}
-        if _core.is_initialized():
-            resources = cluster_resources()
-            rows["CPUs"], rows["GPUs"] = (f"{resources.get(name, 0):g}" for name in ("CPU", "GPU"))
-            rows["Object store"] = f"{resources.get('object_store_memory', 0) / 1e9:.1f} GB"
-        return _notebook.html_table(rows)
+def _context() -> RayContext:
+    return (ClientContext if _client.is_connected() else RayContext)(_address_info())
 
 
 def init(
@@ -166,7 +103,8 @@ def init(
     Args:
         address: None joins the session that RAY_ADDRESS names, else the newest that `ray_rs start` has started on this
             machine, else it starts one; "local" starts one whatever there is; "auto" joins the newest one of this user
-            on this machine, "host:port" joins that one.
+            on this machine, "host:port" joins that one. "ray://host:port" connects to a cluster from outside, over the
+            one port of its head.
         num_cpus: Logical processors; all that this process may use when None.
         num_gpus: Logical GPUs; those found when None.
         resources: Further resources by name.
@@ -203,18 +141,24 @@ def init(
         ConnectionError: Nothing runs at the address.
     """
     tracing_hook = kwargs.pop("_tracing_startup_hook", None)
+    allow_multiple = bool(kwargs.get("allow_multiple"))
     hidden = _check_hidden(kwargs)
     if local_mode:
         raise RuntimeError("`local_mode` is no longer supported. Use a debugger on the plain function instead.")
     with _lock:
         if _core.is_initialized():
+            if allow_multiple:
+                raise NotImplementedError(
+                    "allow_multiple is not supported: a process has one connection. End it with ray.shutdown(), or "
+                    "connect from another process."
+                )
             if not ignore_reinit_error:
                 raise RuntimeError(
                     "Maybe you called ray.init twice by accident? This error can be suppressed by passing in "
                     "'ignore_reinit_error=True' or by calling 'ray.shutdown()' prior to 'ray.init()'."
                 )
             _logs.info("Calling ray.init() again after it has already been called.")
-            return RayContext(_address_info())
+            return _context()
         check_namespace(namespace)
         logging_config = _checked_logging(logging_config)
         namespace, runtime_env, lifetime = _checked_job(job_config, namespace, runtime_env)
@@ -235,7 +179,13 @@ def init(
             structured=logging_config is not None,
         )
         target = _target(address)
+        place = None if target is None else target.get("client_of")
+        if place is not None:
+            namespace, runtime_env = _client.defaults(namespace, runtime_env)
         config = _processes.driver_config(namespace=namespace, log_to_driver=log_to_driver)
+        if place is not None:
+            _client.driver_config(config)
+            _client.refuse_files(runtime_env or {})
         env = _checked_env(runtime_env, config)
         hook = tracing_hook or (target and _processes.tracing_hook(target["session_dir"]))
         config["env"].pop(_TRACING_VARIABLE, None)
@@ -270,23 +220,26 @@ def init(
             from ray_rs import _environments, _function_table, _serialization, remote_function  # noqa: F401
         else:
             given = [name for name, value in for_new_sessions.items() if value is not None]
+            if given and place is not None:
+                raise RuntimeError(f"Got unexpected kwargs: {', '.join(given)}")
             if given:
                 raise ValueError(
                     f"When connecting to an existing cluster, {', '.join(given)} must not be provided. To start a new "
                     "one instead, pass address='local'."
                 )
-            _logs.info(f"Connecting to existing Ray cluster at address: {target['gcs_address']}...")
-            session = target
+            _logs.info(f"Connecting to existing Ray cluster at address: {place or target['gcs_address']}...")
+            session = target if place is None else _client.launch(place)
+        started_here = target is None or place is not None
         if env is not None:
-            _set_up(env, session, config, started_here=target is None)
-        _connect(session, config, started_here=target is None)
+            _set_up(env, session, config, started_here=started_here)
+        _connect(session, config, started_here=started_here, client_of=place)
         if submitted.get("metadata"):
             from ray_rs import _jobs
 
             _jobs.note_driver(submitted["metadata"])
         _session["default_actor_lifetime"] = lifetime
         _logs.info("Started a local Ray instance." if target is None else "Connected to Ray cluster.")
-        return RayContext(_address_info())
+        return _context()
 
 
 def _check_hidden(given: dict[str, Any]) -> dict[str, Any]:
@@ -298,7 +251,8 @@ def _check_hidden(given: dict[str, Any]) -> dict[str, Any]:
     if system_config is not None and not isinstance(system_config, dict):
         raise TypeError("The _system_config must be a dict.")
     # Of what there is none here, or nothing to set.
-    for name in ("_skip_env_hook", "_metrics_export_port", "_driver_object_store_memory"):
+    # `allow_multiple` lets Ray Client have several connections; it is refused where there would be a second one.
+    for name in ("_skip_env_hook", "_metrics_export_port", "_driver_object_store_memory", "allow_multiple"):
         given.pop(name, None)
     memory = given.pop("_memory", None)
     if memory is not None and (isinstance(memory, bool) or not isinstance(memory, (int, float))):
@@ -434,6 +388,8 @@ def _target(address: str | None) -> dict[str, Any] | None:
             f"Invalid Ray address: {address!r}. It looks like the address of a web page. Pass that of the control "
             "store instead (<host>:<port>), or unset RAY_ADDRESS."
         )
+    if address.startswith(_client.SCHEME):
+        return {"client_of": _client.place_of(address)}
     if "://" in address:
         scheme = address.partition("://")[0]
         raise RuntimeError(f"Module: {scheme} does not exist.\nThis module was parsed from Address: {address}")
@@ -570,7 +526,9 @@ def _set_up(env: dict[str, Any], session: dict[str, Any], config: dict[str, Any]
     try:
         fields = _environments.resolved(env, session["session_dir"])
         config["runtime_env"] = _environments.text_of(fields)
-        if "_venv" in fields and fields.get("config", {}).get("eager_install", True):
+        # Nothing runs on a client's node.
+        eager = "client_of" not in session and fields.get("config", {}).get("eager_install", True)
+        if "_venv" in fields and eager:
             _env_install.install(fields, session["session_dir"], config["sys_path"])
     except BaseException:
         if started_here:
@@ -578,7 +536,9 @@ def _set_up(env: dict[str, Any], session: dict[str, Any], config: dict[str, Any]
         raise
 
 
-def _connect(session: dict[str, Any], config: dict[str, Any], *, started_here: bool) -> None:
+def _connect(
+    session: dict[str, Any], config: dict[str, Any], *, started_here: bool, client_of: str | None = None
+) -> None:
     import pickle
 
     try:
@@ -587,10 +547,16 @@ def _connect(session: dict[str, Any], config: dict[str, Any], *, started_here: b
 
             _rehearsal.rehearse()
         _core.connect(session["session_dir"], driver_config=pickle.dumps(config, protocol=5), on_event=_logs.on_event)
-    except BaseException:
+    except BaseException as error:
+        told = None
+        if client_of is not None and isinstance(error, Exception):
+            told = _client.explained(error, client_of, session["session_dir"])
         if started_here:
+            _client.forget()
             _core.stop_head(session["session_dir"])
-        raise
+        if told is None:
+            raise
+        raise told from None
     _session.update(session, started_here=started_here, pid=os.getpid())
     if "runtime_env" in config or "ray_rs._environments" in sys.modules:
         from ray_rs import _environments
@@ -645,6 +611,7 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
             _core.flush_logs()
         _core.disconnect()
         _core.set_tracing(False)
+        _client.forget()
         _logs.flush()
         if session["started_here"]:
             _core.stop_head(session["session_dir"])

@@ -1,4 +1,7 @@
-"""`ray._private.client_mode_hook`: whether this process is a Ray Client, which there is none of."""
+"""`ray._private.client_mode_hook`: whether this process is a client, for which Ray sends most calls elsewhere.
+
+Here a client is a process like any other, so that nothing has to be hooked.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-__all__ = ["client_mode_hook", "disable_client_hook", "is_client_mode_enabled"]
+__all__ = ["client_mode_hook", "client_mode_should_convert", "disable_client_hook", "is_client_mode_enabled"]
 
 _F = TypeVar("_F", bound=Callable[..., object])
 
 is_client_mode_enabled = False
+
+
+def client_mode_should_convert() -> bool:
+    """Whether calls are to be sent elsewhere: no."""
+    return False
 
 
 def client_mode_hook(func: _F) -> _F:

@@ -8,24 +8,20 @@ import json
 import os
 import select
 import signal
-import socket
-import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
 
-from ray_rs import _autoscaling, _processes
+from ray_rs import _autoscaling, _joining, _processes
 from ray_rs.scripts import _output
 from ray_rs.scripts._parser import add_format
 
 __all__ = ["add", "token_file"]
 
-_TOKEN_VARIABLE = "RAY_RS_TOKEN"
 _DEFAULT_PORT = 6379
 _WEB_PORT = _processes.WEB_PORT
 _START_LIMIT_S = 30
 _POLL_S = 0.02
-_LAST_LINES = 5
 
 
 def add(commands: Any) -> None:
@@ -38,7 +34,7 @@ def add(commands: Any) -> None:
         "start",
         help="start a node on this machine",
         description="Starts a node: the head of a new cluster, or one that joins. It lives until `ray_rs stop`. "
-        f"Whoever joins needs the cluster's token: --token-file, or its text in {_TOKEN_VARIABLE}.",
+        f"Whoever joins needs the cluster's token: --token-file, or its text in {_joining.TOKEN_VARIABLE}.",
     )
     which = start.add_mutually_exclusive_group(required=True)
     which.add_argument("--head", action="store_true", help="the first node of a new cluster")
@@ -52,6 +48,12 @@ def add(commands: Any) -> None:
         dest="host",
         default="127.0.0.1",
         help="the address of this machine at which other nodes reach it; the default is reached from this machine only",
+    )
+    start.add_argument(
+        "--ray-client-server-port",
+        type=int,
+        metavar="PORT",
+        help="of a head: programs from outside (ray://) are let in here as well (default: only at --port)",
     )
     start.add_argument("--token-file", help="file with the cluster's token")
     start.add_argument(
@@ -140,6 +142,8 @@ def _labels(text: str) -> dict[str, str]:
 def _start(arguments: argparse.Namespace) -> int:
     if arguments.port is not None and not arguments.head:
         raise ValueError("--port is of a head; a node that joins listens wherever a port is free")
+    if arguments.ray_client_server_port is not None and not arguments.head:
+        raise ValueError("--ray-client-server-port is of a head: programs from outside come to its cluster there")
     if arguments.autoscaling_config and not arguments.head:
         raise ValueError("--autoscaling-config is of a head: it starts the nodes of its cluster")
     if arguments.tls and not arguments.head:
@@ -167,10 +171,10 @@ def _interrupt(number: int, frame: Any) -> None:
 
 
 def _launched(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    with _token_file(arguments) as token_path:
-        address = None if arguments.head else _numeric(arguments.address)
+    with _joining.token_file(arguments.address, arguments.token_file) as token_path:
+        address = None if arguments.head else _joining.numeric(arguments.address)
         if address is not None:
-            _look_at(address, token_path)
+            _joining.look_at(address, token_path)
         return _launch(arguments, address, token_path)
 
 
@@ -189,6 +193,13 @@ def _tell(arguments: argparse.Namespace, session: dict[str, Any], address: str) 
     if arguments.head:
         print(f"To add a node to this cluster, run there\n  ray_rs start --address={address} --token-file=FILE")
         print(f"with a copy of this file, which is the key to the cluster:\n  {directory}/token\n")
+    if arguments.head:
+        print(
+            "To connect a program from anywhere, with a copy of that file, whose text is in "
+            + _joining.TOKEN_VARIABLE
+            + ":"
+        )
+        print(f"  ray.init('ray://{address}')\n")
     print("To connect a program on this machine:\n  import ray_rs as ray\n  ray.init(address='auto')\n")
     web = _processes.web_address(directory)
     if arguments.head and web:
@@ -219,62 +230,8 @@ def token_file(arguments: argparse.Namespace) -> Iterator[tuple[str, str]]:
             with open(f"{directory}/gcs_address") as file:
                 yield file.read().strip(), f"{directory}/token"
             return
-    with _token_file(arguments) as path:
-        yield _numeric(arguments.address), str(path)
-
-
-@contextlib.contextmanager
-def _token_file(arguments: argparse.Namespace) -> Iterator[str | None]:
-    """A file with the cluster's token; None: a head makes a new one."""
-    text = os.environ.get(_TOKEN_VARIABLE, "")
-    if arguments.token_file or not text:
-        path = arguments.token_file
-        if path is None and arguments.address is not None:
-            path = _token_on_this_machine(arguments.address)
-        yield path
-        return
-    # Made for its owner only.
-    descriptor, path = tempfile.mkstemp(prefix="ray_rs_token_")
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text.strip() + "\n")
-        yield path
-    finally:
-        os.unlink(path)
-
-
-def _token_on_this_machine(address: str) -> str:
-    wanted = _numeric(address)
-    for session in _processes.living_sessions():
-        if session["gcs_address"] == wanted:
-            return f"{session['session_dir']}/token"
-    raise ConnectionError(
-        f"No token for the cluster at {address}. Its head has printed the name of a file: pass a copy of that with "
-        f"--token-file, or its text in {_TOKEN_VARIABLE}."
-    )
-
-
-def _numeric(address: str) -> str:
-    """`host:port` with a number for the host."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise ValueError(f"{address!r} is not of the form HOST:PORT")
-    try:
-        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise ConnectionError(f"{host} is not known: {error}") from None
-    number = found[0][4][0]
-    return f"[{number}]:{port}" if ":" in str(number) else f"{number}:{port}"
-
-
-def _look_at(address: str, token_path: str | None) -> None:
-    """Sees that there is a cluster which takes the token, before anything is started."""
-    assert token_path is not None
-    try:
-        _processes.list_nodes(address, token_path)
-    except ConnectionError as error:
-        hint = " The token is not that of this cluster, most likely." if "does not know" in str(error) else ""
-        raise ConnectionError(f"Cannot join the cluster at {address}: {error}.{hint}") from None
+    with _joining.token_file(arguments.address, arguments.token_file) as path:
+        yield _joining.numeric(arguments.address), str(path)
 
 
 def _launch(arguments: argparse.Namespace, address: str | None, token_path: str | None) -> tuple[dict[str, Any], str]:
@@ -291,10 +248,14 @@ def _launch(arguments: argparse.Namespace, address: str | None, token_path: str 
     }
     if address is None:
         cluster |= {"gcs_listen": f"{host}:{port}", "token_path": token_path}
+        if arguments.ray_client_server_port is not None:
+            cluster["client_listen"] = f"{host}:{arguments.ray_client_server_port}"
         if arguments.tls:
             cluster["tls"] = True
         if arguments.include_dashboard:
-            cluster |= _processes.web_options(_numeric(f"{arguments.dashboard_host}:0"), arguments.dashboard_port)
+            cluster |= _processes.web_options(
+                _joining.numeric(f"{arguments.dashboard_host}:0"), arguments.dashboard_port
+            )
         if arguments.autoscaling_config:
             cluster["autoscaling"] = _autoscaling.read(arguments.autoscaling_config)
     else:
@@ -317,7 +278,7 @@ def _launch(arguments: argparse.Namespace, address: str | None, token_path: str 
                 file.write(arguments.tracing_startup_hook)
         gcs_address = _wait_until_part(session, node_id, address)
         if arguments.dashboard_port is not None and not _processes.web_address(session["session_dir"]):
-            words = _last_words(session["session_dir"], ["gcs"])
+            words = _joining.last_words(session["session_dir"], ["gcs"])
             raise ConnectionError(f"The web service can't listen on port {arguments.dashboard_port}. {words}")
         return session, gcs_address
     except BaseException:
@@ -334,26 +295,17 @@ def _wait_until_part(session: dict[str, Any], node_id: str, address: str | None)
     while True:
         ended = [name for name, pid in daemons if not _processes.is_running(pid)]
         if ended:
-            raise ConnectionError(f"The node did not start. {_last_words(directory, ended)}")
+            raise ConnectionError(f"The node did not start. {_joining.last_words(directory, ended)}")
         with contextlib.suppress(ConnectionError):
             nodes = _processes.list_nodes(place, f"{directory}/token")
             if any(node["node_id"] == node_id and node["alive"] for node in nodes):
                 break
         if time.monotonic() > deadline:
-            words = _last_words(directory, [name for name, _ in daemons])
+            words = _joining.last_words(directory, [name for name, _ in daemons])
             raise ConnectionError(f"The node was no part of the cluster after {_START_LIMIT_S} s. {words}")
         time.sleep(_POLL_S)
     with open(f"{directory}/gcs_address") as file:
         return file.read().strip()
-
-
-def _last_words(directory: str, daemons: list[str]) -> str:
-    words = []
-    for name in daemons:
-        with contextlib.suppress(OSError), open(f"{directory}/logs/{name}.log") as log:
-            lines = [line.rstrip() for line in log if line.strip()]
-            words += [f"{name}: {line}" for line in lines[-_LAST_LINES:]]
-    return "\n".join(["Its daemons say:", *words]) if words else "Its daemons say nothing."
 
 
 # ---------------------------------------------------------------------------------------------------------------- stop

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ray_rs.util import actor_pool as actor_pool
     from ray_rs.util import annotations as annotations
     from ray_rs.util import check_serialize as check_serialize
+    from ray_rs.util import client as client
+    from ray_rs.util import client_connect as client_connect
     from ray_rs.util import dask as dask
     from ray_rs.util import debug as debug
     from ray_rs.util import executor as executor
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from ray_rs.util import tracing as tracing
     from ray_rs.util.actor_pool import ActorPool
     from ray_rs.util.check_serialize import inspect_serializability
+    from ray_rs.util.client_connect import connect, disconnect
     from ray_rs.util.debug import disable_log_once_globally, enable_periodic_logging, log_once
     from ray_rs.util.helpers import as_completed, map_unordered
     from ray_rs.util.serialization import deregister_serializer, register_serializer
@@ -41,6 +44,8 @@ _SUBMODULES = (
     "actor_pool",
     "annotations",
     "check_serialize",
+    "client",
+    "client_connect",
     "dask",
     "debug",
     "executor",
@@ -57,8 +62,10 @@ _SUBMODULES = (
 _LAZY = {
     "ActorPool": "actor_pool",
     "as_completed": "helpers",
+    "connect": "client_connect",
     "deregister_serializer": "serialization",
     "disable_log_once_globally": "debug",
+    "disconnect": "client_connect",
     "enable_periodic_logging": "debug",
     "inspect_serializability": "check_serialize",
     "log_once": "debug",
@@ -70,8 +77,10 @@ __all__ = [
     "ActorPool",
     "accelerators",
     "as_completed",
+    "connect",
     "deregister_serializer",
     "disable_log_once_globally",
+    "disconnect",
     "enable_periodic_logging",
     "get_current_placement_group",
     "get_node_ip_address",

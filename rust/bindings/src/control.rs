@@ -3,6 +3,7 @@
 use prost::Message;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
+use ray_rs_cli::is_client;
 use ray_rs_core_worker::ProcessInfo;
 use ray_rs_core_worker::v1;
 use ray_rs_types::{Quantity, ResourceSet};
@@ -57,9 +58,19 @@ pub fn cluster_view(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
     node_list(py, view.nodes)
 }
 
+/// How many programs from outside of the cluster are connected to it.
+#[pyfunction]
+pub fn client_count(py: Python<'_>) -> PyResult<usize> {
+    let core = core::connected(py)?;
+    let view = gil::wait_for(py, |interrupt| core.cluster_view(interrupt))?;
+    let clients = view.nodes.iter().filter(|node| node.alive && is_client(node));
+    Ok(clients.count())
+}
+
+/// Nodes that only host a program are not among them.
 pub fn node_list(py: Python<'_>, view: Vec<v1::NodeInfo>) -> PyResult<Bound<'_, PyList>> {
     let nodes = PyList::empty(py);
-    for node in view {
+    for node in view.into_iter().filter(|node| !is_client(node)) {
         let dict = PyDict::new(py);
         dict.set_item("node_id", PyBytes::new(py, &node.node_id).call_method0("hex")?)?;
         dict.set_item("alive", node.alive)?;

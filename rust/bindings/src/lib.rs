@@ -98,6 +98,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         spans::is_tracing,
         core::process_info,
         control::cluster_view,
+        control::client_count,
         control::store_objects,
         describe::describe_processes,
         observer::send_metrics,

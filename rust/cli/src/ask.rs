@@ -14,6 +14,11 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// The node that is to leave is asked in between.
 const DRAIN_LIMIT: Duration = Duration::from_secs(15);
 
+/// Whether the node only hosts a program from outside of the cluster.
+pub fn is_client(node: &v1::NodeInfo) -> bool {
+    ray_rs_transport::relay::node_behind(&node.raylet_address).is_some()
+}
+
 /// The nodes of the cluster whose control store is at `address` (`host:port`, or the path of its socket), dead ones too.
 ///
 /// # Errors

@@ -35,6 +35,9 @@ pub struct GcsArguments {
     /// Where to listen for other nodes; any free port of the loopback when it is not said.
     #[serde(default)]
     pub listen: Option<SocketAddr>,
+    /// A further address to listen at, for programs from outside of the cluster.
+    #[serde(default)]
+    pub client_listen: Option<SocketAddr>,
     /// In how many shards its tables lie.
     #[serde(default)]
     pub shards: Option<usize>,
@@ -58,6 +61,7 @@ fn serve_gcs(arguments: GcsArguments, socket: OwnedFd, supervisor: Option<u32>) 
     let mut config = GcsConfig::new(arguments.session_dir.clone(), socket, arguments.driver_pid);
     config.supervisor = supervisor;
     config.tcp_bind = arguments.listen.unwrap_or(config.tcp_bind);
+    config.client_bind = arguments.client_listen;
     config.shards = arguments.shards.unwrap_or(config.shards);
     if let Some(seconds) = arguments.node_timeout_s {
         config.node_bound = Duration::from_secs(seconds as u64);

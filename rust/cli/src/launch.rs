@@ -74,6 +74,10 @@ pub struct HeadConfig {
     pub listen: Option<SocketAddr>,
     /// Where the gcs listens.
     pub gcs_listen: Option<SocketAddr>,
+    /// A further address at which the gcs listens, for programs from outside of the cluster.
+    pub client_listen: Option<SocketAddr>,
+    /// The node only hosts a program from outside of the cluster that it joins.
+    pub is_client: bool,
     /// The cluster that the node joins; none: it is the head of its own.
     pub join: Option<Join>,
     /// On a head: a file with the cluster's token; none: a new one is made.
@@ -130,6 +134,8 @@ impl Default for HeadConfig {
             driver_config: None,
             listen: None,
             gcs_listen: None,
+            client_listen: None,
+            is_client: false,
             join: None,
             token_path: None,
             tls: false,
@@ -210,6 +216,11 @@ pub fn launch_head(config: &HeadConfig) -> Result<Session, LaunchError> {
                     .unwrap_or_default(),
                 session_dir: made.dir.clone(),
                 starts_nodes: config.autoscaling.is_some(),
+                is_client: config.is_client,
+                client_address: config
+                    .client_listen
+                    .map(|address| address.to_string())
+                    .unwrap_or_default(),
             };
             let session = Session {
                 info,
@@ -320,6 +331,7 @@ fn start_daemons(config: &HeadConfig, made: &SessionDir) -> Result<Daemons, Laun
         node_ip: config.node_ip.clone(),
         labels: config.labels.clone(),
         listen: config.listen,
+        is_client: config.is_client,
         gcs_address: config.join.as_ref().map(|join| join.gcs_address),
         python_version: config.python_version.clone(),
         outlives_goodbye: config.outlives_goodbye,
@@ -355,6 +367,7 @@ fn start_head(config: &HeadConfig, made: &SessionDir, mut raylet: RayletConfig) 
         session_dir: made.dir.clone(),
         driver_pid: config.driver_pid,
         listen: config.gcs_listen,
+        client_listen: config.client_listen,
         shards: number_in(SHARDS_VARIABLE),
         node_timeout_s: number_in(NODE_BOUND_VARIABLE),
         autoscaling: config

@@ -27,7 +27,7 @@ pub mod session;
 pub mod stop;
 pub mod web;
 
-pub use ask::{drain_node, list_nodes};
+pub use ask::{drain_node, is_client, list_nodes};
 pub use boot::run_head;
 pub use daemon::Daemon;
 pub use daemons::{run_gcs, run_raylet, run_scheduler};

@@ -39,6 +39,12 @@ pub struct SessionInfo {
     /// The gcs has nodes to end before it ends.
     #[serde(default)]
     pub starts_nodes: bool,
+    /// It only hosts a program from outside of its cluster: no other joins there.
+    #[serde(default)]
+    pub is_client: bool,
+    /// Where the gcs listens for such programs besides; empty: nowhere.
+    #[serde(default)]
+    pub client_address: String,
 }
 
 impl SessionInfo {
@@ -126,11 +132,11 @@ pub fn discover(address: &str) -> Option<SessionInfo> {
     let root = root().ok()?;
     if address == "auto" {
         let latest = SessionInfo::read(&root.join(LATEST_LINK));
-        return latest.or_else(|| session_dirs(&root).iter().rev().find_map(|dir| SessionInfo::read(dir)));
+        return latest.or_else(|| living().into_iter().rev().find(|info| !info.is_client));
     }
-    session_dirs(&root)
-        .iter()
-        .filter_map(|dir| SessionInfo::read(dir))
+    living()
+        .into_iter()
+        .filter(|info| !info.is_client)
         .find(|info| info.gcs_address == address)
 }
 

@@ -97,7 +97,7 @@ impl State {
             }
             Work::Normal(_) => {}
             Work::Call { method, .. } => {
-                let method = &self.methods[method.0 as usize];
+                let method = self.method(method);
                 // A durable actor's state has the call in it: it would not run.
                 if method.max_task_retries == 0 || method.is_durable {
                     return AfterEnd::Forget(NoLineage::ActorCall);
@@ -133,7 +133,7 @@ impl State {
                 (Arc::clone(&function.name), function.time_limit)
             }
             Work::Call { method, .. } => {
-                let method = &self.methods[method.0 as usize];
+                let method = self.method(method);
                 (Arc::clone(&method.name), method.time_limit)
             }
             Work::Creation(_) | Work::Group => return,

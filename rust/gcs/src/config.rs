@@ -27,6 +27,8 @@ pub struct GcsConfig {
     pub listener: OwnedFd,
     /// Where to listen for other nodes. The address that came of it is written to `<session>/gcs_address`.
     pub tcp_bind: SocketAddr,
+    /// A further address to listen at: programs from outside of the cluster know that one.
+    pub client_bind: Option<SocketAddr>,
     pub token_path: PathBuf,
     /// The driver that started the session and whose end ends it; `None` for a session that stands alone.
     pub driver_pid: Option<u32>,
@@ -49,6 +51,7 @@ impl GcsConfig {
             session_dir,
             listener,
             tcp_bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            client_bind: None,
             driver_pid,
             supervisor: None,
             storage: StorageChoice::default(),

@@ -59,7 +59,7 @@ pub async fn run(config: ReplicaConfig) -> anyhow::Result<()> {
     let replica = Replica::new(config.seed);
     let following = replica.clone().keep_following(config.gcs, token.clone(), address);
     let service = GlobalSchedulerServer::new(replica);
-    let serving = serve(vec![Listener::Tcp(tcp)], token, service, std::future::pending());
+    let serving = serve(vec![Listener::Tcp(tcp)], token, service, None, std::future::pending());
     tokio::select! {
         () = gcs.ended() => Ok(()),
         _ = terminate.recv() => Ok(()),

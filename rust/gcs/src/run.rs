@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use ray_rs_proto::v1::gcs_server::GcsServer;
 use ray_rs_transport::grpc::{Listener, MAX_MESSAGE_BYTES, serve};
+use ray_rs_transport::relay::Relay;
 use ray_rs_transport::{ProcessWatch, Token, session};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -70,12 +71,16 @@ pub async fn run(config: GcsConfig) -> anyhow::Result<()> {
     service.bury_who_stays_away();
 
     let grpc = GcsServer::new(service.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let mut server = tokio::spawn(serve(
-        vec![unix, Listener::Tcp(tcp)],
-        token,
-        grpc,
-        std::future::pending(),
-    ));
+    let mut listeners = vec![unix, Listener::Tcp(tcp)];
+    if let Some(address) = config.client_bind {
+        let further = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address}"))?;
+        listeners.push(Listener::Tcp(further));
+    }
+    let known = Arc::clone(&state);
+    let relay = Relay::new(move |node| known.lock().expect("a broken state ends the process").address_of(node));
+    let mut server = tokio::spawn(serve(listeners, token, grpc, Some(relay), std::future::pending()));
     let mut release = tokio::spawn(release_flushed(Arc::clone(&state), flushed));
     let autoscaler = config.autoscaling.map(|autoscaling| {
         let cluster = ClusterPlace {

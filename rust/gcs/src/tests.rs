@@ -60,7 +60,7 @@ impl Served {
         tokio::spawn(release_flushed(Arc::clone(&state), flushed));
         let token = Token::random().expect("random");
         let service = GcsServer::new(GcsService::new(Arc::clone(&state), Duration::from_secs(8)));
-        let serving = serve(vec![listener], token.clone(), service, std::future::pending());
+        let serving = serve(vec![listener], token.clone(), service, None, std::future::pending());
         let server = tokio::spawn(async move { serving.await.expect("served") });
         Self {
             dir,

@@ -112,6 +112,8 @@ impl Raylet {
                 self.tenure.answered(number);
                 self.look_at_tenure();
             }
+            // A client reaches the control store only.
+            Command::Schedulers(_) if self.config.is_client => {}
             Command::Schedulers(schedulers) => self.replicas.set(schedulers.addresses),
             Command::ReturnActors(order) => self.return_actors(&order),
             Command::DrainNode(order) => self.drain_ordered(order),

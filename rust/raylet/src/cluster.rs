@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use ray_rs_proto::v1;
 use ray_rs_proto::v1::from_raylet::Body;
 use ray_rs_scheduler::bottom_up::Proposal;
-use ray_rs_scheduler::bottom_up::forward::{Arrival, Ask, Forwarder, MAX_HOPS, Manner, Verdict, first_stop};
+use ray_rs_scheduler::bottom_up::forward::{Arrival, Ask, Forwarder, MAX_HOPS, Manner, Rules, Verdict, first_stop};
 use ray_rs_scheduler::bottom_up::load::Load;
 use ray_rs_scheduler::{ClientKey, Event, LeaseRequest, RequestKey};
+use ray_rs_transport::relay;
 use ray_rs_types::bundles::BundleDemand;
 use ray_rs_types::placing::Placing;
 use ray_rs_types::{JobId, NodeId, ResourceSet};
@@ -50,7 +51,7 @@ struct Waiting {
     told: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Cluster {
     nodes: FxHashMap<NodeId, v1::NodeInfo>,
     pub forwarder: Forwarder<Key>,
@@ -60,7 +61,25 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
+    pub fn new(rules: Rules) -> Self {
+        Self {
+            nodes: FxHashMap::default(),
+            forwarder: Forwarder::new(rules),
+            waiting: FxHashMap::default(),
+            look_at: None,
+        }
+    }
+
+    /// Whether the node is a program's from outside of the cluster.
+    pub fn is_client(&self, node: NodeId) -> bool {
+        let known = self.nodes.get(&node);
+        known.is_some_and(|info| relay::node_behind(&info.raylet_address).is_some())
+    }
+
     /// Where a living node's raylet is reached.
+    ///
+    /// # Errors
+    /// Why it is not, for people.
     pub fn address_of(&self, node: NodeId) -> Result<String, String> {
         match self.nodes.get(&node) {
             Some(info) if !info.alive => Err(format!("its node has died: {}", info.death_reason)),
@@ -179,7 +198,7 @@ impl Raylet {
             ahead: request.ahead,
         };
         let client = ClientKey(conn.0);
-        if self.config.listen.is_none() || request.ahead {
+        if !self.config.is_in_cluster() || request.ahead {
             return self.decide(Event::LeaseRequested { client, request: lease });
         }
         let now = self.now();
@@ -206,8 +225,8 @@ impl Raylet {
                 .timers
                 .set(Instant::now() + after, Timer::ComeAgain(conn, request_id));
         }
-        // Where there are no others yet, all that could come of it happens here.
-        let may_leave = self.cluster.has_others() && !request.spilled;
+        // Where there are no others yet, all that could come of it happens here; but nothing ever does at a client.
+        let may_leave = (self.cluster.has_others() || self.config.is_client) && !request.spilled;
         let is_held =
             may_leave && (manner != Manner::Queued || !self.scheduler.could_serve(&resources) || self.drain.is_some());
         let (held, queued) = match is_held {
@@ -461,6 +480,7 @@ impl Raylet {
 
     fn queue_here(&mut self, key: Key) {
         if let Some(waiting) = self.cluster.waiting.get_mut(&key)
+            && !self.config.is_client
             && let Some(mut request) = waiting.held.take()
         {
             request.placing = None;

@@ -46,6 +46,10 @@ pub struct RayletConfig {
     /// The one TCP port of the node, for other nodes; none: nobody but this machine's processes reaches it.
     #[serde(default)]
     pub listen: Option<SocketAddr>,
+    /// The node only hosts a program from outside of the cluster: nothing runs there, nobody connects to it, and of the
+    /// cluster it reaches nothing but the control store's port.
+    #[serde(default)]
+    pub is_client: bool,
     /// Control store of the cluster that the node joins; none: the session's own.
     #[serde(default)]
     pub gcs_address: Option<SocketAddr>,
@@ -73,6 +77,11 @@ impl RayletConfig {
             ray_rs_transport::visit::WIRE_VERSION,
             self.python_version
         )
+    }
+
+    /// Whether there are other nodes, or may be some day.
+    pub fn is_in_cluster(&self) -> bool {
+        self.listen.is_some() || self.is_client
     }
 
     pub fn resource_set(&self) -> ResourceSet {

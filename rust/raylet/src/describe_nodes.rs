@@ -16,9 +16,8 @@ use std::time::{Duration, Instant};
 use prost::Message;
 use ray_rs_proto::v1;
 use ray_rs_proto::v1::from_raylet::Body;
-use ray_rs_transport::Token;
 use ray_rs_transport::local::{self, MAX_FRAME_BYTES};
-use ray_rs_transport::visit::{self, Greeting, Purpose};
+use ray_rs_transport::visit::{Greeting, Purpose, Roads};
 use ray_rs_types::{NodeId, WorkerAddress, WorkerId};
 use rustc_hash::FxHashSet;
 use tokio::sync::Semaphore;
@@ -115,7 +114,7 @@ impl Raylet {
     }
 
     fn ask_nodes(&self, nodes: Vec<(NodeId, String)>, question: &v1::Describe) {
-        let token = Token::read(&self.config.session_dir.join("token")).map_err(|error| error.to_string());
+        let roads = self.roads();
         let greeting = Greeting {
             purpose: Purpose::Raylet,
             from: WorkerAddress {
@@ -126,12 +125,14 @@ impl Raylet {
         };
         let at_once = Arc::new(Semaphore::new(MOST_AT_ONCE));
         for (node, address) in nodes {
-            let (token, question, inputs) = (token.clone(), question.clone(), self.inputs.clone());
+            let (roads, question, inputs) = (roads.clone(), question.clone(), self.inputs.clone());
             let at_once = Arc::clone(&at_once);
             tokio::spawn(async move {
                 let asking = async {
                     let _permit = at_once.acquire().await.expect("the semaphore is never closed");
-                    ask(&address, &token?, &greeting, &question).await
+                    let roads = roads?;
+                    let address = roads.address_of(node, address);
+                    ask(&roads, &address, &greeting, &question).await
                 };
                 let outcome = tokio::time::timeout(PATIENCE, asking)
                     .await
@@ -222,13 +223,14 @@ fn limit_of_each(wish: u32, nodes: u32) -> u32 {
 
 /// Asks another raylet, and hangs up.
 async fn ask(
+    roads: &Roads,
     address: &str,
-    token: &Token,
     greeting: &Greeting,
     question: &v1::Describe,
 ) -> Result<v1::Descriptions, String> {
     let broken = |error: std::io::Error| format!("the connection to it broke: {error}");
-    let stream = visit::visit(address, token, greeting)
+    let stream = roads
+        .visit(address, greeting)
         .await
         .map_err(|error| error.to_string())?;
     let socket = stream.into_std().map_err(broken)?.into();

@@ -32,6 +32,18 @@ pub(crate) struct Draining {
 }
 
 impl Draining {
+    /// A client's node is in the cluster as one that takes nothing.
+    pub fn of_client() -> Self {
+        Self {
+            info: v1::DrainInfo {
+                message: "it hosts a program from outside of the cluster".to_owned(),
+                ..v1::DrainInfo::default()
+            },
+            deadline: None,
+            not_before: None,
+        }
+    }
+
     /// Why the node is gone, for people.
     pub fn reason(&self) -> String {
         let kind = match self.info.reason {
@@ -69,6 +81,9 @@ impl Raylet {
     }
 
     fn why_not_drained(&mut self, order: &v1::DrainNodeRequest) -> Option<String> {
+        if self.config.is_client {
+            return Some("it hosts a program from outside of the cluster, and leaves with it".to_owned());
+        }
         if order.reason != IDLE_TERMINATION || self.drain.is_some() {
             return None;
         }
@@ -123,7 +138,9 @@ impl Raylet {
 
     /// Leaves when nothing is left that needs the node.
     pub fn leave_if_drained(&mut self) {
-        let Some(drain) = &self.drain else { return };
+        let Some(drain) = self.drain.as_ref().filter(|_| !self.config.is_client) else {
+            return;
+        };
         let now = Instant::now();
         if drain.not_before.is_some_and(|due| now < due)
             || !self.scheduler.is_at_rest()
@@ -158,7 +175,7 @@ impl Raylet {
     /// Keeps [`Idleness::is_idle`] true. While work is done this is a few comparisons; a node at rest that has values looks
     /// at them now and then, since nobody says when the last one is freed.
     pub fn look_whether_idle(&mut self) {
-        if self.config.listen.is_none() {
+        if !self.config.is_in_cluster() {
             return;
         }
         if !self.rests() {

@@ -178,15 +178,15 @@ impl Raylet {
             self.heartbeats.start_over();
         }
         // Where there are others, the global scheduler wants to know what is in bundles as well.
-        let (total, available) = match self.config.listen {
-            Some(_) => (
+        let (total, available) = match self.config.is_in_cluster() {
+            true => (
                 self.scheduler.total_with_groups(),
                 self.scheduler.available_with_groups(),
             ),
-            None => (self.scheduler.total().clone(), self.scheduler.available().clone()),
+            false => (self.scheduler.total().clone(), self.scheduler.available().clone()),
         };
         let mut backlog = self.cluster.forwarder.backlog().clone();
-        if self.config.listen.is_some() {
+        if self.config.is_in_cluster() {
             for (shape, count) in self.scheduler.actors_waiting() {
                 *backlog.entry(shape).or_default() += count;
             }

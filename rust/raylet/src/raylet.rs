@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use ray_rs_lanes::SpinTable;
 use ray_rs_proto::v1;
+use ray_rs_scheduler::bottom_up::forward::Rules;
 use ray_rs_scheduler::bottom_up::heartbeat::{Backlog, Encoder};
 use ray_rs_scheduler::liveness::Tenure;
 use ray_rs_scheduler::{Event, JobKey, Options, PoolKey, Scheduler};
 use ray_rs_transport::grpc::Address;
 use ray_rs_transport::process::Identity;
 use ray_rs_transport::session::{GCS_SOCKET, RAYLET_SOCKET};
-use ray_rs_transport::{ProcessWatch, Token as Secret};
+use ray_rs_transport::{ProcessWatch, Token as Secret, relay};
 use ray_rs_types::{JobId, NodeId, ResourceSet, WorkerId};
 use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::net::UnixListener;
@@ -81,6 +82,7 @@ pub(crate) struct Raylet {
     pub actors: Actors,
     pub groups: Groups,
     pub gcs: GcsLink,
+    pub gcs_address: Address,
     /// On a head: what is started again when it ends.
     pub gcs_process: Option<GcsProcess>,
     /// Since when there has been no connection to the control store, after the first.
@@ -152,10 +154,18 @@ pub async fn run(config: RayletConfig, listener: OwnedFd) -> anyhow::Result<()> 
         None => None,
     };
     let mut raylet = Raylet::new(config, inputs.clone())?;
-    if let Some(port) = port {
+    if port.is_some() || raylet.config.is_client {
         let secret =
             Secret::read(&raylet.config.session_dir.join("token")).context("cannot read the session's token")?;
-        tokio::spawn(visitors::host(port, secret, inputs.clone()));
+        match port {
+            Some(port) => tokio::spawn(visitors::host(port, secret, inputs.clone())),
+            None => tokio::spawn(visitors::host_through(
+                raylet.gcs_address.clone(),
+                secret,
+                raylet.node_id,
+                inputs.clone(),
+            )),
+        };
     }
     watch_ends(&raylet, inputs.clone())?;
     if let Some(gcs) = &raylet.gcs_process {
@@ -249,7 +259,16 @@ impl Raylet {
             None => NodeId(node_id),
         };
         config.labels.insert("ray.io/node-id".to_owned(), node_id.hex());
-        let scheduler = Scheduler::new(total.clone(), Options::default()).on_node(node_id, config.labels.clone());
+        let mut scheduler = Scheduler::new(total.clone(), Options::default()).on_node(node_id, config.labels.clone());
+        let drain = config.is_client.then(Draining::of_client);
+        let rules = Rules {
+            serves_here: !config.is_client,
+            ..Rules::default()
+        };
+        if config.is_client {
+            // Before anything is there that could follow from it.
+            scheduler.on_event(Duration::ZERO, Event::NodeDrains, &mut Vec::new());
+        }
         let mut incarnation = [0; 8];
         getrandom::fill(&mut incarnation).map_err(|error| anyhow::anyhow!("no random bytes: {error}"))?;
         let node = v1::NodeInfo {
@@ -259,13 +278,14 @@ impl Raylet {
                 pid_namespace: mine.pid_namespace,
                 started_ticks: mine.started_ticks,
             }),
+            drain: drain.as_ref().map(|drain| drain.info.clone()),
             ..node_info(&config, node_id, 0, &total, &total)
         };
         let gcs_address = match config.gcs_address {
             Some(address) => Address::Tcp(address),
             None => Address::Unix(config.session_dir.join(GCS_SOCKET)),
         };
-        let gcs = GcsLink::start(&config.session_dir, gcs_address, node, inputs.clone());
+        let gcs = GcsLink::start(&config.session_dir, gcs_address.clone(), node, inputs.clone());
         let store = ObjectService::create(
             config.object_store_bytes,
             &config.session_dir,
@@ -307,6 +327,7 @@ impl Raylet {
             actors: Actors::default(),
             groups: Groups::default(),
             gcs,
+            gcs_address,
             gcs_process: GcsProcess::launched(&config),
             gcs_away_since: None,
             told_gcs_gone: false,
@@ -317,7 +338,7 @@ impl Raylet {
             memory: Memory::from_env(),
             inquiries: Inquiries::default(),
             node_inquiries: NodeInquiries::default(),
-            cluster: Cluster::default(),
+            cluster: Cluster::new(rules),
             replicas: Replicas::new(config.session_dir.join("token"), node_id),
             remote_owners: FxHashMap::default(),
             transfers: Transfers::default(),
@@ -329,7 +350,7 @@ impl Raylet {
             tenure: Tenure::default(),
             asked_to_join: None,
             asks_each: None,
-            drain: None,
+            drain,
             idleness: Idleness::default(),
             told_backlog: Backlog::new(),
             told_actors: Backlog::new(),
@@ -503,7 +524,7 @@ impl Raylet {
     fn heartbeat_if_changed(&mut self) {
         let changed =
             self.told_changes != self.scheduler.changes() || self.told_backlog != *self.cluster.forwarder.backlog();
-        let changed = changed || self.config.listen.is_some() && self.told_actors != self.scheduler.actors_waiting();
+        let changed = changed || self.config.is_in_cluster() && self.told_actors != self.scheduler.actors_waiting();
         let changed = changed || self.idleness.is_idle != self.idleness.told;
         if !self.heartbeat_set && changed {
             self.heartbeat_set = true;
@@ -639,7 +660,10 @@ fn node_info(
         is_head: config.is_head,
         node_index,
         name: config.node_name.clone(),
-        raylet_address: config.listen.map(|address| address.to_string()).unwrap_or_default(),
+        raylet_address: match config.is_client {
+            true => relay::address_through(node_id),
+            false => config.listen.map(|address| address.to_string()).unwrap_or_default(),
+        },
         versions: config.versions(),
         ..v1::NodeInfo::default()
     }

@@ -263,7 +263,9 @@ impl Raylet {
             let Some(job) = client.job.and_then(|key| self.jobs.get(&key)) else {
                 return false;
             };
+            // A client has no workers, and the cluster's take no time of its start.
             let has_waited = client.waited_enough
+                || self.config.is_client
                 || job.workers_seen > 0
                 || job.start_failures >= FAILURES_TO_TELL
                 || job.own().is_under_way();
@@ -347,7 +349,7 @@ impl Raylet {
             self.clients[&conn].outbox.send(Body::ClusterSize(size));
         }
         let (client, job) = (&self.clients[&conn], &self.jobs[&key]);
-        if role == Role::Driver && job.workers_seen == 0 && !job.own().is_under_way() {
+        if role == Role::Driver && job.workers_seen == 0 && !job.own().is_under_way() && !self.config.is_client {
             let last_failure = &job.own().last_failure;
             let text = if last_failure.is_empty() {
                 "no worker process has started yet; tasks wait until one does".to_owned()

@@ -39,7 +39,7 @@ impl Replicas {
         }
     }
 
-    /// All that there are now.
+    /// All that can be reached from here now.
     pub fn set(&self, addresses: Vec<String>) {
         let mut known = self.known();
         let before = std::mem::take(&mut *known);

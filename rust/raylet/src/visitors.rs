@@ -11,8 +11,9 @@ use std::time::Duration;
 use ray_rs_proto::v1;
 use ray_rs_proto::v1::from_raylet::Body;
 use ray_rs_proto::v1::node_report::Body as Report;
-use ray_rs_transport::visit::{self, Answer, Greeting, Purpose};
-use ray_rs_transport::{Token, local};
+use ray_rs_transport::grpc::Address;
+use ray_rs_transport::visit::{self, Answer, Greeting, Purpose, Roads};
+use ray_rs_transport::{Token, local, relay};
 use ray_rs_types::{NodeId, WorkerAddress, WorkerId};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -54,11 +55,51 @@ pub(crate) async fn host(listener: TcpListener, token: Token, inputs: Inputs) {
     }
 }
 
+/// The same for a client, which nobody can connect to: until the runtime ends.
+pub(crate) async fn host_through(gcs: Address, token: Token, node: NodeId, inputs: Inputs) {
+    let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    let (its, inputs) = (token.clone(), inputs.clone());
+    let came = move |way| {
+        let (handshakes, token, inputs) = (Arc::clone(&handshakes), its.clone(), inputs.clone());
+        tokio::spawn(async move {
+            let _permit = handshakes.acquire().await.expect("the semaphore is never closed");
+            match visit::receive_through(way, &token).await {
+                Ok((stream, greeting)) => drop(inputs.send(Input::Visitor { stream, greeting }).await),
+                Err(error) => tracing::warn!(%error, "closed a connection"),
+            }
+        });
+    };
+    relay::keep_door(gcs, token, node, came).await;
+}
+
 fn into_fd(stream: TcpStream) -> std::io::Result<OwnedFd> {
     Ok(OwnedFd::from(stream.into_std()?))
 }
 
 impl Raylet {
+    /// To other nodes.
+    ///
+    /// # Errors
+    /// The session's token cannot be read.
+    pub fn roads(&self) -> Result<Roads, String> {
+        let token = Token::read(&self.config.session_dir.join("token")).map_err(|error| error.to_string())?;
+        let gcs = self.gcs_address.clone();
+        Ok(match self.config.is_client {
+            true => Roads::through(token, gcs),
+            false => Roads::direct(token, gcs),
+        })
+    }
+
+    /// Where another node is reached from here.
+    ///
+    /// # Errors
+    /// Why it is not, for people.
+    pub fn road_to(&self, node: NodeId) -> Result<(Roads, String), String> {
+        let (roads, address) = (self.roads()?, self.cluster.address_of(node)?);
+        let address = roads.address_of(node, address);
+        Ok((roads, address))
+    }
+
     pub fn visitor_came(&mut self, stream: TcpStream, greeting: Greeting) {
         if !matches!(greeting.purpose, Purpose::Data) {
             self.meets(greeting.from.node_id, greeting.from.worker_id);
@@ -153,13 +194,12 @@ impl Raylet {
             };
             outbox.send_with_fds(Body::PeerOpened(v1::PeerOpened { request_id, error }), fds);
         };
-        let address = NodeId::from_bytes(&request.node_id)
+        let road = NodeId::from_bytes(&request.node_id)
             .map_err(|error| error.to_string())
-            .and_then(|node| self.cluster.address_of(node));
-        let token = Token::read(&self.config.session_dir.join("token")).map_err(|error| error.to_string());
-        let (address, token) = match (address, token) {
-            (Ok(address), Ok(token)) => (address, token),
-            (Err(error), _) | (_, Err(error)) => return answer(Err(error)),
+            .and_then(|node| self.road_to(node));
+        let (roads, address) = match road {
+            Ok(road) => road,
+            Err(error) => return answer(Err(error)),
         };
         let greeting = Greeting {
             purpose: WorkerId::from_bytes(&request.worker_id).map_or(Purpose::Raylet, Purpose::Worker),
@@ -170,7 +210,7 @@ impl Raylet {
             },
         };
         tokio::spawn(async move {
-            let outcome = match visit::visit(&address, &token, &greeting).await {
+            let outcome = match roads.visit(&address, &greeting).await {
                 Ok(stream) => into_fd(stream).map_err(|error| error.to_string()),
                 Err(error) => Err(error.to_string()),
             };

@@ -6,6 +6,8 @@
 //! server -> client   HMAC-SHA256(token, "ray_rs server" + server nonce + client nonce) (32)
 //! ```
 //!
+//! Who wants a way through a [relay](crate::relay) says "ray_rs relay" in the place of "ray_rs client".
+//!
 //! Under [`tls`](crate::tls) each HMAC covers the connection's binding as well, after the nonces.
 //!
 //! Both sides prove that they know the token, and both put in fresh randomness, so that no recorded half can be used
@@ -23,6 +25,7 @@ use crate::token::Token;
 const NONCE_BYTES: usize = 32;
 const MAC_BYTES: usize = 32;
 const CLIENT_LABEL: &[u8] = b"ray_rs client";
+const RELAY_LABEL: &[u8] = b"ray_rs relay";
 const SERVER_LABEL: &[u8] = b"ray_rs server";
 
 /// A peer that has not finished within this time is disconnected.
@@ -39,6 +42,24 @@ pub enum HandshakeError {
     Io(#[from] io::Error),
 }
 
+/// What a connection is for, as its opening proof says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Knock {
+    /// Whoever listens is meant.
+    Client,
+    /// A way through here is wanted.
+    Relay,
+}
+
+impl Knock {
+    fn label(self) -> &'static [u8] {
+        match self {
+            Self::Client => CLIENT_LABEL,
+            Self::Relay => RELAY_LABEL,
+        }
+    }
+}
+
 /// The accepting side. On error the caller must drop the connection unread.
 ///
 /// `binding` is what TLS has agreed on, or empty.
@@ -47,7 +68,19 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     token: &Token,
     binding: &[u8],
 ) -> Result<(), HandshakeError> {
-    accept_within(HANDSHAKE_LIMIT, stream, token, binding).await
+    accept_within(HANDSHAKE_LIMIT, stream, token, binding, &[Knock::Client])
+        .await
+        .map(drop)
+}
+
+/// The accepting side where ways lead through: says which is wanted.
+pub async fn accept_either<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    token: &Token,
+    binding: &[u8],
+) -> Result<Knock, HandshakeError> {
+    let known = [Knock::Client, Knock::Relay];
+    accept_within(HANDSHAKE_LIMIT, stream, token, binding, &known).await
 }
 
 async fn accept_within<S: AsyncRead + AsyncWrite + Unpin>(
@@ -55,7 +88,8 @@ async fn accept_within<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     token: &Token,
     binding: &[u8],
-) -> Result<(), HandshakeError> {
+    known: &[Knock],
+) -> Result<Knock, HandshakeError> {
     limited(limit, async {
         let server_nonce = fresh_nonce()?;
         stream.write_all(&server_nonce).await?;
@@ -63,13 +97,15 @@ async fn accept_within<S: AsyncRead + AsyncWrite + Unpin>(
         let mut answer = [0; NONCE_BYTES + MAC_BYTES];
         stream.read_exact(&mut answer).await?;
         let (client_nonce, mac) = answer.split_at(NONCE_BYTES);
-        verify(token, CLIENT_LABEL, [&server_nonce, client_nonce, binding], mac)?;
+        let parts = [&server_nonce[..], client_nonce, binding];
+        let is_meant = |knock: &&Knock| verify(token, knock.label(), parts, mac).is_ok();
+        let knock = *known.iter().find(is_meant).ok_or(HandshakeError::WrongToken)?;
         let proof = keyed(token, SERVER_LABEL, [&server_nonce, client_nonce, binding])
             .finalize()
             .into_bytes();
         stream.write_all(&proof).await?;
         stream.flush().await?;
-        Ok(())
+        Ok(knock)
     })
     .await
 }
@@ -80,13 +116,31 @@ pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     token: &Token,
     binding: &[u8],
 ) -> Result<(), HandshakeError> {
+    connect_as(Knock::Client, stream, token, binding).await
+}
+
+/// The connecting side of one that wants a way through. On error the caller must drop the connection.
+pub async fn connect_to_relay<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    token: &Token,
+    binding: &[u8],
+) -> Result<(), HandshakeError> {
+    connect_as(Knock::Relay, stream, token, binding).await
+}
+
+async fn connect_as<S: AsyncRead + AsyncWrite + Unpin>(
+    knock: Knock,
+    stream: &mut S,
+    token: &Token,
+    binding: &[u8],
+) -> Result<(), HandshakeError> {
     limited(HANDSHAKE_LIMIT, async {
         let mut server_nonce = [0; NONCE_BYTES];
         stream.read_exact(&mut server_nonce).await?;
         let client_nonce = fresh_nonce()?;
         let mut answer = [0; NONCE_BYTES + MAC_BYTES];
         answer[..NONCE_BYTES].copy_from_slice(&client_nonce);
-        let mac = keyed(token, CLIENT_LABEL, [&server_nonce, &client_nonce, binding])
+        let mac = keyed(token, knock.label(), [&server_nonce, &client_nonce, binding])
             .finalize()
             .into_bytes();
         answer[NONCE_BYTES..].copy_from_slice(&mac);
@@ -104,10 +158,10 @@ pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     .await
 }
 
-async fn limited(
+async fn limited<T>(
     limit: Duration,
-    steps: impl Future<Output = Result<(), HandshakeError>>,
-) -> Result<(), HandshakeError> {
+    steps: impl Future<Output = Result<T, HandshakeError>>,
+) -> Result<T, HandshakeError> {
     tokio::time::timeout(limit, steps)
         .await
         .unwrap_or(Err(HandshakeError::TimedOut))
@@ -244,8 +298,32 @@ mod tests {
         run(async {
             let (_silent, mut server) = tokio::io::duplex(256);
             let token = Token::random().expect("random");
-            let outcome = accept_within(Duration::from_millis(1), &mut server, &token, &[]).await;
+            let outcome = accept_within(Duration::from_millis(1), &mut server, &token, &[], &[Knock::Client]).await;
             assert!(matches!(outcome, Err(HandshakeError::TimedOut)));
+        });
+    }
+
+    #[test]
+    fn who_wants_a_way_through_is_told_from_who_wants_to_talk_and_let_in_only_where_ways_lead() {
+        run(async {
+            let token = Token::random().expect("random");
+            for knock in [Knock::Client, Knock::Relay] {
+                let (mut client, mut server) = tokio::io::duplex(256);
+                let (connected, accepted) = tokio::join!(
+                    connect_as(knock, &mut client, &token, &[]),
+                    accept_either(&mut server, &token, &[])
+                );
+                connected.expect("the server proved itself");
+                assert_eq!(accepted.expect("the client proved itself"), knock);
+            }
+            let (mut client, mut server) = tokio::io::duplex(256);
+            let accepting = async {
+                let outcome = accept(&mut server, &token, &[]).await;
+                drop(server);
+                outcome
+            };
+            let (connected, accepted) = tokio::join!(connect_to_relay(&mut client, &token, &[]), accepting);
+            assert!(connected.is_err() && matches!(accepted, Err(HandshakeError::WrongToken)));
         });
     }
 }

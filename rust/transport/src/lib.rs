@@ -14,6 +14,7 @@ pub mod grpc;
 pub mod handshake;
 pub mod local;
 pub mod process;
+pub mod relay;
 pub mod session;
 pub mod tls;
 pub mod token;

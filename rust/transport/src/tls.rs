@@ -141,14 +141,14 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// The runtime of this process's tunnels, on a thread of its own: encrypting gigabytes must not hold up a daemon's loop.
-fn tunnels() -> io::Result<Handle> {
+/// The runtime of this process's tunnels and relays, on a thread of its own: carrying gigabytes must not hold up a daemon's loop.
+pub(crate) fn tunnels() -> io::Result<Handle> {
     static TUNNELS: OnceLock<Result<Handle, io::ErrorKind>> = OnceLock::new();
     let start = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         let handle = runtime.handle().clone();
         std::thread::Builder::new()
-            .name("ray_rs-tls".to_owned())
+            .name("ray_rs-tunnels".to_owned())
             .spawn(move || runtime.block_on(std::future::pending::<()>()))?;
         io::Result::Ok(handle)
     };

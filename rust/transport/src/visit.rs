@@ -12,7 +12,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::faults::{self, Fault};
+use crate::grpc::Address;
 use crate::handshake::{self, HandshakeError};
+use crate::relay::{self, Wish};
 use crate::tls;
 use crate::token::Token;
 
@@ -63,6 +65,8 @@ pub enum VisitError {
     Handshake(String, HandshakeError),
     #[error("the process is not there any more")]
     NotHere,
+    #[error("its node cannot be reached through the control store (any more)")]
+    NoWay,
     #[error(
         "the other side speaks version {theirs} of the wire format, and this one version {WIRE_VERSION}: all nodes of a cluster run one version of ray_rs"
     )]
@@ -124,57 +128,121 @@ impl Greeting {
     }
 }
 
-/// Connects to the node at `address` (`host:port`) and is let in.
-///
-/// # Errors
-/// When it cannot be reached within [`CONNECT_LIMIT`], does not know the token, or has no such process.
-pub async fn visit(address: &str, token: &Token, greeting: &Greeting) -> Result<TcpStream, VisitError> {
-    let unreachable = |error| VisitError::Unreachable(address.to_owned(), error);
-    let fault = faults::of_process().and_then(|faults| faults.draw_named("Visit"));
-    let lost = || Err(unreachable(io::Error::other("the visit was lost on purpose")));
-    match fault {
-        Some(Fault::RequestLost) => return lost(),
-        Some(Fault::Late(by)) => tokio::time::sleep(by).await,
-        // Two visits at once are two visits.
-        Some(Fault::ReplyLost | Fault::Twice) | None => {}
-    }
-    let connecting = async {
-        let mut stream = TcpStream::connect(address).await.map_err(unreachable)?;
-        stream.set_nodelay(true).map_err(unreachable)?;
-        let mut binding = Vec::new();
-        if token.wants_tls() {
-            let (inner, agreed) = tls::client_tunnel(stream).await.map_err(unreachable)?;
-            (stream, binding) = (inner, agreed.to_vec());
+/// How the processes of one node get to other nodes.
+#[derive(Debug, Clone)]
+pub struct Roads {
+    token: Token,
+    gcs: Address,
+    /// Whatever the address: nothing but the control store can be reached from here.
+    only_through: bool,
+}
+
+impl Roads {
+    /// Of a node that reaches others at their addresses, and through the control store at `gcs` those that have none.
+    pub fn direct(token: Token, gcs: Address) -> Self {
+        Self {
+            token,
+            gcs,
+            only_through: false,
         }
-        handshake::connect(&mut stream, token, &binding)
+    }
+
+    /// Of a node that reaches nothing but the control store at `gcs`.
+    pub fn through(token: Token, gcs: Address) -> Self {
+        Self {
+            token,
+            gcs,
+            only_through: true,
+        }
+    }
+
+    /// Where a node is reached from here of which is known that it listens at `address`.
+    pub fn address_of(&self, node: NodeId, address: String) -> String {
+        match self.only_through {
+            true => relay::address_through(node),
+            false => address,
+        }
+    }
+
+    /// Connects to the node at `address` (`host:port`, or what stands for a way through the control store) and is let in.
+    ///
+    /// # Errors
+    /// When it cannot be reached within [`CONNECT_LIMIT`], does not know the token, or has no such process.
+    pub async fn visit(&self, address: &str, greeting: &Greeting) -> Result<TcpStream, VisitError> {
+        let fault = faults::of_process().and_then(|faults| faults.draw_named("Visit"));
+        let lost = || {
+            let error = io::Error::other("the visit was lost on purpose");
+            Err(VisitError::Unreachable(address.to_owned(), error))
+        };
+        match fault {
+            Some(Fault::RequestLost) => return lost(),
+            Some(Fault::Late(by)) => tokio::time::sleep(by).await,
+            // Two visits at once are two visits.
+            Some(Fault::ReplyLost | Fault::Twice) | None => {}
+        }
+        let connecting = async {
+            let stream = match relay::node_behind(address) {
+                Some(node) => relay::enter(&self.gcs, &self.token, Wish::Way(node)).await?,
+                None => reach(address).await?,
+            };
+            be_let_in(stream, address, &self.token, greeting).await
+        };
+        let timed_out = || VisitError::Unreachable(address.to_owned(), io::ErrorKind::TimedOut.into());
+        let outcome = tokio::time::timeout(CONNECT_LIMIT, connecting)
             .await
-            .map_err(|error| VisitError::Handshake(address.to_owned(), error))?;
-        stream.write_all(&greeting.encode()).await.map_err(unreachable)?;
-        match stream.read_u8().await {
-            Ok(answer) if answer == Answer::Welcome as u8 => Ok(stream),
-            // Which one is said as well; versions before the second did not.
-            Ok(answer) if answer == Answer::OtherVersion as u8 => Err(VisitError::OtherVersion {
-                theirs: stream.read_u32_le().await.unwrap_or(1),
-            }),
-            Ok(_) => Err(VisitError::NotHere),
-            Err(error) => Err(unreachable(error)),
+            .unwrap_or_else(|_| Err(timed_out()));
+        if fault == Some(Fault::ReplyLost) {
+            return lost();
         }
-    };
-    let timed_out = || unreachable(io::ErrorKind::TimedOut.into());
-    let outcome = tokio::time::timeout(CONNECT_LIMIT, connecting)
-        .await
-        .unwrap_or_else(|_| Err(timed_out()));
-    if fault == Some(Fault::ReplyLost) {
-        return lost();
+        outcome
     }
-    outcome
+}
+
+async fn reach(address: &str) -> Result<TcpStream, VisitError> {
+    let unreachable = |error| VisitError::Unreachable(address.to_owned(), error);
+    let stream = TcpStream::connect(address).await.map_err(unreachable)?;
+    stream.set_nodelay(true).map_err(unreachable)?;
+    Ok(stream)
+}
+
+async fn be_let_in(
+    mut stream: TcpStream,
+    address: &str,
+    token: &Token,
+    greeting: &Greeting,
+) -> Result<TcpStream, VisitError> {
+    let unreachable = |error| VisitError::Unreachable(address.to_owned(), error);
+    let mut binding = Vec::new();
+    if token.wants_tls() {
+        let (inner, agreed) = tls::client_tunnel(stream).await.map_err(unreachable)?;
+        (stream, binding) = (inner, agreed.to_vec());
+    }
+    handshake::connect(&mut stream, token, &binding)
+        .await
+        .map_err(|error| VisitError::Handshake(address.to_owned(), error))?;
+    stream.write_all(&greeting.encode()).await.map_err(unreachable)?;
+    match stream.read_u8().await {
+        Ok(answer) if answer == Answer::Welcome as u8 => Ok(stream),
+        // Which one is said as well; versions before the second did not.
+        Ok(answer) if answer == Answer::OtherVersion as u8 => Err(VisitError::OtherVersion {
+            theirs: stream.read_u32_le().await.unwrap_or(1),
+        }),
+        Ok(_) => Err(VisitError::NotHere),
+        Err(error) => Err(unreachable(error)),
+    }
 }
 
 /// The accepting side up to the greeting: what it says, and the socket on which the rest is said. The caller says
 /// [`answer`]; on error the connection ends.
-pub async fn receive(mut stream: TcpStream, token: &Token) -> Result<(TcpStream, Greeting), VisitError> {
+pub async fn receive(stream: TcpStream, token: &Token) -> Result<(TcpStream, Greeting), VisitError> {
     let broke = |error| VisitError::Unreachable("the visitor".to_owned(), error);
     stream.set_nodelay(true).map_err(broke)?;
+    receive_through(stream, token).await
+}
+
+/// The same of one that comes through the control store; the socket may be of another kind than TCP's.
+pub async fn receive_through(mut stream: TcpStream, token: &Token) -> Result<(TcpStream, Greeting), VisitError> {
+    let broke = |error| VisitError::Unreachable("the visitor".to_owned(), error);
     let mut binding = Vec::new();
     if token.wants_tls() {
         let (inner, agreed) = tokio::time::timeout(CONNECT_LIMIT, tls::server_tunnel(stream))
@@ -226,6 +294,11 @@ mod tests {
                 pid: 77,
             },
         }
+    }
+
+    async fn visit(address: &str, token: &Token, greeting: &Greeting) -> Result<TcpStream, VisitError> {
+        let nowhere = Address::Unix("/nowhere".into());
+        Roads::direct(token.clone(), nowhere).visit(address, greeting).await
     }
 
     fn run<F: Future>(test: F) -> F::Output {

@@ -66,7 +66,7 @@ async fn start_with(token: Token) -> Served {
     ];
     let service = Declining::default();
     let calls = Arc::clone(&service.calls);
-    tokio::spawn(serve(listeners, token.clone(), service, std::future::pending()));
+    tokio::spawn(serve(listeners, token.clone(), service, None, std::future::pending()));
     Served {
         _dir: dir,
         socket,

@@ -13,10 +13,10 @@ def connect_to_client_or_not(connect_to_client: bool) -> Iterator[None]:
     """A block that a test runs through a client, or not.
 
     Args:
-        connect_to_client: Through a client: the test is skipped, as there is none.
+        connect_to_client: Through a client: the test is skipped, since a process has one session.
     """
     if connect_to_client:
         import pytest
 
-        pytest.skip("Ray Client is no part of ray_rs.")
+        pytest.skip("A process is a client of a cluster or part of one, and this one is part of one.")
     yield

@@ -9,6 +9,7 @@ use ray_rs_scheduler::bottom_up::heartbeat::Heard;
 use ray_rs_scheduler::bottom_up::{GlobalScheduler, NodeReport, ShapeDemand};
 use ray_rs_scheduler::placement_group::Event as GroupEvent;
 use ray_rs_scheduler::policy::{self, Choice, NodeView};
+use ray_rs_transport::relay;
 use ray_rs_types::placing::Placing;
 use ray_rs_types::{ActorId, NodeId, ResourceSet, WorkerAddress, WorkerId};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -145,6 +146,7 @@ impl Nodes {
             total: set(&info.total),
             available: set(&info.available),
             labels: info.labels.clone().into_iter().collect(),
+            draining: info.drain.is_some(),
             ..NodeReport::default()
         };
         self.followers.node_changed(node, &report);
@@ -284,6 +286,14 @@ fn choose_node(offers: &[NodeView], wanted: &ResourceSet) -> Option<NodeId> {
 }
 
 impl State {
+    /// Where a living node listens for others.
+    pub fn address_of(&self, node: NodeId) -> Option<String> {
+        let info = &self.nodes.nodes.get(&node)?.info;
+        let address = &info.raylet_address;
+        let listens = info.alive && !address.is_empty() && relay::node_behind(address).is_none();
+        listens.then(|| address.clone())
+    }
+
     pub(super) fn place_for(&mut self, actor: ActorId) -> Place {
         let Some(spec) = self.actors.spec(actor) else {
             return Place::Wait;

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ray_rs_object_store::Restore;
-use ray_rs_transport::Token;
-use ray_rs_transport::visit::{self, Greeting};
+use ray_rs_transport::visit::{Greeting, Roads};
 use ray_rs_types::NodeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -27,7 +26,7 @@ pub(crate) struct Fetch {
     pub(super) request: Request,
     /// Of the value's node.
     pub(super) address: String,
-    pub(super) token: Token,
+    pub(super) roads: Roads,
     pub(super) greeting: Greeting,
     /// Says how much is here, for those who read the same value from this node.
     pub(super) progress: Arc<watch::Sender<Progress>>,
@@ -74,7 +73,7 @@ impl Fetch {
         for _ in 0..MAX_TURNS {
             match self.turn(room, &address, node == home.0).await {
                 Turn::Whole => return Ok(()),
-                Turn::Elsewhere(other, there) => (node, address) = (other, there),
+                Turn::Elsewhere(other, there) => (node, address) = (other, self.roads.address_of(other, there)),
                 Turn::Failed(why) if node == home.0 => return Err(why),
                 Turn::Failed(why) => {
                     tracing::debug!(node_id = %node, why, "a copy could not be read there");
@@ -88,7 +87,7 @@ impl Fetch {
     }
 
     async fn turn(&mut self, room: &mut Restore, address: &str, is_home: bool) -> Turn {
-        let mut stream = match visit::visit(address, &self.token, &self.greeting).await {
+        let mut stream = match self.roads.visit(address, &self.greeting).await {
             Ok(stream) => stream,
             Err(error) => return Turn::Failed(error.to_string()),
         };

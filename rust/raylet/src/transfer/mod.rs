@@ -21,7 +21,6 @@ use ray_rs_object_store::spill::{Key, Place};
 use ray_rs_object_store::{ArenaClient, Pin, Restore};
 use ray_rs_proto::v1;
 use ray_rs_proto::v1::from_raylet::Body;
-use ray_rs_transport::Token;
 use ray_rs_transport::visit::{Greeting, Purpose};
 use ray_rs_types::address::arena_owner;
 use ray_rs_types::{NodeId, WorkerAddress, WorkerId};
@@ -160,11 +159,9 @@ impl Raylet {
     }
 
     fn fetch(&mut self, key: CopyKey, source: v1::ObjectLocation) {
-        let address = self.cluster.address_of(key.node);
-        let token = Token::read(&self.config.session_dir.join("token")).map_err(|error| error.to_string());
-        let (address, token) = match (address, token) {
-            (Ok(address), Ok(token)) => (address, token),
-            (Err(error), _) | (_, Err(error)) => return self.pulled(key, Err(error), false),
+        let (roads, address) = match self.road_to(key.node) {
+            Ok(road) => road,
+            Err(error) => return self.pulled(key, Err(error), false),
         };
         let greeting = Greeting {
             purpose: Purpose::Data,
@@ -190,7 +187,7 @@ impl Raylet {
                 failed: None,
             },
             address,
-            token,
+            roads,
             greeting,
             progress,
             in_flight,
@@ -292,6 +289,10 @@ impl Raylet {
 
     /// Another node wants a value of this one.
     pub fn reader_asks(&mut self, key: Key, bytes: u64, reader: NodeId, failed: Option<NodeId>) -> OwnValue {
+        // Nobody else reads from a client: what it has got, it has got from the cluster through one port.
+        if self.cluster.is_client(reader) {
+            return OwnValue::Here;
+        }
         let mut origin = self.transfers.holders.asked(key, bytes, reader, failed);
         while let Origin::Reader(node) = origin {
             match self.cluster.address_of(node) {

@@ -37,6 +37,8 @@ pub struct Rules {
     pub max_waiting: usize,
     /// Whom is turned away comes again after so long.
     pub come_again: Duration,
+    /// False: nothing ever runs on this node, not even what asks for nothing.
+    pub serves_here: bool,
 }
 
 impl Default for Rules {
@@ -48,6 +50,7 @@ impl Default for Rules {
             longest_pause: Duration::from_secs(1),
             max_waiting: 10_000,
             come_again: Duration::from_millis(100),
+            serves_here: true,
         }
     }
 }
@@ -346,7 +349,8 @@ impl<K: Copy + Eq + Hash + std::fmt::Debug> Forwarder<K> {
             if line.not_before > now || line.open_questions >= at_a_time {
                 continue;
             }
-            let stays_if_need_be = *manner != Manner::Named && load.could_serve(resources);
+            let could_stay = self.rules.serves_here && load.could_serve(resources);
+            let stays_if_need_be = *manner != Manner::Named && could_stay;
             let wait = match manner {
                 Manner::Drawn if load.has_room(resources) => Duration::ZERO,
                 Manner::Queued | Manner::Drawn | Manner::Named => {
@@ -411,7 +415,7 @@ impl<K: Copy + Eq + Hash + std::fmt::Debug> Forwarder<K> {
             }
             Some(Proposal::Stay | Proposal::Pending(_) | Proposal::Infeasible(_)) | None => {}
         }
-        if proposal == Some(Proposal::Stay) && manner != Manner::Queued {
+        if proposal == Some(Proposal::Stay) && manner != Manner::Queued && self.rules.serves_here {
             return Verdict::Stay;
         }
         line.pause = (line.pause * 2).clamp(self.rules.first_pause, self.rules.longest_pause);

@@ -16,7 +16,8 @@ use tonic::transport::Server;
 
 use super::stream::{Authenticated, Connection, PeerInfo};
 use super::{KEEPALIVE_LIMIT, KEEPALIVE_PAUSE};
-use crate::handshake::{self, HANDSHAKE_LIMIT, HandshakeError};
+use crate::handshake::{self, HANDSHAKE_LIMIT, HandshakeError, Knock};
+use crate::relay::Relay;
 use crate::tls;
 use crate::token::Token;
 
@@ -60,11 +61,13 @@ pub struct ServeError(#[from] tonic::transport::Error);
 /// Serves `service` on all `listeners` until `shutdown` resolves; then open calls get to finish, and streams must end by
 /// themselves. A connection from another machine is asked now and then whether its other end is there, and ends if not.
 ///
-/// A connection from another user of this machine, or one that fails the handshake, is closed without a word.
+/// A connection from another user of this machine, or one that fails the handshake, is closed without a word. With a
+/// `relay`, those that want a way through are its business.
 pub async fn serve<S>(
     listeners: Vec<Listener>,
     token: Token,
     service: S,
+    relay: Option<Relay>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError>
 where
@@ -73,7 +76,7 @@ where
 {
     let (to_near, near) = mpsc::channel(MAX_HANDSHAKES);
     let (to_far, far) = mpsc::channel(MAX_HANDSHAKES);
-    let ready = Accepted { to_near, to_far };
+    let ready = Accepted { to_near, to_far, relay };
     let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     let acceptors: Vec<_> = listeners
         .into_iter()
@@ -120,6 +123,8 @@ struct Accepted {
     /// Those of this machine: the kernel says when their other end is gone, and who only is slow is not.
     to_near: Queue,
     to_far: Queue,
+    /// Who wants a way through; none: nobody is let through.
+    relay: Option<Relay>,
 }
 
 impl Accepted {
@@ -156,19 +161,29 @@ async fn accept_loop(listener: Listener, token: Token, handshakes: Arc<Semaphore
         };
         let (token, ready) = (token.clone(), ready.clone());
         tokio::spawn(async move {
-            let _permit = permit;
-            tokio::select! {
-                authenticated = authenticate(connection, &token) => if let Some(authenticated) = authenticated {
+            let authenticated = tokio::select! {
+                authenticated = authenticate(connection, &token, ready.relay.is_some()) => authenticated,
+                () = ready.to_near.closed() => None,
+            };
+            match (authenticated, &ready.relay) {
+                (Some((authenticated, Knock::Client)), _) => {
                     // A send error means that the server has ended; the connection ends with it.
                     let _ = ready.queue_of(&authenticated.peer).send(Ok(authenticated)).await;
-                },
-                () = ready.to_near.closed() => {}
+                }
+                (Some((authenticated, Knock::Relay)), Some(relay)) => {
+                    drop(permit);
+                    tokio::select! {
+                        () = relay.serve(authenticated.connection) => {}
+                        () = ready.to_near.closed() => {}
+                    }
+                }
+                (_, _) => {}
             }
         });
     }
 }
 
-async fn authenticate(connection: Connection, token: &Token) -> Option<Authenticated> {
+async fn authenticate(connection: Connection, token: &Token, relays: bool) -> Option<(Authenticated, Knock)> {
     let peer = connection.peer().ok()?;
     if let PeerInfo::Local { uid, .. } = peer
         && uid != rustix::process::geteuid().as_raw()
@@ -176,8 +191,8 @@ async fn authenticate(connection: Connection, token: &Token) -> Option<Authentic
         tracing::warn!(uid, "closed a connection from another user");
         return None;
     }
-    match prove(connection, token).await {
-        Ok(connection) => Some(Authenticated { connection, peer }),
+    match prove(connection, token, relays).await {
+        Ok((connection, knock)) => Some((Authenticated { connection, peer }, knock)),
         Err(error) => {
             tracing::warn!(?peer, %error, "closed a connection");
             None
@@ -185,7 +200,7 @@ async fn authenticate(connection: Connection, token: &Token) -> Option<Authentic
     }
 }
 
-async fn prove(connection: Connection, token: &Token) -> Result<Connection, HandshakeError> {
+async fn prove(connection: Connection, token: &Token, relays: bool) -> Result<(Connection, Knock), HandshakeError> {
     let (mut connection, binding) = match connection {
         Connection::Tcp(stream) if token.wants_tls() => {
             let (stream, binding) = timeout(HANDSHAKE_LIMIT, tls::server(stream))
@@ -195,6 +210,12 @@ async fn prove(connection: Connection, token: &Token) -> Result<Connection, Hand
         }
         connection => (connection, Vec::new()),
     };
-    handshake::accept(&mut connection, token, &binding).await?;
-    Ok(connection)
+    let knock = match relays {
+        true => handshake::accept_either(&mut connection, token, &binding).await?,
+        false => {
+            handshake::accept(&mut connection, token, &binding).await?;
+            Knock::Client
+        }
+    };
+    Ok((connection, knock))
 }
