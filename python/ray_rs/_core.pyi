@@ -252,9 +252,9 @@ class RemoteCall:
 
 @disjoint_base
 class RemoteFunction:
-    """A function that runs elsewhere. Attributes libraries use: `_function`, `_function_name`, `_default_options`.
+    """A function that runs elsewhere; `@remote` makes it.
 
-    May be subclassed in Python; has a `__dict__` and may be weakly referenced.
+    Libraries may use `_function`, `_function_name` and `_default_options`, and derive classes from it.
     """
 
     def __new__(
@@ -280,17 +280,32 @@ class RemoteFunction:
     @property
     def _shared(self) -> Any: ...
     def remote(self, *args: Any, **kwargs: Any) -> Any:
-        """ObjectRef, a list of them (num_returns > 1), or None (num_returns = 0). `_call` lies before it in the
-        `__dict__`."""
+        """Calls the function in a worker process: with its own arguments, each also as a reference.
+
+        Returns:
+            An ObjectRef, a list of them with num_returns > 1, None with 0, an ObjectRefGenerator of a generator.
+
+        Raises:
+            TypeError: The arguments do not fit the function, or can't be pickled.
+        """
     @property
-    def _call(self) -> RemoteCall: ...
+    def _call(self) -> RemoteCall:
+        """Lies before `remote` in the `__dict__`."""
     def _remote(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> Any: ...
     def options(self, **options: Any) -> Any:
-        """Calls `ray_rs.remote_function._options`."""
+        """The same function with these options laid over its own; has `.remote`, `.bind` and `.options`.
+
+        Args:
+            **options: See `ray_rs.options.OPTIONS`.
+
+        Raises:
+            TypeError: An option of the wrong type.
+            ValueError: An unknown option, or a bad value.
+        """
     def bind(self, *args: Any, **kwargs: Any) -> Any:
-        """A node of `ray_rs.dag`; put here by `ray_rs.api`."""
+        """Describes a call instead of making it; see `ray_rs.dag`."""
     @property
     def __signature__(self) -> Any:
         """The function's; put here by `ray_rs.api`."""
@@ -333,9 +348,10 @@ class ActorDescriptor:
 
 @final
 class ActorHandle(Generic[_T]):
-    """Attribute access gives the ActorMethod of that name; other names: AttributeError. Equal and hashed by actor id.
+    """A handle on an actor: each of its methods is an attribute with `.remote()`.
 
-    `repr` is `Actor(ClassName, hex)`. `dir` gives the method names. Strong handles keep the actor alive.
+    Handles can be passed to tasks and actors, and compare equal when they are of the same actor. The actor lives as
+    long as one that was not got by name, unless it is detached.
     """
 
     @property
@@ -362,7 +378,15 @@ class ActorMethod:
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> Any: ...
     def options(self, **options: Any) -> Any:
-        """Calls `ray_rs.actor._method_options`."""
+        """The same method with these options, for one call; has `.remote`.
+
+        Args:
+            **options: `num_returns`, `max_task_retries`, `retry_exceptions`, `timeout_s`, `concurrency_group`, `name`.
+
+        Raises:
+            TypeError: An unknown option, or one of the wrong type.
+            ValueError: A bad value.
+        """
     def _with_options(
         self,
         *,
@@ -380,7 +404,7 @@ class ActorMethod:
     @property
     def _is_durable(self) -> bool: ...
     def bind(self, *args: Any, **kwargs: Any) -> Any:
-        """A node of `ray_rs.dag`; put here by `ray_rs.api`."""
+        """Describes a call instead of making it; see `ray_rs.dag`."""
     @property
     def _method_name(self) -> str: ...
     @property

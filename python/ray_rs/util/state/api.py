@@ -267,35 +267,50 @@ def _getter(kind: str, row: type[_Row], key: str) -> _Get[_Row]:
     return function
 
 
+# The texts below each are for readers of the sources and for the reference; `help` has them with the arguments.
 list_actors = _lister("actors", ActorState, "Lists actors, the dead ones too.")
+"""Lists actors, the dead ones too."""
 list_tasks = _lister(
     "tasks",
     TaskState,
     "Lists tasks, each try a row: those that have not ended, then the latest 100,000 that have, the latest first.",
 )
+"""Lists tasks, each try a row: those that have not ended, then the latest 100,000 that have, the latest first."""
 list_nodes = _lister("nodes", NodeState, "Lists nodes.")
+"""Lists nodes."""
 list_objects = _lister(
     "objects",
     ObjectState,
     "Lists references to objects, a row for each process that has one: what holds it, where it is, which line made it.",
 )
+"""Lists references to objects, a row for each process that has one: what holds it, where it is, which line made it."""
 list_workers = _lister("workers", WorkerState, "Lists drivers and workers, also those that have ended.")
+"""Lists drivers and workers, also those that have ended."""
 list_jobs = _lister("jobs", JobState, "Lists jobs.")
+"""Lists jobs."""
 list_placement_groups = _lister("placement-groups", PlacementGroupState, "Lists placement groups.")
+"""Lists placement groups."""
 list_runtime_envs = _lister(
     "runtime-envs",
     RuntimeEnvState,
     "Lists runtime environments: the jobs' own, and those of tasks and actors; whether they could be made.",
 )
+"""Lists runtime environments: the jobs' own, and those of tasks and actors; whether they could be made."""
 list_cluster_events = _lister(
     "cluster-events", ClusterEventState, "Lists what went wrong: ends of processes that nobody asked for."
 )
+"""Lists what went wrong: ends of processes that nobody asked for."""
 
 get_actor = _getter("actors", ActorState, "actor_id")
+"""One actor, with all details; None when there is none of this id."""
 get_node = _getter("nodes", NodeState, "node_id")
+"""One node, with all details; None when there is none of this id."""
 get_worker = _getter("workers", WorkerState, "worker_id")
+"""One worker, with all details; None when there is none of this id."""
 get_job = _getter("jobs", JobState, "job_id")
+"""One job, with all details; None when there is none of this id."""
 get_placement_group = _getter("placement-groups", PlacementGroupState, "placement_group_id")
+"""One placement group, with all details; None when there is none of this id."""
 
 
 def get_task(id: Any, address: str | None = None, timeout: float = 30, _explain: bool = False) -> Any:
