@@ -149,6 +149,10 @@ build: tools-present $(READY) ## compile the extension and install the package i
 wheel: tools-present $(READY) ## a wheel and an sdist in dist/
 	$(BIN)/maturin build --locked --release --sdist --out dist
 
+.PHONY: wheel-check
+wheel-check: $(READY) ## whether the wheels in dist/ may be published
+	$(BIN)/python tools/check_wheel.py dist/*.whl
+
 .PHONY: clean
 clean: ## remove everything that was built
 	rm -rf target dist site $(VENV) .venv-ray .pytest_cache .mypy_cache .ruff_cache .hypothesis python/ray_rs/*.so
