@@ -187,7 +187,9 @@ def init(
             _client.driver_config(config)
             _client.refuse_files(runtime_env or {})
         env = _checked_env(runtime_env, config)
-        hook = tracing_hook or (target and _processes.tracing_hook(target["session_dir"]))
+        hook = tracing_hook
+        if hook is None and target is not None and place is None:
+            hook = _processes.tracing_hook(target["session_dir"])
         config["env"].pop(_TRACING_VARIABLE, None)
         if hook:
             from ray_rs import _tracing
