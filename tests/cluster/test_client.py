@@ -358,6 +358,39 @@ def test_what_a_client_leaves_is_nothing(client, how):
     assert ray.get(add.remote(1, 2), timeout=60) == 3
 
 
+@pytest.mark.parametrize("how", ["the control store is killed", "the head is stopped"])
+def test_no_wait_is_for_ever_when_the_way_is_lost(shell, elsewhere, monkeypatch, how):  # noqa: F811 - the fixture
+    sessions = os.environ.get("RAY_RS_TMPDIR")
+    address, token = start_head("--num-cpus=2")
+    elsewhere(token)
+    ray.init(f"ray://{address}", logging_level="error")
+    counter = Counter.remote()
+    assert ray.get(counter.add.remote(), timeout=60) == 1
+    waiting = never.remote()
+    if how == "the head is stopped":
+        command("stop", RAY_RS_TMPDIR=sessions)
+    else:
+        (gcs,) = traces.daemons("gcs")
+        os.kill(gcs, signal.SIGKILL)
+    for ref in (waiting, counter.add.remote()):
+        with pytest.raises(exceptions.LocalRayletDiedError):
+            ray.get(ref, timeout=60)
+    ray.shutdown()
+    if how == "the control store is killed":
+        # It has been started again.
+        wait_until(lambda: len(traces.daemons("gcs")) == 1, "the next control store")
+        wait_until(lambda: connects(address), "to be let in again")
+        assert ray.get(add.remote(1, 2), timeout=60) == 3
+
+
+def connects(address):
+    try:
+        ray.init(f"ray://{address}", logging_level="error")
+    except ConnectionError:
+        return False
+    return True
+
+
 def test_who_is_not_let_in(client, tmp_path, monkeypatch):
     client()
     address = ray.get_runtime_context().gcs_address

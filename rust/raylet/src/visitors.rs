@@ -55,12 +55,13 @@ pub(crate) async fn host(listener: TcpListener, token: Token, inputs: Inputs) {
     }
 }
 
-/// The same for a client, which nobody can connect to: until the runtime ends.
+/// The same for a client, which nobody can connect to. Who talks to it does so through the control store, so that its
+/// session ends when the way there is lost: no program waits for answers that cannot come.
 pub(crate) async fn host_through(gcs: Address, token: Token, node: NodeId, inputs: Inputs) {
     let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
-    let (its, inputs) = (token.clone(), inputs.clone());
+    let (its, visitors) = (token.clone(), inputs.clone());
     let came = move |way| {
-        let (handshakes, token, inputs) = (Arc::clone(&handshakes), its.clone(), inputs.clone());
+        let (handshakes, token, inputs) = (Arc::clone(&handshakes), its.clone(), visitors.clone());
         tokio::spawn(async move {
             let _permit = handshakes.acquire().await.expect("the semaphore is never closed");
             match visit::receive_through(way, &token).await {
@@ -69,7 +70,9 @@ pub(crate) async fn host_through(gcs: Address, token: Token, node: NodeId, input
             }
         });
     };
-    relay::keep_door(gcs, token, node, came).await;
+    let error = relay::keep_door(gcs, token, node, came).await;
+    tracing::error!(%error, "the way to the cluster is lost");
+    let _ = inputs.send(Input::EndSession("the way to the cluster is lost")).await;
 }
 
 fn into_fd(stream: TcpStream) -> std::io::Result<OwnedFd> {

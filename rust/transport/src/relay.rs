@@ -40,7 +40,7 @@ const ID_BYTES: usize = NodeId::SIZE;
 const WISH_BYTES: usize = 8 + ID_BYTES;
 /// Begins what stands for the address of a node that is reached through the control store.
 const PREFIX: &str = "relay:";
-/// Before a lost door is opened again; twice as long each time.
+/// Before the door is tried again; twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -148,16 +148,21 @@ async fn open(gcs: &Address, token: &Token) -> io::Result<(TcpStream, Vec<u8>)> 
     }
 }
 
-/// Keeps the door of `node` open until the caller drops this, and comes for everybody who wants in. Each way goes to `came`,
-/// which is not to take long; what was not let in there within seconds is given up by the other side.
-pub async fn keep_door(gcs: Address, token: Token, node: NodeId, came: impl Fn(TcpStream) + Clone + Send + 'static) {
+/// Opens the door of `node`, however long that takes, and comes for everybody who wants in. Each way goes to `came`, which is
+/// not to take long; what was not let in there within seconds is given up by the other side. Ends when the door is lost,
+/// and with it whatever was relayed, and says how.
+pub async fn keep_door(
+    gcs: Address,
+    token: Token,
+    node: NodeId,
+    came: impl Fn(TcpStream) + Clone + Send + 'static,
+) -> io::Error {
     let mut pause = FIRST_PAUSE;
     loop {
         match enter(&gcs, &token, Wish::Door(node)).await {
             Ok(door) => {
-                pause = FIRST_PAUSE;
-                let error = attend(door, &gcs, &token, &came).await;
-                tracing::debug!(%error, "the door at the control store is lost");
+                server::keep_alive(&door);
+                return attend(door, &gcs, &token, &came).await;
             }
             Err(error) => tracing::debug!(%error, "no door at the control store"),
         }

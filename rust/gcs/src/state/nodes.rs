@@ -286,6 +286,12 @@ fn choose_node(offers: &[NodeView], wanted: &ResourceSet) -> Option<NodeId> {
 }
 
 impl State {
+    /// The nodes that may get something to do.
+    #[cfg(test)]
+    pub fn offered_nodes(&self) -> Vec<NodeId> {
+        self.nodes.offers().into_iter().map(|offer| offer.node).collect()
+    }
+
     /// Where a living node listens for others.
     pub fn address_of(&self, node: NodeId) -> Option<String> {
         let info = &self.nodes.nodes.get(&node)?.info;

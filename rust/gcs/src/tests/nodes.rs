@@ -40,6 +40,29 @@ fn start_of(body: node_command::Body) -> Option<v1::StartActor> {
     }
 }
 
+/// The node of a program from outside: in the cluster, and no place for anything.
+#[test]
+fn a_client_is_offered_nothing_and_reached_by_no_address() {
+    run(async {
+        let served = Served::start(MemoryStorage::default());
+        let mut state = served.state.lock().expect("whole");
+        let client = v1::NodeInfo {
+            node_id: OTHER.0.to_vec(),
+            raylet_address: ray_rs_transport::relay::address_through(OTHER),
+            drain: Some(v1::DrainInfo::default()),
+            ..info(8, 0.0)
+        };
+        state.register_node(info(7, 1.0), None).expect("taken");
+        state.register_node(client, None).expect("taken");
+        assert_eq!(state.address_of(NODE).as_deref(), Some("10.0.0.1:5"));
+        assert_eq!(state.address_of(OTHER), None);
+        let offered: Vec<NodeId> = state.offered_nodes();
+        assert_eq!(offered, [NODE]);
+        drop(state);
+        served.stop();
+    });
+}
+
 #[test]
 fn an_actor_that_waits_moves_to_a_node_that_comes_and_is_asked_for_once() {
     run(async {

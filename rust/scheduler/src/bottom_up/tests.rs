@@ -725,6 +725,40 @@ fn what_named_a_node_is_asked_for_until_there_is_one_and_stays_where_it_is_told_
     here.forwarder.check_invariants();
 }
 
+/// A client's node: what asks for nothing would fit there, and must not stay.
+#[test]
+fn where_nothing_is_served_everything_is_asked_for_until_there_is_a_node() {
+    let rules = Rules {
+        serves_here: false,
+        ..Rules::default()
+    };
+    let mut here = Here::new(0.0, rules);
+    let nothing = ResourceSet::new();
+    for (key, manner) in [(1, Manner::Queued), (2, Manner::Named), (3, Manner::Drawn)] {
+        here.forwarder
+            .waits(ms(0), key, nothing.clone(), manner, 0)
+            .expect("room");
+    }
+    let mut asked = here.asks(ms(0));
+    asked.sort_unstable();
+    assert_eq!(asked, [1, 2, 3]);
+    for key in [1, 2, 3] {
+        let stay = Some(Proposal::Stay);
+        assert_eq!(here.forwarder.answered(ms(1), key, stay), Verdict::Wait);
+    }
+    here.forwarder.check_invariants();
+    let mut again = here.asks(ms(100));
+    again.sort_unstable();
+    assert_eq!(again, [1, 2, 3]);
+    let node = NodeId([7; 28]);
+    let found = Some(Proposal::Node { node, has_room: true });
+    assert!(matches!(
+        here.forwarder.answered(ms(101), 2, found),
+        Verdict::Move { .. }
+    ));
+    here.forwarder.check_invariants();
+}
+
 #[test]
 fn too_many_are_turned_away_and_told_when_to_come_again() {
     let rules = Rules {

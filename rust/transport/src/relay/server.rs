@@ -116,7 +116,7 @@ impl Relay {
         let (door, mut calls) = mpsc::channel(MAX_UNTOLD);
         let number = self.doors().opened(node, door);
         let outcome = async {
-            keep_alive(&connection);
+            keep_whole_alive(&connection);
             say(&mut connection, Answer::Welcome).await?;
             let mut nothing = [0];
             loop {
@@ -157,8 +157,8 @@ async fn say(connection: &mut Connection, answer: Answer) -> io::Result<()> {
 
 /// Until both sides have ended, or either broke. Sockets without TLS are carried on a thread of their own.
 async fn carry(one: Connection, other: Connection) -> io::Result<()> {
-    keep_alive(&one);
-    keep_alive(&other);
+    keep_whole_alive(&one);
+    keep_whole_alive(&other);
     match (Bare::of(one)?, Bare::of(other)?) {
         (Ok(one), Ok(other)) => {
             let carried = tls::tunnels()?.spawn(async move {
@@ -213,13 +213,16 @@ impl Bare {
     }
 }
 
-/// A socket of this machine needs none of this, and a kernel that cannot do it does without.
-fn keep_alive(connection: &Connection) {
-    let stream = match connection {
-        Connection::Unix(_) => return,
-        Connection::Tcp(stream) => stream,
-        Connection::Tls(stream) => stream.get_ref().0,
-    };
+fn keep_whole_alive(connection: &Connection) {
+    match connection {
+        Connection::Unix(_) => {}
+        Connection::Tcp(stream) => keep_alive(stream),
+        Connection::Tls(stream) => keep_alive(stream.get_ref().0),
+    }
+}
+
+/// What is no TCP needs none of this.
+pub(super) fn keep_alive(stream: &TcpStream) {
     let set = sockopt::set_socket_keepalive(stream, true)
         .and_then(|()| sockopt::set_tcp_keepidle(stream, ALIVE_AFTER))
         .and_then(|()| sockopt::set_tcp_keepintvl(stream, ALIVE_EACH))
