@@ -36,6 +36,7 @@ def main(config: dict[str, Any]) -> None:
     """
     gc.disable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _let_the_kernel_choose_workers()
     hooks = _Hooks()
     _become_like_the_driver(config)
     from ray_rs import _core, _rehearsal, _worker_main
@@ -53,6 +54,20 @@ def main(config: dict[str, Any]) -> None:
     # Only children get here.
     hooks.put_back()
     _worker_main.main(config, token)
+
+
+# Added to what the kernel counts against a process when memory has run out; at most 1000.
+_OOM_SCORE_ADJUSTMENT = "RAY_worker_oom_score_adjustment"
+
+
+def _let_the_kernel_choose_workers() -> None:
+    """Out of memory, the kernel shall end a worker, whose task runs again, and no driver and no daemon.
+
+    Workers, and what they start, have the adjustment from this process.
+    """
+    # A machine may forbid it, as it does to give less than what was inherited.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write(os.environ.get(_OOM_SCORE_ADJUSTMENT, "1000"))
 
 
 def _become_like_the_driver(config: dict[str, Any]) -> None:

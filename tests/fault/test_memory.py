@@ -281,3 +281,19 @@ def test_an_idle_node_reads_nothing():
         return before is not None and raylet_reads() == before
 
     wait_until(is_quiet, "the raylet to read nothing for longer than the slowest look")
+
+
+def test_out_of_memory_the_kernel_ends_a_worker_first(monkeypatch):
+    def adjustment(path="/proc/self/oom_score_adj"):
+        return int(Path(path).read_text())
+
+    own = adjustment()
+    for asked, expected in ((None, 1000), (str(min(own + 10, 999)), min(own + 10, 999))):
+        if asked is not None:
+            monkeypatch.setenv("RAY_worker_oom_score_adjustment", asked)
+        ray.init(num_cpus=1, include_dashboard=False)
+        try:
+            assert ray.get(ray.remote(adjustment).remote()) == expected
+        finally:
+            ray.shutdown()
+    assert adjustment() == own
