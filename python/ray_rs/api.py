@@ -60,6 +60,17 @@ _HIDDEN = (
 # As `_tracing.VARIABLE`, whose module is imported only where somebody traces.
 _TRACING_VARIABLE = "RAY_RS_TRACING_STARTUP_HOOK"
 
+_WITHOUT_EFFECT = (
+    "_skip_env_hook",
+    "_metrics_export_port",
+    "_driver_object_store_memory",
+    "_enable_object_reconstruction",
+    "_redis_username",
+    "_redis_password",
+    # Ray Client may have several connections with it; here it is refused where there would be a second one.
+    "allow_multiple",
+)
+
 _REASONS = {
     "enable_resource_isolation": "the engine's processes are not put into control groups",
     "cgroup_path": "the engine's processes are not put into control groups",
@@ -215,9 +226,10 @@ def init(
             **hidden,
         }
         web = _processes.web_options(f"{dashboard_host}:0", dashboard_port) if include_dashboard else {}
+        directory = for_new_sessions.pop("_temp_dir")
         if target is None:
             for_new_sessions.pop("_system_config")
-            session = _start(known_config, web, **for_new_sessions)
+            session = _start_in(directory, known_config, web, **for_new_sessions)
             # The first task will need them, and the processes just started take as long to come up.
             from ray_rs import _environments, _function_table, _serialization, remote_function  # noqa: F401
         else:
@@ -253,9 +265,11 @@ def _check_hidden(given: dict[str, Any]) -> dict[str, Any]:
     if system_config is not None and not isinstance(system_config, dict):
         raise TypeError("The _system_config must be a dict.")
     # Of what there is none here, or nothing to set.
-    # `allow_multiple` lets Ray Client have several connections; it is refused where there would be a second one.
-    for name in ("_skip_env_hook", "_metrics_export_port", "_driver_object_store_memory", "allow_multiple"):
+    for name in _WITHOUT_EFFECT:
         given.pop(name, None)
+    directory = given.pop("_temp_dir", None)
+    if directory is not None and not os.path.isabs(directory):
+        raise ValueError(f"_temp_dir must be an absolute path, not {directory!r}")
     memory = given.pop("_memory", None)
     if memory is not None and (isinstance(memory, bool) or not isinstance(memory, (int, float))):
         raise TypeError(f"_memory must be a number of bytes, not {type(memory).__name__}")
@@ -271,6 +285,7 @@ def _check_hidden(given: dict[str, Any]) -> dict[str, Any]:
         "object_spilling_directory": None if spill_directory is None else os.fspath(spill_directory),
         "_memory": memory,
         "_system_config": system_config or None,
+        "_temp_dir": None if directory is None else os.fspath(directory),
     }
 
 
@@ -420,6 +435,21 @@ def _started_by_command() -> dict[str, Any] | None:
     if not started:
         return None
     return started[-1]
+
+
+def _start_in(directory: str | None, *arguments: Any, **options: Any) -> dict[str, Any]:
+    """Starts a session that lies in this directory; None: where RAY_RS_TMPDIR says, if it is set."""
+    if directory is None:
+        return _start(*arguments, **options)
+    before = os.environ.get("RAY_RS_TMPDIR")
+    os.environ["RAY_RS_TMPDIR"] = directory
+    try:
+        return _start(*arguments, **options)
+    finally:
+        if before is None:
+            del os.environ["RAY_RS_TMPDIR"]
+        else:
+            os.environ["RAY_RS_TMPDIR"] = before
 
 
 def _start(

@@ -3,6 +3,7 @@
 import os
 import re
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -221,8 +222,32 @@ def test_shutdown_at_interpreter_exit_is_clean():
 
 
 def test_hidden_keywords_that_libraries_set():
-    ray.init(num_cpus=1, _memory=123 * 2**20, _metrics_export_port=8080, include_dashboard=False)
+    ray.init(
+        num_cpus=1,
+        _memory=123 * 2**20,
+        _metrics_export_port=8080,
+        _redis_password="secret",
+        include_dashboard=False,
+    )
     assert ray.cluster_resources()["memory"] == 123 * 2**20
+
+
+def test_a_session_lies_in_the_directory_that_is_asked_for(tmp_path):
+    with pytest.raises(ValueError, match="absolute path"):
+        ray.init(_temp_dir="relative/path")
+    before = os.environ.get("RAY_RS_TMPDIR")
+    # The paths of sockets may not be long.
+    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as directory:
+        context = ray.init(num_cpus=1, _temp_dir=f"{directory}/mine", include_dashboard=False)
+        assert os.path.dirname(context.address_info["session_dir"]) == f"{directory}/mine"
+
+        @ray.remote
+        def lies_in():
+            return ray.get_runtime_context().get_temp_dir(), ray.get(ray.put(1))
+
+        assert ray.get(lies_in.remote()) == (f"{directory}/mine", 1)
+        ray.shutdown()
+    assert os.environ.get("RAY_RS_TMPDIR") == before
 
 
 def test_nodes_and_resources():
