@@ -203,10 +203,13 @@ def _check_fits(group: Any, index: int, demand: Mapping[str, float], what: str) 
         raise ValueError(f"placement group bundle index {index} is invalid; -1 means any bundle.")
     candidates = bundles if index == -1 else [bundles[index]]
     if not any(all(bundle.get(name, 0) >= amount for name, amount in demand.items()) for bundle in candidates):
-        place = "any bundle" if index == -1 else f"bundle {index}"
+        place = "any bundles" if index == -1 else f"bundle {index}"
+        # As Ray writes them: whole numbers of what is asked for, and fractions of what there is.
+        asked = {name: int(amount) if amount == int(amount) else amount for name, amount in demand.items()}
+        there = [{name: float(amount) for name, amount in bundle.items()} for bundle in bundles]
         raise ValueError(
-            f"Cannot schedule {what} with the placement group because the resource request {dict(demand)} cannot fit "
-            f"into {place} for the placement group, {bundles}."
+            f"Cannot schedule {what} with the placement group because the resource request {asked} cannot fit "
+            f"into {place} for the placement group, {there}."
         )
 
 

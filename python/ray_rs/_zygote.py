@@ -56,10 +56,6 @@ def main(config: dict[str, Any]) -> None:
     _worker_main.main(config, token)
 
 
-# Added to what the kernel counts against a process when memory has run out; at most 1000.
-_OOM_SCORE_ADJUSTMENT = "RAY_worker_oom_score_adjustment"
-
-
 def _let_the_kernel_choose_workers() -> None:
     """Out of memory, the kernel shall end a worker, whose task runs again, and no driver and no daemon.
 
@@ -67,7 +63,7 @@ def _let_the_kernel_choose_workers() -> None:
     """
     # A machine may forbid it, as it does to give less than what was inherited.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-        file.write(os.environ.get(_OOM_SCORE_ADJUSTMENT, "1000"))
+        file.write(os.environ.get("RAY_worker_oom_score_adjustment", "1000"))
 
 
 def _become_like_the_driver(config: dict[str, Any]) -> None:

@@ -279,7 +279,7 @@ def test_bad_demands_fail_at_the_call(make):
     pg = make([{"CPU": 1}])
     with pytest.raises(ValueError, match="index 1 is invalid"):
         where.options(scheduling_strategy=inside(pg, 1)).remote()
-    with pytest.raises(ValueError, match="cannot fit into any bundle"):
+    with pytest.raises(ValueError, match=r"request \{'CPU': 2\} cannot fit into any bundles .*, \[\{'CPU': 1\.0\}\]"):
         where.options(scheduling_strategy=inside(pg), num_cpus=2).remote()
     memory = make([{"memory": 1000}])
     with pytest.raises(ValueError, match="cannot fit"):

@@ -106,6 +106,14 @@ def test_imap_goes_on_after_an_error(pool, standard):
         assert list(results) == [4]
 
 
+def test_imap_of_something_that_is_no_iterable(pool):
+    deprecated = importlib.import_module(f"{NAME}.util.annotations").RayDeprecationWarning
+    for method in (pool.imap, pool.imap_unordered):
+        with pytest.warns(deprecated, match="Passing a non-iterable argument"):
+            results = method(square, 3)
+        assert list(results) == [9]
+
+
 @ray_rs_only("takes no more of an iterable than it needs")
 def test_imap_of_an_endless_iterable(pool):
     assert list(itertools.islice(pool.imap(square, itertools.count()), 5)) == [0, 1, 4, 9, 16]

@@ -232,7 +232,7 @@ class Pool:
             An iterator over the results, in order; it raises what a call raised in that call's place, and goes on.
         """
         self._check_running()
-        return IMapIterator(self, func, iterable, chunksize, in_order=True)
+        return IMapIterator(self, func, _iterable(iterable), chunksize, in_order=True)
 
     def imap_unordered(self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int = 1) -> IMapIterator:
         """Like `imap`, with the results as they come.
@@ -246,7 +246,7 @@ class Pool:
             An iterator over the results.
         """
         self._check_running()
-        return IMapIterator(self, func, iterable, chunksize, in_order=False)
+        return IMapIterator(self, func, _iterable(iterable), chunksize, in_order=False)
 
     # ------------------------------------------------------------------------------------------------------- its end
 
@@ -369,6 +369,20 @@ class AsyncResult:
         if not self.ready():
             raise ValueError(f"{self!r} not ready")
         return self._error is None
+
+
+def _iterable(given: Any) -> Iterable[Any]:
+    """What to iterate over: as in Ray, a single argument that is no iterable stands for a list of it, for now."""
+    try:
+        items: Iterable[Any] = iter(given)
+        return items
+    except TypeError:
+        pass
+    from ray_rs.util.annotations import RayDeprecationWarning
+
+    text = "Passing a non-iterable argument to imap or imap_unordered is deprecated: put it into a list."
+    warnings.warn(text, RayDeprecationWarning, stacklevel=3)
+    return [given]
 
 
 class IMapIterator:
