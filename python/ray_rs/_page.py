@@ -298,7 +298,11 @@ def _workers(source: Source) -> Rows:
 
 
 def _logs(source: Source) -> Rows:
-    with os.scandir(f"{source.directory}/logs") as entries:
+    return _files_in(source.directory)
+
+
+def _files_in(directory: str) -> Rows:
+    with os.scandir(f"{directory}/logs") as entries:
         files = {entry.name: entry.stat() for entry in entries if entry.is_file(follow_symlinks=False)}
     return {name: {"bytes": about.st_size, "changed_ms": int(about.st_mtime * 1000)} for name, about in files.items()}
 
@@ -306,16 +310,31 @@ def _logs(source: Source) -> Rows:
 # ---------------------------------------------------------------------------------------------------------------- logs
 
 
-def _log_path(source: Source, name: str) -> str:
-    path = f"{source.directory}/logs/{name}"
+def _log_path(directory: str, name: str) -> str:
+    path = f"{directory}/logs/{name}"
     if not name or os.path.basename(name) != name or not os.path.isfile(path) or os.path.islink(path):
         raise PageError(f"There is no log file {name[:100]!r}.")
     return path
 
 
 def _log(source: Source, words: dict[str, str]) -> str:
-    """A piece of a file: from a byte on, or the last of it."""
-    with open(_log_path(source, words.get("file", "")), "rb") as file:
+    """A piece of a file, on whichever node it is."""
+    return _in_logs(source, _piece, words)
+
+
+def _in_logs(source: Source, look: Callable[..., str], words: dict[str, str]) -> str:
+    """Looks at the log files of the node that is named, else at those of this one."""
+    node = words.get("node_id")
+    if node is None:
+        return look(words)
+    if not any(each["node_id"] == node and each["alive"] for each in source.observer.nodes()):
+        raise PageError(f"There is no living node {node[:100]!r}.")
+    return str(_on_node(node, look, words))
+
+
+def _piece(words: dict[str, str]) -> str:
+    """From a byte on, or the last of it."""
+    with open(_log_path(_core.process_info()["session_dir"], words.get("file", "")), "rb") as file:
         size = os.fstat(file.fileno()).st_size
         offset = _number(words, "offset", max(0, size - _LOG_PIECE), 1 << 60)
         file.seek(offset)
@@ -332,20 +351,26 @@ def _log(source: Source, words: dict[str, str]) -> str:
 
 
 def _search(source: Source, words: dict[str, str]) -> str:
+    """Lines of log files, on whichever node they are."""
+    return _in_logs(source, _found, words)
+
+
+def _found(words: dict[str, str]) -> str:
     """Lines that contain a text, letters of any case, of one file or of all, the youngest file first."""
+    directory = _core.process_info()["session_dir"]
     wanted = words.get("text", "").lower().encode()
     if not wanted:
         raise PageError("There must be a text to search for.")
     name = words.get("file")
-    known = _logs(source)
+    known = _files_in(directory)
     if name:
-        _log_path(source, name)
+        _log_path(directory, name)
     names = [name] if name else sorted(known, key=lambda name: known[name]["changed_ms"], reverse=True)
     found: list[dict[str, Any]] = []
     budget = _SEARCHED_BYTES
     complete = True
     for name in names:
-        with open(f"{source.directory}/logs/{name}", "rb") as file:
+        with open(f"{directory}/logs/{name}", "rb") as file:
             number, offset = 0, 0
             # A line without end is read in parts.
             while line := file.readline(min(1 << 20, budget)):
@@ -395,21 +420,15 @@ def stack(whose: dict[str, Any]) -> str:
 
 
 def _on_node(node: str, look: Callable[..., Any], *arguments: Any) -> Any:
-    """Looks at something where it is: here, or in a task that asks for no resources."""
-    import ray_rs
-    from ray_rs import _stacks
-    from ray_rs.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+    """Looks at something where it is."""
+    from ray_rs import _elsewhere, _stacks
 
-    if node == _core.process_info()["node_id"].hex():
-        return look(*arguments)
-    there = ray_rs.remote(num_cpus=0, max_retries=0)(look)
-    place = NodeAffinitySchedulingStrategy(node, soft=False)
     try:
-        return ray_rs.get(there.options(scheduling_strategy=place).remote(*arguments), timeout=30)
-    except ray_rs.exceptions.RayTaskError as error:
-        raise _stacks.StackError(f"Node {node} does not say: {error.cause}") from None
-    except (ray_rs.exceptions.RayError, TimeoutError) as error:
-        raise _stacks.StackError(f"Node {node} does not answer: {error}") from None
+        return _elsewhere.run_on(node, look, *arguments)
+    except _elsewhere.NodeError as error:
+        if isinstance(error.cause, PageError):
+            raise error.cause from None
+        raise _stacks.StackError(str(error)) from None
 
 
 def _worker_log(source: Source, words: dict[str, str]) -> str:

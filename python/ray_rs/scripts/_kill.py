@@ -31,10 +31,8 @@ def add(commands: Any) -> None:
 
 
 def _kill(arguments: argparse.Namespace) -> int:
-    import json
-
     import ray_rs
-    from ray_rs import _core
+    from ray_rs import _elsewhere
     from ray_rs.util.state._rows import Source
 
     source = Source(arguments.address, arguments.timeout)
@@ -52,13 +50,9 @@ def _kill(arguments: argparse.Namespace) -> int:
         raise ValueError(f"Several namespaces have an actor of that name: {names}. Say which by --namespace.")
     (actor,) = found
     # Only a job may end actors; this one is over at once.
-    address = json.loads(_core.discover(source.directory) or "{}").get("gcs_address", "auto")
-    ray_rs.init(address=address, namespace=actor["namespace"], log_to_driver=False, logging_level="error")
-    try:
+    with _elsewhere.as_driver(source):
         handle = ray_rs.get_actor(arguments.name, actor["namespace"])
         ray_rs.kill(handle, no_restart=arguments.no_restart)
-    finally:
-        ray_rs.shutdown()
     told = {"actor_id": actor["actor_id"], "name": arguments.name, "namespace": actor["namespace"]}
     _output.say(f"Killed the actor {arguments.name} ({actor['actor_id']}).", told, arguments.format)
     return 0

@@ -152,7 +152,11 @@ fn table() -> Vec<Entry<Service>> {
         .query("id", "string", "of what why is asked")
         .query("file", "string", "the log")
         .query("pid", "integer", "of a worker's log")
-        .query("node_id", "string", "where that worker is")
+        .query(
+            "node_id",
+            "string",
+            "where that worker, or the log that is read or searched, is; of a log the head when none",
+        )
         .query("text", "string", "that is searched for"),
         Entry::new("get", "/api/version", "Versions", asks("version")),
         Entry::new("get", job, "One job", get(get_job)),

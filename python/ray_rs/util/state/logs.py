@@ -6,16 +6,20 @@ import fnmatch
 import os
 import re
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import IO, Any
 
+from ray_rs import _core, _elsewhere
 from ray_rs.util.state._rows import Source
 from ray_rs.util.state.exception import RayStateApiException
 
 __all__ = ["get_log", "list_logs"]
 
-# Between two looks at a file that is followed.
+# Between two looks at a file that is followed; on another node each is a task.
 _PAUSE_S = 0.2
+_PAUSE_ELSEWHERE_S = 0.5
+_PIECE_BYTES = 1 << 20
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _LOCATORS = ("filename", "actor_id", "task_id", "pid", "submission_id")
 
@@ -45,8 +49,8 @@ def list_logs(
 
     Args:
         address: Of the session; this process's, else the newest one, when None.
-        node_id: The node; there is one.
-        node_ip: The same by its address.
+        node_id: The node; the session's own when None.
+        node_ip: The same by its address; of several nodes there, one.
         glob_filter: Only files whose names match.
         timeout: Seconds to wait for an answer.
 
@@ -58,20 +62,46 @@ def list_logs(
         ServerUnavailable: There is no session.
     """
     source = Source(address, timeout)
-    _check_node(source, node_id, node_ip)
+    node = _wanted_node(source, node_id, node_ip)
+    if node is None:
+        return _names_in(source.directory, glob_filter)
+    with _elsewhere.as_driver(source):
+        return _ask(node, timeout, _names_here, glob_filter)  # type: ignore[no-any-return]
+
+
+def _names_in(directory: str, glob_filter: str | None) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for name in sorted(os.listdir(f"{source.directory}/logs")):
+    for name in sorted(os.listdir(f"{directory}/logs")):
         if fnmatch.fnmatch(name, glob_filter or "*"):
             found.setdefault(_category(name), []).append(name)
     return found
 
 
-def _check_node(source: Source, node_id: str | None, node_ip: str | None) -> None:
+def _names_here(glob_filter: str | None) -> dict[str, list[str]]:
+    return _names_in(_core.process_info()["session_dir"], glob_filter)
+
+
+def _wanted_node(source: Source, node_id: str | None, node_ip: str | None) -> str | None:
+    """Which node is to be asked; None: nobody says, or there is only one."""
     if node_id is None and node_ip is None:
-        return
-    nodes = source.addresses()
-    if (node_id is not None and node_id not in nodes) or (node_ip is not None and node_ip not in nodes.values()):
-        raise RayStateApiException(f"There is no node {node_id or node_ip}. Known nodes: {nodes}.")
+        return None
+    nodes = [node for node in source.observer.nodes() if node["alive"]]
+    found = [
+        node["node_id"] for node in nodes if node_id in (None, node["node_id"]) and node_ip in (None, node["address"])
+    ]
+    if not found:
+        known = {node["node_id"]: node["address"] for node in nodes}
+        raise RayStateApiException(f"There is no living node {node_id or node_ip}. Known nodes: {known}.")
+    return str(found[0]) if len(nodes) > 1 else None
+
+
+def _ask(node: str, timeout: float, look: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return _elsewhere.run_on(node, look, *arguments, timeout=timeout)
+    except _elsewhere.NodeError as error:
+        if isinstance(error.cause, RayStateApiException):
+            raise error.cause from None
+        raise RayStateApiException(str(error)) from None
 
 
 def get_log(
@@ -98,8 +128,8 @@ def get_log(
 
     Args:
         address: Of the session; this process's, else the newest one, when None.
-        node_id: The node; there is one.
-        node_ip: The same by its address.
+        node_id: The node; where the actor or task ran, else the session's own, when None.
+        node_ip: The same by its address; of several nodes there, one.
         filename: A name that `list_logs` gives.
         actor_id: What the actor's process writes.
         task_id: What the process writes that ran the task: all of it, not only this task's lines.
@@ -130,32 +160,44 @@ def get_log(
     if suffix not in ("out", "err"):
         raise ValueError(f"suffix must be 'out' or 'err', not {suffix!r}")
     source = Source(address, timeout)
-    _check_node(source, node_id, node_ip)
+    node = _wanted_node(source, node_id, node_ip)
+    worker = ("", 0)
     if submission_id is not None:
         filename = f"job-driver-{submission_id}.log"
     elif filename is None:
-        worker = _worker_of(source, actor_id, task_id, attempt_number, pid)
-        filename = _file_of(source.directory, worker, suffix)
-    path = os.path.join(source.directory, "logs", filename)
+        worker, ran_on = _worker_of(source, actor_id, task_id, attempt_number, pid)
+        node = node or (_wanted_node(source, ran_on, None) if ran_on else None)
+    options = (tail, encoding, errors or "strict", filter_ansi_code)
+    if node is not None:
+        return _read_elsewhere(source, node, timeout, (filename, worker, suffix), follow, *options)
+    return _read(_path_in(source.directory, filename, worker, suffix), follow, *options)
+
+
+def _path_in(directory: str, filename: str | None, worker: tuple[str, int], suffix: str) -> str:
+    if filename is None:
+        filename = _file_of(directory, worker, suffix)
+    path = os.path.join(directory, "logs", filename)
     if os.path.basename(filename) != filename or not os.path.isfile(path):
         raise RayStateApiException(f"There is no log file {filename!r}; `list_logs()` says which there are.")
-    return _read(path, follow, tail, encoding, errors or "strict", filter_ansi_code)
+    return path
 
 
 def _worker_of(
     source: Source, actor_id: str | None, task_id: str | None, attempt: int, pid: int | None
-) -> tuple[str, int]:
-    """Id and process id of the worker; the id is "" when any with the process id is meant."""
+) -> tuple[tuple[str, int], str | None]:
+    """Id and process id of the worker (the id is "" when any with the process id is meant), and its node if known."""
     if pid is not None:
-        return "", pid
+        return ("", pid), None
     if actor_id is not None:
         for actor in source.observer.actors():
             if actor["actor_id"] == actor_id and actor["pid"]:
-                return actor["worker_id"], actor["pid"]
+                return (actor["worker_id"], actor["pid"]), actor["node_id"]
         raise RayStateApiException(f"There is no actor {actor_id}, or it has had no process.")
     for row in source.rows("tasks"):
         if row.task_id == task_id and row.attempt_number == attempt and row.worker_pid:
-            return row.worker_id, row.worker_pid
+            # The record of a task that has ended names its owner's node.
+            nodes = {worker.worker_id: worker.node_id for worker in source.rows("workers")}
+            return (row.worker_id, row.worker_pid), nodes.get(row.worker_id, row.node_id)
     raise RayStateApiException(f"There is no attempt {attempt} of a task {task_id}, or it has run nowhere.")
 
 
@@ -167,21 +209,61 @@ def _file_of(directory: str, worker: tuple[str, int], suffix: str) -> str:
     raise RayStateApiException(f"There is no log file of a worker with pid {pid}.")
 
 
-def _read(path: str, follow: bool, tail: int, encoding: str | None, errors: str, plain: bool) -> Iterator[Any]:
-    def piece(data: bytes) -> Any:
-        if encoding is None:
-            return data
-        text = data.decode(encoding, errors)
-        return _COLOURS.sub("", text) if plain else text
+def _text(data: bytes, encoding: str | None, errors: str, plain: bool) -> Any:
+    if encoding is None:
+        return data
+    text = data.decode(encoding, errors)
+    return _COLOURS.sub("", text) if plain else text
 
+
+def _last_lines(file: IO[bytes], tail: int) -> bytes:
+    return b"".join(deque(file, maxlen=tail))
+
+
+def _read(path: str, follow: bool, tail: int, encoding: str | None, errors: str, plain: bool) -> Iterator[Any]:
     with open(path, "rb") as file:
         if tail >= 0:
-            yield piece(b"".join(file.readlines()[-tail:] if tail else file.readlines()[:0]))
+            yield _text(_last_lines(file, tail), encoding, errors, plain)
         while True:
-            lines = file.readlines(1 << 20)
+            lines = file.readlines(_PIECE_BYTES)
             if lines:
-                yield piece(b"".join(lines))
+                yield _text(b"".join(lines), encoding, errors, plain)
             elif follow and os.path.exists(path):
                 time.sleep(_PAUSE_S)
             else:
                 return
+
+
+def _piece_here(which: tuple[str | None, tuple[str, int], str], tail: int, offset: int) -> tuple[bytes, int]:
+    """Lines from a byte on (with `tail`: the last ones), and where the next begin."""
+    with open(_path_in(_core.process_info()["session_dir"], *which), "rb") as file:
+        if tail >= 0:
+            return _last_lines(file, tail), file.tell()
+        file.seek(offset)
+        return b"".join(file.readlines(_PIECE_BYTES)), file.tell()
+
+
+def _read_elsewhere(
+    source: Source,
+    node: str,
+    timeout: float,
+    which: tuple[str | None, tuple[str, int], str],
+    follow: bool,
+    tail: int,
+    encoding: str | None,
+    errors: str,
+    plain: bool,
+) -> Iterator[Any]:
+    """As `_read`, until the node is gone."""
+    with _elsewhere.as_driver(source):
+        data, offset = _ask(node, timeout, _piece_here, which, tail, 0)
+        while True:
+            if data:
+                yield _text(data, encoding, errors, plain)
+            elif not follow:
+                return
+            else:
+                time.sleep(_PAUSE_ELSEWHERE_S)
+                if not any(each["node_id"] == node and each["alive"] for each in source.observer.nodes()):
+                    return
+            data, offset = _ask(node, timeout, _piece_here, which, -1, offset)
