@@ -36,6 +36,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if IS_RAY:
         # Ray warns about a good many things that are no business of these tests, and starts in seconds.
         config.addinivalue_line("filterwarnings", "ignore")
+    else:
+        from hypothesis import HealthCheck, settings
+
+        # How long an example takes says more of what else the machine does than of the engine.
+        settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+        settings.load_profile("any machine")
 
 
 def pytest_unconfigure() -> None:

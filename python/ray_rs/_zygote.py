@@ -63,7 +63,8 @@ def _let_the_kernel_choose_workers() -> None:
     """
     # A machine may forbid it, as it does to give less than what was inherited.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-        file.write(os.environ.get("RAY_worker_oom_score_adjustment", "1000"))
+        # Ray's name for it.
+        file.write(os.environ.get("RAY_worker_oom_score_adjustment", "1000"))  # noqa: SIM112
 
 
 def _become_like_the_driver(config: dict[str, Any]) -> None:
