@@ -16,6 +16,7 @@
 
 use std::collections::VecDeque;
 
+use ray_rs_types::WorkerId;
 use ray_rs_types::config::MAX_CALLS_IN_FLIGHT;
 use rustc_hash::FxHashMap;
 
@@ -49,8 +50,9 @@ pub enum Event {
     CallReady { call: CallKey },
     /// The caller has dealt with it: an argument failed, or it was cancelled before the actor started it.
     CallDropped { call: CallKey },
-    /// The actor lives in a process that can be reached. News of an older incarnation are ignored.
-    Placed { incarnation: u32 },
+    /// The actor lives in this process, which can be reached. News of an older incarnation are ignored. One incarnation may
+    /// come to another process, if the control store did not hear of the first before that had ended.
+    Placed { incarnation: u32, worker: WorkerId },
     /// The actor's process is gone or cannot be reached, and a new one may come.
     Restarting,
     /// The actor will not come back.
@@ -124,6 +126,7 @@ pub struct CallOrder {
     config: Config,
     connection: Connection,
     incarnation: Option<u32>,
+    worker: Option<WorkerId>,
     calls: FxHashMap<CallKey, Call>,
     /// Calls to be sent, next first; those that have left meanwhile are skipped when they come up. Sorted by `seq`, and
     /// with the waiting ones among them, unless `out_of_order`: then only ready ones.
@@ -143,6 +146,7 @@ impl CallOrder {
             config,
             connection: Connection::Unresolved,
             incarnation: None,
+            worker: None,
             calls: FxHashMap::default(),
             queue: VecDeque::new(),
             in_flight: 0,
@@ -197,7 +201,7 @@ impl CallOrder {
             Event::CallRepeats { call } => self.call_repeats(call, effects),
             Event::CallDropped { call } | Event::CallReplied { call } => self.call_left(call, effects),
             Event::CallNotRun { call } => self.call_not_run(call),
-            Event::Placed { incarnation } => self.placed(incarnation, effects),
+            Event::Placed { incarnation, worker } => self.placed(incarnation, worker, effects),
             Event::Restarting => self.restarting(effects),
             Event::Dead => self.dead(effects),
         }
@@ -308,12 +312,12 @@ impl CallOrder {
         }
     }
 
-    fn placed(&mut self, incarnation: u32, effects: &mut Vec<Effect>) {
+    fn placed(&mut self, incarnation: u32, worker: WorkerId, effects: &mut Vec<Effect>) {
         if self.connection == Connection::Dead || self.incarnation > Some(incarnation) {
             return;
         }
         if self.connection == Connection::Connected {
-            if self.incarnation == Some(incarnation) {
+            if self.incarnation == Some(incarnation) && self.worker == Some(worker) {
                 return;
             }
             // The news of the restart was overtaken by that of the new place.
@@ -321,6 +325,7 @@ impl CallOrder {
         }
         self.connection = Connection::Connected;
         self.incarnation = Some(incarnation);
+        self.worker = Some(worker);
         self.send_queued(effects);
     }
 

@@ -11,8 +11,9 @@
 //! call that kills its process leaves nothing that would kill the next one at each replay. A log written before would
 //! cost the same disk write per answer, and would have to be undone for calls that are never executed.
 //!
-//! Two machines, which meet only in messages:
+//! Three machines, which meet only in messages:
 //!
+//! * [`numbers`]: in each caller's process; which number a call has, and up to which it has its answers;
 //! * [`calls`]: in the actor's process; which call runs, what is committed when, which answers may leave;
 //! * [`shelf`]: in the control store, one for each durable actor; what is stored, and from whom it takes anything.
 //!
@@ -27,6 +28,7 @@
 //! Deliberately not here: what a call or a state is. Both are bytes.
 
 pub mod calls;
+pub mod numbers;
 pub mod shelf;
 #[cfg(test)]
 mod tests;

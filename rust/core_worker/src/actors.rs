@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use ray_rs_actors::call_order::{self, CallKey, CallOrder, Why};
+use ray_rs_actors::durable::numbers::CallNumbers;
 use ray_rs_ownership::{Effect, RefSlot, TaskKey};
 use ray_rs_proto::lane::Kind;
 use ray_rs_proto::v1;
 use ray_rs_types::{ActorId, WorkerAddress};
 
 use crate::creation::{Creator, Registration};
-use crate::durable::CallNumbers;
 use crate::model::{ActorDeathCause, ActorIndex, CoreError, Failure, MethodIndex, Returns, StoredValue, TaskArgs};
 use crate::peers::{CALL_SEQ, PeerIndex};
 use crate::state::State;
@@ -349,6 +349,7 @@ impl State {
                     index,
                     call_order::Event::Placed {
                         incarnation: update.incarnation,
+                        worker: worker.worker_id,
                     },
                 );
             }

@@ -3,7 +3,7 @@
 //!
 //! An answer is held with all that leaves with it until its call is committed; then it leaves as any other does.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -31,9 +31,6 @@ pub const MAX_CALL_BYTES: usize = 16 << 20;
 /// Most bytes of its state.
 pub const MAX_STATE_BYTES: usize = 256 << 20;
 
-/// A caller that has many calls under way says so often that it has had answers: what the actor keeps of them is part of
-/// each checkpoint.
-const ACKNOWLEDGED_TOGETHER: u64 = 64;
 /// A commit that failed is sent again after so long.
 const COMMIT_PAUSE: Duration = Duration::from_millis(100);
 /// A process that is to end in order waits so long for its last commit.
@@ -109,20 +106,6 @@ pub struct Replay {
     pub task: Option<Box<ExecTask>>,
 }
 
-/// Numbers of one caller's calls to one durable actor.
-#[derive(Debug, Default)]
-pub(crate) struct CallNumbers {
-    last: u64,
-    /// Without an answer.
-    open: BTreeSet<u64>,
-}
-
-impl CallNumbers {
-    fn acknowledged(&self) -> u64 {
-        self.open.first().map_or(self.last, |first| first - 1)
-    }
-}
-
 // ---- the caller ------------------------------------------------------------------------------------------------------
 
 impl State {
@@ -132,9 +115,7 @@ impl State {
             && spec.call_number == 0
         {
             let numbers = self.actors[actor.0 as usize].numbers.get_or_insert_default();
-            numbers.last += 1;
-            numbers.open.insert(numbers.last);
-            spec.call_number = numbers.last;
+            spec.call_number = numbers.open();
         }
     }
 
@@ -153,14 +134,11 @@ impl State {
         }
         let target = &mut self.actors[actor.0 as usize];
         let Some(numbers) = &mut target.numbers else { return };
-        numbers.open.remove(&number);
-        if !numbers.open.is_empty() && !number.is_multiple_of(ACKNOWLEDGED_TOGETHER) {
-            return;
-        }
-        // No call need be there that would say it. Nobody is woken for it: the actor reads it when it reads the next thing.
+        let Some(upto) = numbers.close(number) else { return };
+        // Nobody is woken for it: the actor reads it when it reads the next thing.
         let message = v1::CallsAcknowledged {
             actor_id: target.id.0.to_vec(),
-            upto: numbers.acknowledged(),
+            upto,
         };
         if let Some(lane) = target.lane
             && self.peers.get(lane).is_some()

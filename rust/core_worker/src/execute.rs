@@ -359,6 +359,12 @@ impl State {
     /// The next thing to run, if one is here.
     pub fn pop_next(&mut self, group: Group<'_>) -> Option<Next> {
         // Actor methods wait until the constructor has been ordered; orders come first in any case.
+        let leaves = matches!(self.execution.orders.front(), Some(Next::Exit { graceful: true, .. }));
+        let durable = self.execution.durable.as_ref();
+        if leaves && durable.is_some_and(|hosted| hosted.wants_checkpoint()) {
+            // Where each call needs one, answers wait for it: without it the process would wait for them in vain.
+            return Some(Next::Checkpoint);
+        }
         if let Some(order) = self.execution.orders.pop_front() {
             self.ring_callers();
             return Some(order);

@@ -41,7 +41,7 @@ pub struct Flushed {
 }
 
 /// Hands batches to the commit thread. Dropping it finishes, too.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Committer {
     batches: Option<mpsc::Sender<Batch>>,
     last: u64,
@@ -55,7 +55,7 @@ impl Committer {
         let thread = std::thread::Builder::new()
             .name("gcs-commit".to_owned())
             .stack_size(256 << 10)
-            .spawn(move || commit_all(&*storage, &receiver, &flushed))?;
+            .spawn(move || commit_all(storage, &receiver, &flushed))?;
         Ok((
             Self {
                 batches: Some(sender),
@@ -64,6 +64,18 @@ impl Committer {
             },
             told,
         ))
+    }
+
+    /// Without a thread: whoever has the other half decides when something is stored.
+    pub fn stepped(storage: Box<dyn Storage>) -> (Self, SteppedCommits) {
+        let (sender, batches) = mpsc::channel();
+        let committer = Self {
+            batches: Some(sender),
+            last: 0,
+            thread: None,
+        };
+        let commits = Commits::new(storage);
+        (committer, SteppedCommits { commits, batches })
     }
 
     /// Queues a batch and returns its number. An empty batch is as durable as the one before it.
@@ -111,9 +123,28 @@ impl Drop for Committer {
     }
 }
 
+/// The other half of [`Committer::stepped`].
+pub struct SteppedCommits {
+    commits: Commits,
+    batches: mpsc::Receiver<Batch>,
+}
+
+impl SteppedCommits {
+    /// Takes in so many of the batches that wait, and flushes.
+    pub fn flush(&mut self, most: usize) -> Flushed {
+        let mut outcome = self.commits.apply();
+        for batch in self.batches.try_iter().take(most) {
+            outcome = self.commits.add(batch);
+        }
+        let outcome = self.commits.flush(outcome);
+        let upto = self.commits.upto;
+        Flushed { upto, outcome }
+    }
+}
+
 /// What the commit thread knows.
-struct Commits<'a> {
-    storage: &'a dyn Storage,
+struct Commits {
+    storage: Box<dyn Storage>,
     /// Not applied yet, in order: none, unless the store has failed.
     left: VecDeque<Vec<Write>>,
     /// The number of the latest batch.
@@ -122,7 +153,16 @@ struct Commits<'a> {
     is_behind: bool,
 }
 
-impl Commits<'_> {
+impl Commits {
+    fn new(storage: Box<dyn Storage>) -> Self {
+        Self {
+            storage,
+            left: VecDeque::new(),
+            upto: 0,
+            is_behind: false,
+        }
+    }
+
     /// Applies what is left; what fails stays there.
     fn apply(&mut self) -> Result<(), StorageError> {
         while let Some(writes) = self.left.front() {
@@ -176,13 +216,8 @@ impl Commits<'_> {
     }
 }
 
-fn commit_all(storage: &dyn Storage, batches: &mpsc::Receiver<Batch>, flushed: &UnboundedSender<Flushed>) {
-    let mut commits = Commits {
-        storage,
-        left: VecDeque::new(),
-        upto: 0,
-        is_behind: false,
-    };
+fn commit_all(storage: Box<dyn Storage>, batches: &mpsc::Receiver<Batch>, flushed: &UnboundedSender<Flushed>) {
+    let mut commits = Commits::new(storage);
     loop {
         let first = match commits.is_behind {
             false => batches.recv().map_err(RecvTimeoutError::from),

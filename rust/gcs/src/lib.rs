@@ -13,12 +13,14 @@
 //! | [`autoscaler`] | nodes that come and go as work needs them |
 //! | [`commit`] | the thread that makes batches durable, as many with one flush as wait |
 //! | [`storage`] | the log of the tables: sled behind a journal, in one shard or several, or memory, under one conformance suite |
+//! | [`stepped`] | the same tables without sockets, threads and clock, for simulators |
 //! | [`replica`] | a process of its own: a replica of the global scheduler |
 //!
 //! What is deliberately not here: object locations and reference counts (their owners know), leases (local schedulers
-//! grant them), and a clock inside the tables.
+//! grant them), and a clock inside the tables: what they take for the time is given them.
 
 pub mod autoscaler;
+mod clock;
 mod commit;
 mod config;
 mod convert;
@@ -26,6 +28,7 @@ pub mod replica;
 mod run;
 mod service;
 mod state;
+pub mod stepped;
 mod storage;
 #[cfg(test)]
 mod tests;

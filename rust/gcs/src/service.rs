@@ -86,7 +86,7 @@ impl GcsService {
         }
         match process {
             Some(process) => process.ended().await,
-            None => self.until_its_death(node, bound).await,
+            None => self.until_its_death((node, connection), bound).await,
         }
         self.state().node_died(
             node,
@@ -96,19 +96,17 @@ impl GcsService {
         );
     }
 
-    /// Waits until a node may be declared dead whose connection has ended now.
-    async fn until_its_death(&self, node: NodeId, bound: Option<Duration>) {
-        let ended = std::time::Instant::now();
+    /// Waits until a node may be declared dead whose connection has ended now, or has come back.
+    async fn until_its_death(&self, node: (NodeId, u64), bound: Option<Duration>) {
+        let (ended, mut expected) = (self.state().now(), None);
         loop {
-            let due = Instant::from_std(self.state().death_of(node, ended, bound));
-            if Instant::now() >= due {
-                return;
-            }
-            tokio::time::sleep_until(due).await;
-            if bound.is_some_and(|bound| due.elapsed() > bound / 4) {
-                // This process stood still itself: what was said meanwhile has not been read.
-                self.state().node_heard(node);
-            }
+            let pause = {
+                let mut state = self.state();
+                expected = state.until_its_death(node, ended, expected, bound);
+                expected.map(|due| due.saturating_sub(state.now()))
+            };
+            let Some(pause) = pause else { return };
+            tokio::time::sleep(pause).await;
         }
     }
 
@@ -120,7 +118,13 @@ impl GcsService {
         }
         let service = self.clone();
         tokio::spawn(async move {
-            tokio::time::sleep(service.bound.max(RECONNECT_GRACE)).await;
+            let bound = service.bound.max(RECONNECT_GRACE);
+            let mut due = Some(service.state().now() + bound);
+            while let Some(expected) = due {
+                let pause = expected.saturating_sub(service.state().now());
+                tokio::time::sleep(pause).await;
+                due = service.state().until_the_absent_are_dead(expected, bound);
+            }
             let mut state = service.state();
             for node in state.awaited_nodes() {
                 state.node_stayed_away(node, now_ms());
@@ -225,7 +229,7 @@ pub(crate) async fn drain(state: &Mutex<State>, request: v1::DrainNodeRequest) -
 const DISK_LIMIT: Duration = Duration::from_secs(60);
 
 /// What was refused, or was not known to be stored when this was said.
-fn not_stored(error: &StorageError) -> Status {
+pub(crate) fn not_stored(error: &StorageError) -> Status {
     match error.is_full() {
         true => Status::resource_exhausted(error.to_string()),
         false => Status::internal(error.to_string()),
@@ -401,11 +405,16 @@ impl Gcs for GcsService {
         &self,
         request: Request<v1::RegisterActorRequest>,
     ) -> Result<Response<v1::RegisterActorReply>, Status> {
-        self.takes_changes()?;
         let request = request.into_inner();
         let actor_id = request.spec.as_ref().map(|spec| spec.actor_id.clone());
-        let (reply, durable) = self.state().register_actor(request)?;
-        let answer = after(durable, reply).await;
+        let answer = match self.takes_changes() {
+            Ok(()) => {
+                let (reply, durable) = self.state().register_actor(request)?;
+                after(durable, reply).await
+            }
+            // It may be known: an earlier try was taken, and its answer lost.
+            Err(refused) => Err(refused),
+        };
         if let (Err(error), Some(actor_id)) = (&answer, actor_id) {
             // Nobody will have a handle of it.
             tracing::warn!(%error, "an actor is ended that could not be stored");
@@ -421,7 +430,13 @@ impl Gcs for GcsService {
             let patience = Duration::from_millis(u64::from(request.patience_ms));
             self.registration_of(&request.actor_id, patience).await?;
         }
-        Ok(Response::new(self.state().get_actor(&request)?))
+        let (reply, durable) = {
+            let mut state = self.state();
+            (state.get_actor(&request)?, state.durable_so_far())
+        };
+        // Whoever hears of an actor counts on it. A disk that takes nothing keeps nobody from reading.
+        let _ = tokio::time::timeout(DISK_LIMIT, durable).await;
+        Ok(Response::new(reply))
     }
 
     async fn list_actors(&self, _: Request<Empty>) -> Result<Response<v1::ListActorsReply>, Status> {

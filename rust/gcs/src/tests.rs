@@ -5,6 +5,7 @@ mod nodes;
 mod nonsense;
 mod placement_groups;
 mod restart;
+mod stepped;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};

@@ -505,7 +505,7 @@ impl Raylet {
         if followed
             .last
             .as_ref()
-            .is_some_and(|last| progress(&update) <= progress(last))
+            .is_some_and(|last| progress(&update) <= progress(last) && !is_elsewhere(&update, last))
         {
             return;
         }
@@ -536,6 +536,15 @@ fn assigned(actor: ActorId, incarnation: u32, address: &ray_rs_types::WorkerAddr
         incarnation,
         worker: Some(address.into()),
     })
+}
+
+/// Whether the same life of an actor goes on in another process: the control store had not heard of the first before that
+/// ended, and so has had it started once more.
+fn is_elsewhere(update: &v1::ActorUpdate, last: &v1::ActorUpdate) -> bool {
+    match (&update.worker, &last.worker) {
+        (Some(worker), Some(before)) => update.incarnation == last.incarnation && worker.worker_id != before.worker_id,
+        (None, _) | (_, None) => false,
+    }
 }
 
 /// Orders the states of an actor's life: an incarnation begins with pending (or restarting), is placed, is alive.

@@ -19,10 +19,15 @@ fn told(order: &mut CallOrder, events: &[Event]) -> Vec<Effect> {
     effects
 }
 
+fn placed(incarnation: u32, worker: u8) -> Event {
+    let worker = WorkerId([worker; 28]);
+    Event::Placed { incarnation, worker }
+}
+
 /// To an actor that is placed, whose calls have three retries.
 fn connected() -> CallOrder {
     let mut order = CallOrder::new(Config::default());
-    told(&mut order, &[Event::Placed { incarnation: 0 }]);
+    told(&mut order, &[placed(0, 4)]);
     order
 }
 
@@ -67,7 +72,7 @@ fn errors_and_deaths_take_from_the_same_retries() {
     };
     told(&mut order, &[submitted, Event::CallRepeats { call: A }]);
     assert_eq!(told(&mut order, &[Event::Restarting]), [Effect::TryLost { call: A }]);
-    let effects = told(&mut order, &[Event::Placed { incarnation: 1 }, Event::Restarting]);
+    let effects = told(&mut order, &[placed(1, 5), Event::Restarting]);
     let why = Why::Unavailable;
     assert_eq!(effects, [Effect::Fail { call: A, why }]);
 }
@@ -111,8 +116,26 @@ fn what_runs_again_waits_for_the_actor_to_restart() {
     told(&mut order, &[Event::Restarting, again(A)]);
     assert_eq!(told(&mut order, &[Event::CallReady { call: A }]), []);
     assert_eq!(told(&mut order, &[submitted(B, true)]), []);
-    let effects = told(&mut order, &[Event::Placed { incarnation: 1 }]);
+    let effects = told(&mut order, &[placed(1, 5)]);
     assert_eq!(effects, [send(A), send(B)]);
+}
+
+#[test]
+fn an_incarnation_that_goes_on_in_another_process_is_a_restart() {
+    let mut order = CallOrder::new(Config::default());
+    assert_eq!(told(&mut order, &[placed(1, 4)]), []);
+    for (call, retries) in [(A, 0), (B, 1)] {
+        let ready = true;
+        let submitted = Event::CallSubmitted { call, ready, retries };
+        assert_eq!(told(&mut order, &[submitted]), [send(call)]);
+    }
+    assert_eq!(told(&mut order, &[placed(1, 4)]), [], "the same news again");
+    assert_eq!(told(&mut order, &[placed(0, 3)]), [], "old news");
+    let why = Why::Unavailable;
+    assert_eq!(
+        told(&mut order, &[placed(1, 6)]),
+        [Effect::TryLost { call: B }, Effect::Fail { call: A, why }, send(B)]
+    );
 }
 
 /// What may happen to one of a few calls, or to the actor.
@@ -128,7 +151,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         4 => call().prop_map(|call| Event::CallReplied { call }),
         2 => call().prop_map(|call| Event::CallRepeats { call }),
         1 => call().prop_map(|call| Event::CallNotRun { call }),
-        3 => (0_u32..4).prop_map(|incarnation| Event::Placed { incarnation }),
+        3 => (0_u32..4, 0_u8..3).prop_map(|(incarnation, worker)| placed(incarnation, worker)),
         1 => Just(Event::Restarting),
     ]
 }

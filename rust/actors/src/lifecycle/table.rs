@@ -223,6 +223,12 @@ impl Lifecycle {
             .is_some_and(|entry| matches!(entry.state, State::WaitingForArguments))
     }
 
+    /// Whether a worker of it has said something before its node has named the worker: only this process knows that.
+    pub fn has_heard_early(&self, actor: ActorId) -> bool {
+        let is_early = |entry: &Actor| matches!(entry.state, State::Starting { early: Some(_), .. });
+        self.actors.get(&actor).is_some_and(is_early)
+    }
+
     /// Actors without a node, for whoever chooses when nodes come or change.
     pub fn waiting_for_node(&self) -> Vec<ActorId> {
         let waiting = |entry: &Actor| matches!(entry.state, State::WaitingForNode { .. });

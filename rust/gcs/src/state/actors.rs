@@ -306,22 +306,17 @@ impl State {
                 error,
             }
         };
-        Ok(self.actor_events([event], Vec::new()))
+        Ok(self.worker_says(actor, event))
     }
 
     pub fn actor_out_of_scope(&mut self, request: &v1::ActorOutOfScopeRequest) -> Result<Durable, Status> {
         let actor = actor_id(&request.actor_id)?;
-        Ok(self.actor_events([Event::OutOfScope { actor }], Vec::new()))
+        Ok(self.actor_news(Event::OutOfScope { actor }))
     }
 
     pub fn actor_exited(&mut self, request: v1::ReportActorExitRequest) -> Result<Durable, Status> {
         let actor = actor_id(&request.actor_id)?;
-        Ok(self.actor_events(
-            [Event::ExitedItself {
-                actor,
-                message: request.message,
-            }],
-            Vec::new(),
-        ))
+        let message = request.message;
+        Ok(self.worker_says(actor, Event::ExitedItself { actor, message }))
     }
 }

@@ -1,6 +1,6 @@
 //! When each node was heard last, and so when it may be declared dead; and what has ended while nobody could be told.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ray_rs_actors::lifecycle::Event;
 use ray_rs_proto::v1::{self, node_command::Body};
@@ -15,18 +15,40 @@ impl State {
     /// It said something just now.
     pub fn node_heard(&mut self, node: NodeId) {
         if let Some(entry) = self.nodes.nodes.get_mut(&node) {
-            entry.heard = Instant::now();
+            entry.heard = self.clock.now();
         }
     }
 
-    /// When a node may be declared dead whose connection ended then; `LIVE-1`, where there is a bound.
-    pub fn death_of(&self, node: NodeId, ended: Instant, bound: Option<Duration>) -> Instant {
-        let entry = self.nodes.nodes.get(&node);
-        let (Some(bound), Some(heard)) = (bound, entry.map(|entry| entry.heard)) else {
-            return ended + RECONNECT_GRACE;
+    /// The time of [`Self::until_its_death`].
+    pub fn now(&self) -> Duration {
+        self.clock.now()
+    }
+
+    /// `None`: the node may be declared dead, whose connection ended at `ended` (`LIVE-1`, where there is a bound), or it has
+    /// come back since. Else when to look again. `expected`: the moment for which this look was meant. If that has long passed, this process stood still
+    /// itself, and what was said meanwhile has not been read.
+    pub fn until_its_death(
+        &mut self,
+        (node, connection): (NodeId, u64),
+        ended: Duration,
+        expected: Option<Duration>,
+        bound: Option<Duration>,
+    ) -> Option<Duration> {
+        let now = self.clock.now();
+        if self.nodes.connection_of(node) != Some(connection) {
+            return None;
+        }
+        if let (Some(bound), Some(expected)) = (bound, expected)
+            && now.saturating_sub(expected) > bound / 4
+        {
+            self.node_heard(node);
+        }
+        let heard = self.nodes.nodes.get(&node).map(|entry| entry.heard);
+        let due = match (bound, heard) {
+            (Some(bound), Some(heard)) => liveness::death(heard, bound, ended, RECONNECT_GRACE),
+            (None, _) | (_, None) => ended + RECONNECT_GRACE,
         };
-        let since = |moment: Instant| moment.saturating_duration_since(self.started);
-        self.started + liveness::death(since(heard), bound, since(ended), RECONNECT_GRACE)
+        (now < due).then_some(due)
     }
 }
 
@@ -86,6 +108,13 @@ impl State {
     pub fn awaited_nodes(&self) -> Vec<NodeId> {
         let known = self.nodes.known_living();
         known.filter(|node| self.nodes.connection_of(*node).is_none()).collect()
+    }
+
+    /// `None`: those may be declared dead. Else when to look again: `expected`, the moment for which this look was meant, has
+    /// long passed. Then this process stood still itself, and so did who wanted to come to it.
+    pub fn until_the_absent_are_dead(&self, expected: Duration, bound: Duration) -> Option<Duration> {
+        let now = self.clock.now();
+        (now.saturating_sub(expected) > bound / 4).then(|| now + bound)
     }
 
     /// It has not come back to a control store that has been started again. What ran on it is dead.

@@ -5,7 +5,8 @@
 //!
 //! * `GCS-3`: an order to start an actor, and every reply to a change, leaves after the change is durable.
 //! * `GCS-4`: what is told leaves in the order in which it was decided.
-//! * `GCS-5`: while the disk takes nothing, what clients ask for is refused, or waits; what is known is still told.
+//! * `GCS-5`: while the disk takes nothing, what clients ask for is refused, or waits; what is known is still told. What is said
+//!   once, by whoever will not try again, is answered when it is stored.
 
 mod actors;
 mod autoscaling;
@@ -26,20 +27,20 @@ mod task_events;
 mod task_listing;
 
 use std::collections::VecDeque;
-use std::time::Instant;
 
 use ray_rs_actors::lifecycle::{Effect, Event, Lifecycle, Phase};
 use ray_rs_proto::v1::{self, DeadWorker, NodeCommand, StopActor, node_command::Body};
 use ray_rs_scheduler::placement_group::Event as GroupEvent;
-use ray_rs_types::NodeId;
+use ray_rs_types::{ActorId, NodeId};
 use rustc_hash::FxHashSet;
 use tokio::sync::{oneshot, watch};
 
+use crate::clock::Clock;
 use crate::commit::{Committer, Flushed};
 use crate::storage::{StorageError, Write};
 
 pub use actors::actor_id;
-pub use nodes::RECONNECT_GRACE;
+pub use nodes::{NodeRegistration, RECONNECT_GRACE};
 pub use picking::propose;
 
 use actors::Actors;
@@ -65,6 +66,8 @@ pub struct State {
     outbox: Outbox,
     lifecycle: Lifecycle,
     actors: Actors,
+    /// Workers that wait for an answer, see [`Self::worker_says`].
+    early: Vec<(ActorId, oneshot::Sender<Result<(), StorageError>>)>,
     call_logs: CallLogs,
     jobs: Jobs,
     nodes: Nodes,
@@ -78,7 +81,7 @@ pub struct State {
     pub session: String,
     /// How things stand with the nodes that the cluster starts by itself.
     pub autoscaler_report: Option<v1::AutoscalerReport>,
-    started: Instant,
+    clock: Clock,
     /// Somebody may wait for a node.
     changes: watch::Sender<()>,
 }
@@ -101,6 +104,12 @@ impl State {
         self.disk.clone()
     }
 
+    /// # Panics
+    /// With the name of the invariant that does not hold.
+    pub fn check_invariants(&self) {
+        self.lifecycle.check_invariants();
+    }
+
     /// Ends the channels to all nodes and closes the store, with everything written.
     pub fn close(&mut self) {
         self.nodes.disconnect_all();
@@ -108,13 +117,52 @@ impl State {
     }
 
     /// Feeds actors' facts to the lifecycle and performs what follows. `writes` go into the same batch.
-    fn actor_events(&mut self, events: impl IntoIterator<Item = Event>, mut writes: Vec<Write>) -> Durable {
+    fn actor_events(&mut self, events: impl IntoIterator<Item = Event>, writes: Vec<Write>) -> Durable {
+        let number = self.feed(events, writes);
+        self.durable(number)
+    }
+
+    /// The same; the number of the batch.
+    fn feed(&mut self, events: impl IntoIterator<Item = Event>, mut writes: Vec<Write>) -> u64 {
         let effects = self.follow(events, &mut writes);
         let number = self.committer.submit(writes);
         for effect in &effects {
             self.perform(effect, number);
         }
-        self.durable(number)
+        self.answer_the_early(number);
+        number
+    }
+
+    /// What a process says of an actor, once: nobody is there who would hear that it could not be stored and try again. So the
+    /// answer waits until it is, and a control store that has restarted meanwhile is told again.
+    fn actor_news(&mut self, event: Event) -> Durable {
+        let number = self.feed([event], Vec::new());
+        let (sender, receiver) = oneshot::channel();
+        self.outbox.reply_once_stored(number, sender, &mut self.nodes);
+        receiver
+    }
+
+    /// The same of its worker. If its node has not named that yet, nothing of it is stored: the answer waits for that, too.
+    fn worker_says(&mut self, actor: ActorId, event: Event) -> Durable {
+        let durable = self.actor_news(event);
+        if !self.lifecycle.has_heard_early(actor) {
+            return durable;
+        }
+        let (sender, receiver) = oneshot::channel();
+        self.early.push((actor, sender));
+        receiver
+    }
+
+    fn answer_the_early(&mut self, number: u64) {
+        if self.early.is_empty() {
+            return;
+        }
+        for (actor, sender) in std::mem::take(&mut self.early) {
+            match self.lifecycle.has_heard_early(actor) {
+                true => self.early.push((actor, sender)),
+                false => self.outbox.reply_once_stored(number, sender, &mut self.nodes),
+            }
+        }
     }
 
     /// What a node says of an actor, and says again to a control store that has restarted: nobody waits until it is
@@ -132,6 +180,7 @@ impl State {
         for effect in &effects {
             self.perform(effect, number);
         }
+        self.answer_the_early(number);
     }
 
     /// What the lifecycle orders, and what of it is to be stored.
@@ -256,7 +305,7 @@ impl State {
     }
 
     /// Resolves when everything changed so far is durable: for answers that repeat what somebody else changed.
-    fn durable_so_far(&mut self) -> Durable {
+    pub fn durable_so_far(&mut self) -> Durable {
         let last = self.committer.last();
         self.durable(last)
     }

@@ -1,7 +1,7 @@
 //! Nodes: who they are, what they have free, and the channel to each.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ray_rs_actors::lifecycle::{Effect, Event};
 use ray_rs_proto::v1::{self, NodeCommand, node_command::Body, node_report};
@@ -75,9 +75,9 @@ pub(super) struct Node {
     commands: Option<Sender<Result<NodeCommand, Status>>>,
     connection: u64,
     /// When it said something last.
-    pub(super) heard: Instant,
+    pub(super) heard: Duration,
     /// When it said that it is idle; `None`: it is in use, or has not said.
-    idle_since: Option<Instant>,
+    idle_since: Option<Duration>,
     /// What it had said last, and who was offered its room then, and what that had said.
     offered: Option<(u64, NodeId, u64)>,
     /// Who waits for its answer to an order to drain.
@@ -333,7 +333,7 @@ impl State {
             Some(placing) => self.place_by(actor, &offers, &placing, &wanted),
         };
         if let Place::Node(node) = place {
-            self.nodes.global.promise(self.started.elapsed(), node, &wanted);
+            self.nodes.global.promise(self.clock.now(), node, &wanted);
         }
         place
     }
@@ -404,13 +404,13 @@ impl State {
                 info,
                 commands: Some(sender),
                 connection,
-                heard: Instant::now(),
+                heard: self.clock.now(),
                 idle_since: None,
                 offered: None,
                 drain_askers: Vec::new(),
             },
         );
-        nodes.report(self.started.elapsed(), node);
+        nodes.report(self.clock.now(), node);
         self.changes.send_replace(());
         let number = self.committer.submit(writes);
         self.tell(
@@ -485,7 +485,7 @@ impl State {
                     return Ok(());
                 };
                 entry.info.leases = heartbeat.leases;
-                let (now, mut beat) = (self.started.elapsed(), convert::heartbeat(&heartbeat));
+                let (now, mut beat) = (self.clock.now(), convert::heartbeat(&heartbeat));
                 if beat.base == 0 {
                     // It said them when it registered, and they stay.
                     beat.labels = Some(entry.info.labels.clone().into_iter().collect());
@@ -500,7 +500,7 @@ impl State {
                     self.nodes.followers.node_changed(node, report);
                 }
                 if let Some(is_idle) = heartbeat.idle {
-                    entry.idle_since = is_idle.then(Instant::now);
+                    entry.idle_since = is_idle.then_some(now);
                 }
                 if heartbeat.first {
                     let info = entry.info.clone();
@@ -670,8 +670,9 @@ impl State {
     }
 
     pub fn list_nodes(&self) -> v1::ListNodesReply {
+        let now = self.clock.now();
         let info = |node: &Node| v1::NodeInfo {
-            idle_ms: (node.idle_since.filter(|_| node.info.alive)).map(|since| since.elapsed().as_millis() as u64),
+            idle_ms: (node.idle_since.filter(|_| node.info.alive)).map(|since| (now - since).as_millis() as u64),
             ..node.info.clone()
         };
         let mut nodes: Vec<v1::NodeInfo> = self.nodes.nodes.values().map(info).collect();

@@ -21,59 +21,77 @@ pub enum Target {
     AllNodes,
 }
 
+type Answer = oneshot::Sender<Result<(), StorageError>>;
+
 #[derive(Debug)]
 enum Telling {
     Command(Target, Box<NodeCommand>),
-    Reply(oneshot::Sender<Result<(), StorageError>>),
+    Reply(Answer),
+    /// One that is not told of a failure: it waits until the disk takes it.
+    ReplyOnceStored(Answer),
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     /// Waiting, each with the batch that must be flushed first.
     waiting: VecDeque<(u64, Telling)>,
-    /// All batches up to here are flushed.
+    /// All batches up to here were dealt with,
     flushed: u64,
-    /// That a group is created is told when the disk has it, which has failed; it is the next flush that succeeds.
+    /// and all up to here are stored: fewer while the disk takes nothing, for this reason.
+    stored: u64,
+    failure: Option<StorageError>,
+    /// What is told when the disk has it, which has failed ([`waits_for_the_disk`]): after the next flush that succeeds.
     late: Vec<(Target, Box<NodeCommand>)>,
+    late_answers: Vec<Answer>,
 }
 
 impl Outbox {
     pub(super) fn tell(&mut self, after: u64, target: Target, command: NodeCommand, nodes: &mut Nodes) {
         self.waiting
             .push_back((after, Telling::Command(target, Box::new(command))));
-        self.release(None, nodes);
+        self.release(nodes);
     }
 
-    pub(super) fn reply(&mut self, after: u64, to: oneshot::Sender<Result<(), StorageError>>, nodes: &mut Nodes) {
+    pub(super) fn reply(&mut self, after: u64, to: Answer, nodes: &mut Nodes) {
         self.waiting.push_back((after, Telling::Reply(to)));
-        self.release(None, nodes);
+        self.release(nodes);
+    }
+
+    pub(super) fn reply_once_stored(&mut self, after: u64, to: Answer, nodes: &mut Nodes) {
+        self.waiting.push_back((after, Telling::ReplyOnceStored(to)));
+        self.release(nodes);
     }
 
     pub(super) fn flushed(&mut self, flushed: &Flushed, nodes: &mut Nodes) {
-        let before = self.flushed;
         self.flushed = flushed.upto;
-        if flushed.outcome.is_ok() {
+        self.failure = flushed.outcome.as_ref().err().cloned();
+        if self.failure.is_none() {
+            self.stored = flushed.upto;
             for (target, command) in std::mem::take(&mut self.late) {
                 nodes.send(target, *command);
             }
+            for to in std::mem::take(&mut self.late_answers) {
+                let _ = to.send(Ok(()));
+            }
         }
-        self.release(flushed.outcome.as_ref().err().map(|error| (before, error)), nodes);
+        self.release(nodes);
     }
 
-    /// `failure`: batches after this number could not be stored yet, and why. Replies say so; orders leave all the same,
-    /// because the tables in memory hold what they follow from. What a client would take for a promise waits.
-    fn release(&mut self, failure: Option<(u64, &StorageError)>, nodes: &mut Nodes) {
+    /// Of what waits for a batch that could not be stored yet replies say so; news and most orders leave all the same, because
+    /// the tables in memory hold what they follow from.
+    fn release(&mut self, nodes: &mut Nodes) {
         while self.waiting.front().is_some_and(|(after, _)| *after <= self.flushed) {
             let (after, telling) = self.waiting.pop_front().expect("just looked at");
-            let failure = failure.filter(|(before, _)| after > *before);
+            let failure = self.failure.as_ref().filter(|_| after > self.stored);
             match telling {
-                Telling::Command(target, command) if failure.is_some() && is_promise(&command) => {
+                Telling::Command(target, command) if failure.is_some() && waits_for_the_disk(&command) => {
                     self.late.push((target, command));
                 }
                 Telling::Command(target, command) => nodes.send(target, *command),
-                Telling::Reply(to) => {
+                Telling::ReplyOnceStored(to) if failure.is_some() => self.late_answers.push(to),
+                Telling::Reply(to) | Telling::ReplyOnceStored(to) => {
                     let outcome = match failure {
-                        Some((_, error)) => Err(error.clone()),
+                        Some(error) => Err(error.clone()),
                         None => Ok(()),
                     };
                     // The caller may have gone away.
@@ -84,7 +102,12 @@ impl Outbox {
     }
 }
 
-/// Whether somebody would count on it after a restart.
-fn is_promise(command: &NodeCommand) -> bool {
-    matches!(&command.body, Some(Body::GroupUpdate(update)) if update.state == super::placement_groups::CREATED)
+/// That a group is created, on which somebody would count after a restart of this process; and an order to start an actor
+/// (`GCS-3`): a process that does not know of it would give the same life of the actor to another node.
+fn waits_for_the_disk(command: &NodeCommand) -> bool {
+    match &command.body {
+        Some(Body::GroupUpdate(update)) => update.state == super::placement_groups::CREATED,
+        Some(Body::StartActor(_)) => true,
+        _ => false,
+    }
 }

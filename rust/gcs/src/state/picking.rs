@@ -30,7 +30,7 @@ impl State {
         };
         propose(
             &mut self.nodes.global,
-            self.started.elapsed(),
+            self.clock.now(),
             request,
             waited,
             among.as_deref(),
@@ -39,7 +39,7 @@ impl State {
 
     /// For how long nothing changes by itself.
     pub fn until_a_proposal_lapses(&self) -> Option<Duration> {
-        let now = self.started.elapsed();
+        let now = self.clock.now();
         self.nodes.global.next_lapse().map(|at| at.saturating_sub(now))
     }
 

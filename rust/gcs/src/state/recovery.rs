@@ -17,7 +17,8 @@ use super::metrics::Metrics;
 use super::nodes::Nodes;
 use super::placement_groups::PlacementGroups;
 use super::{Outbox, State, TaskEventLog};
-use crate::commit::{Committer, Flushed};
+use crate::clock::{Clock, SimulatedClock};
+use crate::commit::{Committer, Flushed, SteppedCommits};
 use crate::convert;
 use crate::storage::{Storage, StorageError, Table};
 
@@ -27,6 +28,28 @@ impl State {
     /// # Errors
     /// When the store cannot be read. A record that cannot be decoded is left out, with an error in the log.
     pub fn open(storage: Box<dyn Storage>) -> Result<(Self, UnboundedReceiver<Flushed>), StorageError> {
+        let mut state = Self::read(&*storage, Clock::of_machine())?;
+        let (committer, flushed) = Committer::start(storage).map_err(|_| StorageError::Ended)?;
+        state.committer = committer;
+        Ok((state, flushed))
+    }
+
+    /// The same for whoever steps through flushes and time by hand.
+    ///
+    /// # Errors
+    /// As those of [`Self::open`].
+    pub fn open_stepped(
+        storage: Box<dyn Storage>,
+        clock: SimulatedClock,
+    ) -> Result<(Self, SteppedCommits), StorageError> {
+        let mut state = Self::read(&*storage, Clock::Simulated(clock))?;
+        let (committer, commits) = Committer::stepped(storage);
+        state.committer = committer;
+        Ok((state, commits))
+    }
+
+    /// Without a way to store anything yet.
+    fn read(storage: &dyn Storage, clock: Clock) -> Result<Self, StorageError> {
         let (mut jobs, mut kv, mut nodes) = (Jobs::default(), KeyValues::default(), Nodes::default());
         storage.scan(Table::Jobs, &mut |key, value| {
             if let Some(info) = decoded::<v1::JobInfo>(Table::Jobs, key, value) {
@@ -43,10 +66,10 @@ impl State {
                 }
             }
         })?;
-        let (lifecycle, actors) = read_actors(&*storage)?;
+        let (lifecycle, actors) = read_actors(storage)?;
         let is_durable = |actor| actors.spec(actor).is_some_and(|spec| spec.durability.is_some());
         let is_dead = |actor| lifecycle.status(actor).is_none_or(|status| status.phase == Phase::Dead);
-        let call_logs = CallLogs::restored(&*storage, |actor| is_durable(actor) && !is_dead(actor))?;
+        let call_logs = CallLogs::restored(storage, |actor| is_durable(actor) && !is_dead(actor))?;
         let mut groups = PlacementGroups::default();
         storage.scan(Table::PlacementGroups, &mut |key, value| {
             if let Some(record) = decoded::<v1::PlacementGroupInfo>(Table::PlacementGroups, key, value) {
@@ -58,33 +81,30 @@ impl State {
                 groups.note_actor(actor, spec);
             }
         }
-        let (committer, flushed) = Committer::start(storage).map_err(|_| StorageError::Ended)?;
         let outbox = Outbox::default();
         let task_events = TaskEventLog::default();
         // Actors that wait for a node are asked about when one registers.
-        Ok((
-            Self {
-                committer,
-                disk: Ok(()),
-                outbox,
-                lifecycle,
-                actors,
-                call_logs,
-                jobs,
-                nodes,
-                kv,
-                groups,
-                task_events,
-                metrics: Metrics::default(),
-                dead_workers: VecDeque::new(),
-                once: super::Once::default(),
-                session: String::new(),
-                autoscaler_report: None,
-                started: std::time::Instant::now(),
-                changes: tokio::sync::watch::Sender::new(()),
-            },
-            flushed,
-        ))
+        Ok(Self {
+            committer: Committer::default(),
+            disk: Ok(()),
+            outbox,
+            lifecycle,
+            actors,
+            early: Vec::new(),
+            call_logs,
+            jobs,
+            nodes,
+            kv,
+            groups,
+            task_events,
+            metrics: Metrics::default(),
+            dead_workers: VecDeque::new(),
+            once: super::Once::default(),
+            session: String::new(),
+            autoscaler_report: None,
+            clock,
+            changes: tokio::sync::watch::Sender::new(()),
+        })
     }
 }
 

@@ -25,7 +25,6 @@ struct Content {
 
 impl MemoryStorage {
     /// Loses what was not flushed, as a power cut would.
-    #[cfg(test)]
     pub fn crash(&self) {
         let mut content = self.content();
         content.unflushed.clear();
