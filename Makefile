@@ -116,8 +116,9 @@ SEEDS ?= 10000
 FROM  ?= 0
 
 .PHONY: sim
-sim: tools-present ## many simulated nodes, each from its number; SEEDS=100000 FROM=0 says which
+sim: tools-present ## many simulated nodes, and clusters, each from its number; SEEDS=100000 FROM=0 says which
 	cargo run --quiet --release --package ray-rs-testing --example sim -- $(SEEDS) $(FROM)
+	cargo run --quiet --release --package ray-rs-testing --example cluster -- $(SEEDS) $(FROM)
 
 .PHONY: scale
 scale: tools-present ## simulated clusters of up to 10,000 nodes, and what deciding costs there; ARGS="main 7" for a part and its seed
