@@ -638,7 +638,7 @@ class ObjectReconstructionFailedError(ObjectLostError):
 
 
 class OwnerDiedError(ObjectLostError):
-    """The process that owned the object died, and what it owned went with it."""
+    """The process that owned the object died, and the object could not be had without it, as the message says."""
 
     _REASON = "The object's owner has exited. This is the process that first created the reference."
 

@@ -21,6 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".ray_rs.v1.AnswerRecord.reply")
         // Few messages have one.
         .boxed(".ray_rs.v1.PushTask.dep_refs")
+        .boxed(".ray_rs.v1.RefTable.estate")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -223,6 +223,13 @@ impl State {
                     self.brought_for(token, location, &restored, memory);
                 }
             }
+            Some(Question::Adopt(_)) => {
+                if let Some(Question::Adopt(claim)) = self.questions.remove(&request)
+                    && let Answer::Gcs(answer) = answer
+                {
+                    self.adopters_chosen(*claim, answer);
+                }
+            }
             Some(Question::CommitCalls) => {
                 self.questions.remove(&request);
                 self.commit_answered(answer);
@@ -357,6 +364,10 @@ impl State {
             Body::NodeDied(died) => self.node_died(&died),
             // The progress thread takes these, with the sockets that came with them.
             Body::PeerOpened(_) | Body::PeerConnected(_) => {}
+            Body::OrphansEnd(end) => {
+                self.arena.owner_died(end.owner);
+                self.return_drained_extents();
+            }
             Body::ObjectPulled(pulled) => self.object_pulled(pulled),
             Body::StoreStatsReply(reply) => self.answered(reply.request_id, Answer::Store(reply)),
         }
@@ -378,6 +389,7 @@ impl State {
                 | Question::Look { .. }
                 | Question::LookAtAwaits
                 | Question::CommitCalls
+                | Question::Adopt(_)
                 | Question::Forget => None,
             })
             .chain(self.groups.values().flat_map(|view| view.waiting_threads().cloned()))

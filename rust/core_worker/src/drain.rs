@@ -32,6 +32,7 @@ enum Incoming {
     Withdraw(v1::WithdrawEntries),
     Consumed(v1::GeneratorConsumed),
     Acknowledged(v1::CallsAcknowledged),
+    Adopted(v1::Adopted),
     Ping,
 }
 
@@ -54,6 +55,7 @@ fn decode(bytes: &[u8]) -> Result<Incoming, prost::DecodeError> {
         Some(Kind::GeneratorItem) => Incoming::Item(Message::decode(body)?),
         Some(Kind::GeneratorConsumed) => Incoming::Consumed(Message::decode(body)?),
         Some(Kind::CallsAcknowledged) => Incoming::Acknowledged(Message::decode(body)?),
+        Some(Kind::Adopted) => Incoming::Adopted(Message::decode(body)?),
         Some(Kind::WithdrawEntries) => Incoming::Withdraw(Message::decode(body)?),
         // An unknown kind is a broken peer, as is a message that cannot be decoded.
         Some(Kind::Ping) => Incoming::Ping,
@@ -184,6 +186,7 @@ impl State {
             Incoming::Consumed(consumed) => self.execution.consumed(lane, &consumed),
             Incoming::Withdraw(wanted) => self.entries_wanted(lane, wanted.seqs),
             Incoming::Acknowledged(message) => self.calls_acknowledged(lane, &message),
+            Incoming::Adopted(message) => self.chosen_by_another(lane, message),
             Incoming::Ping => {}
         }
     }
@@ -194,7 +197,7 @@ impl State {
         let request = self.fresh_request();
         match self.open_lane(owner) {
             Some(lane) => {
-                self.fetches.insert(request, slot);
+                self.fetches.insert(request, (slot, id));
                 let message = v1::GetObject {
                     request,
                     object_id: id.0.to_vec(),
@@ -202,10 +205,9 @@ impl State {
                 };
                 self.send_on(lane, Kind::GetObject, &message, PROGRESS);
             }
-            None => {
-                let value = StoredValue::failed(Failure::owner_died());
-                self.owner.fetched(slot, value, true, &mut self.owner_effects);
-            }
+            // The death of the owner may have been noticed only now, and what follows from it be under way already.
+            None if self.owner.object(slot).is_some_and(|object| object.owner == owner) => self.orphaned(vec![slot]),
+            None => {}
         }
     }
 
@@ -252,6 +254,11 @@ impl State {
         let value = self.owner.value(slot).map(|(value, _)| value.clone());
         let value = value.map(|value| {
             self.owner.seen(slot);
+            if let crate::model::ValueData::Arena(location) = &value.data
+                && !self.is_driver
+            {
+                self.share(slot, location);
+            }
             self.value_to_wire(&value, who, true)
         });
         let message = v1::ObjectValue {
@@ -264,7 +271,7 @@ impl State {
     }
 
     fn object_came(&mut self, object: v1::ObjectValue) {
-        let Some(slot) = self.fetches.remove(&object.request) else {
+        let Some((slot, id)) = self.fetches.remove(&object.request) else {
             return;
         };
         let value = match object.value {
@@ -278,7 +285,11 @@ impl State {
             }
         };
         let is_error = value.is_error();
-        self.owner.fetched(slot, value, is_error, &mut self.owner_effects);
+        self.owner
+            .value_shown(slot, &id, value, is_error, &mut self.owner_effects);
+        if self.owner.object(slot).is_some_and(|object| object.id == id) {
+            self.value_is_known(slot);
+        }
         self.run_effects();
     }
 }

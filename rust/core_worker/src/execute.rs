@@ -135,9 +135,15 @@ pub(crate) struct Execution {
 }
 
 impl Execution {
-    pub fn forget_lane(&mut self, lane: PeerIndex) {
-        self.queue.retain(|queued| queued.lane != lane);
+    /// What came over it and has not begun.
+    pub fn forget_lane(&mut self, lane: PeerIndex) -> Vec<v1::PushTask> {
+        let (its, others) = std::mem::take(&mut self.queue)
+            .into_iter()
+            .partition(|queued| queued.lane == lane);
+        self.queue = others;
         self.loops.queue_changed();
+        let its: VecDeque<Queued> = its;
+        its.into_iter().map(|queued| queued.task).collect()
     }
 
     /// Takes a task out that has not begun; whether it was there.
@@ -429,6 +435,10 @@ impl State {
                 .collect();
             if !self.pulls.reading.is_empty() {
                 self.pulls.reading.clear();
+            }
+            if !self.owner_effects.is_empty() {
+                // What came along with references of other processes.
+                self.run_effects();
             }
             let actor = match ActorId::from_bytes(&task.actor_id) {
                 Ok(actor) => actor,

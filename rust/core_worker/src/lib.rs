@@ -13,6 +13,7 @@
 //! Deliberately absent: Python, gRPC, and any async runtime (a worker process stays small).
 
 mod actors;
+mod adoption;
 mod ahead;
 mod argument_error;
 mod await_lending;
@@ -26,6 +27,7 @@ mod creation;
 mod describe;
 mod drain;
 mod durable;
+mod estate;
 mod events;
 mod execute;
 mod executing;

@@ -25,7 +25,7 @@ use crate::wire::{Coverage, lost_argument};
 pub(crate) const LIMIT: &str = "RAY_max_lineage_bytes";
 
 /// What a kept spec takes besides its arguments, with the entries of its returns.
-const SPEC_BYTES: u64 = 512;
+pub(crate) const SPEC_BYTES: u64 = 512;
 
 /// Why a value could not be read to the end.
 pub enum NotRead {
@@ -72,8 +72,18 @@ impl From<NoLineage> for NotMadeAgain {
             NoLineage::Evicted => Self::LineageEvicted,
             NoLineage::ActorCall => Self::ActorCall,
             NoLineage::Generator => Self::Generator,
-            NoLineage::NotKept => Self::NotKept,
+            NoLineage::NotKept | NoLineage::Adopted => Self::NotKept,
         }
+    }
+}
+
+fn not_made_again(why: NoLineage, message: String) -> Failure {
+    match why {
+        NoLineage::Adopted => Failure::owner_died_and(&message),
+        why => Failure::NotMadeAgain {
+            why: why.into(),
+            message,
+        },
     }
 }
 
@@ -149,10 +159,10 @@ impl State {
 
     /// A value that somebody needs is gone, and its task forgotten.
     pub fn cannot_be_made(&mut self, slot: RefSlot) {
-        let failure = Failure::NotMadeAgain {
-            why: self.owner.no_lineage(slot).into(),
-            message: "it was lost, or not kept any longer".to_owned(),
-        };
+        let failure = not_made_again(
+            self.owner.no_lineage(slot),
+            "it was lost, or not kept any longer".to_owned(),
+        );
         let value = StoredValue::failed(failure);
         self.owner.fetched(slot, value, true, &mut self.owner_effects);
     }
@@ -176,8 +186,8 @@ impl State {
             }
             Some(_) | None => return None,
         }
-        if self.peers.is_dead(owner) {
-            return Some(Box::new(Failure::owner_died()));
+        if self.peers.is_dead(owner) && self.owner.task_behind(slot).is_none() {
+            return Some(Box::new(Failure::owner_died_and(&message)));
         }
         if let Some(why) = self.no_second_run(slot) {
             return Some(Box::new(Failure::NotMadeAgain { why, message }));
@@ -197,10 +207,7 @@ impl State {
                 }
                 None
             }
-            Err(why) => Some(Box::new(Failure::NotMadeAgain {
-                why: why.into(),
-                message,
-            })),
+            Err(why) => Some(Box::new(not_made_again(why, message))),
         }
     }
 
@@ -357,7 +364,7 @@ impl CoreWorker {
             return Ok(lost_argument(&failure));
         };
         let slot = self.with(|state| {
-            let slots = state.refs_from_wire(Some(table), Coverage::ByTask);
+            let slots = state.refs_from_wire(Some((**table).clone()), Coverage::ByTask);
             let slot = slots.get(index).copied();
             let others = slots.iter().enumerate().filter(|(other, _)| *other != index);
             others.for_each(|(_, other)| state.drop_local(*other));

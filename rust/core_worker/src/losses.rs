@@ -164,17 +164,16 @@ impl State {
             }
         }
         for lane in lanes {
-            self.execution.forget_lane(lane);
+            for task in self.execution.forget_lane(lane) {
+                self.discard_arguments(task);
+            }
             self.peers.remove(lane);
             self.forget_lane_number(lane);
         }
         self.owner.borrower_died(who, &mut self.owner_effects);
         self.arena.owner_died(arena_owner(&self.peers.address(who).worker_id));
         self.return_drained_extents();
-        for slot in self.owner.borrowed_from(who) {
-            let value = StoredValue::failed(Failure::owner_died());
-            self.owner.fetched(slot, value, true, &mut self.owner_effects);
-        }
+        self.owner_gone(who);
         self.run_effects();
     }
 }

@@ -547,10 +547,11 @@ impl Failure {
         }
     }
 
-    pub fn owner_died() -> Self {
+    /// `why`: it could not be had without its owner.
+    pub fn owner_died_and(why: &str) -> Self {
         Self::ObjectLost {
             owner_died: true,
-            message: "the process that owned it has ended".to_owned(),
+            message: format!("the process that owned it has ended, and {why}"),
         }
     }
 }

@@ -407,10 +407,14 @@ fn read_ready(state: &mut State, slot: RefSlot) -> Option<Read> {
     let value = state.owner.value(slot)?.0.clone();
     state.owner.seen(slot);
     Some(match state.read_value(&value) {
-        // Memory ends with its owner.
-        Ok(away) if matches!(away.data, ReadData::Away(_)) && state.peers.is_dead(state.owner.owner(slot)) => {
+        // Memory ends with its owner, unless it was made to outlive it.
+        Ok(away)
+            if matches!(away.data, ReadData::Away(_))
+                && state.peers.is_dead(state.owner.owner(slot))
+                && !state.owner.does_outlive_owner(slot) =>
+        {
             away.refs.iter().for_each(|slot| state.drop_local(*slot));
-            Read::Failed(Failure::owner_died())
+            Read::Failed(Failure::owner_died_and("its memory with it"))
         }
         Ok(value) => Read::Value(value),
         Err(failure) => Read::Failed(*failure),

@@ -23,6 +23,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use crate::actors::ActorTarget;
+use crate::adoption::Claim;
 use crate::ahead::Ahead;
 use crate::awaits::Awaits;
 use crate::bring::Brought;
@@ -120,6 +121,8 @@ pub(crate) enum Question {
     LookAtAwaits,
     /// The commit of a durable actor's calls.
     CommitCalls,
+    /// Who owns objects of a process that has died.
+    Adopt(Box<Claim>),
     /// Nobody waits.
     Forget,
 }
@@ -161,7 +164,7 @@ pub(crate) struct State {
     /// Serial number of the next wait that really sleeps.
     pub next_wait: u64,
     /// Values asked for from their owners, by request.
-    pub fetches: FxHashMap<u64, RefSlot>,
+    pub fetches: FxHashMap<u64, (RefSlot, ObjectId)>,
     /// Borrowed objects whose owners are yet to be told where their value was, and why it is lost.
     pub lost_places: FxHashMap<RefSlot, (Location, String)>,
     pub awaiting_reports: Vec<AwaitingReport>,

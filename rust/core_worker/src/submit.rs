@@ -470,7 +470,11 @@ impl State {
             _ => {
                 let mut value = spec.args.clone();
                 value.refs = spec.nested.clone();
-                Some(self.value_to_wire(&value, who, false))
+                // A durable actor keeps no reference of an argument.
+                match work {
+                    Work::Call { .. } if call_number == 0 => Some(self.argument_of_call(&value, who)),
+                    _ => Some(self.value_to_wire(&value, who, false)),
+                }
             }
         };
         let message = v1::PushTask {
@@ -499,6 +503,7 @@ impl State {
     /// The values of the top-level references, in order.
     pub fn resolved_deps(&mut self, key: TaskKey, receiver: ray_rs_ownership::OwnerIndex) -> Vec<v1::Value> {
         let deps: SmallVec<[RefSlot; 2]> = self.owner.deps(key).into();
+        let is_call = matches!(self.owner.spec(key).map(|spec| spec.work), Some(Work::Call { .. }));
         let mut values = Vec::with_capacity(deps.len());
         let mut away: SmallVec<[Location; 2]> = SmallVec::new();
         for slot in deps {
@@ -513,7 +518,10 @@ impl State {
             {
                 away.push(*location);
             }
-            values.push(self.value_to_wire(&value, receiver, false));
+            values.push(match is_call {
+                true => self.argument_of_call(&value, receiver),
+                false => self.value_to_wire(&value, receiver, false),
+            });
         }
         // On their way while the task waits in its worker's queue.
         self.bring_ahead(&away);
@@ -566,7 +574,7 @@ impl State {
         };
         // OWN-3: grants first, then the task's own hold goes.
         if let Some(table) = &reply.borrowed {
-            let borrowed = self.refs_from_wire(Some(table), Coverage::ByTask);
+            let borrowed = self.refs_from_wire(Some(table.clone()), Coverage::ByTask);
             for slot in borrowed {
                 self.owner.grant_given(slot, who, &mut self.owner_effects);
                 self.drop_local(slot);

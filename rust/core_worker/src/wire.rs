@@ -7,6 +7,7 @@ use ray_rs_types::address::arena_owner;
 use ray_rs_types::{ObjectId, WorkerAddress};
 use smallvec::SmallVec;
 
+use crate::estate::Allowance;
 use crate::model::{Failure, ReadData, ReadValue, StoredValue, ValueData, ValueKind};
 use crate::state::State;
 
@@ -45,8 +46,36 @@ impl StoredValue {
 }
 
 impl State {
-    /// The value as it travels to `receiver`. With `grant` each reference in it is granted.
+    /// The value as it travels to `receiver`. With `grant` each reference in it is granted, and what its object leaves goes along.
     pub fn value_to_wire(&mut self, value: &StoredValue, receiver: OwnerIndex, grant: bool) -> v1::Value {
+        let mut wire = self.data_to_wire(value, receiver);
+        if !value.refs.is_empty() {
+            wire.refs = Some(match grant {
+                true => self.granted_refs(&value.refs, receiver, &mut Allowance::default()),
+                false => self.refs_to_wire(&value.refs),
+            });
+        }
+        wire
+    }
+
+    /// The same, granted, as a part of what goes along with a reference.
+    pub fn value_with_estate(&mut self, value: &StoredValue, receiver: OwnerIndex, left: &mut Allowance) -> v1::Value {
+        let mut wire = self.data_to_wire(value, receiver);
+        if !value.refs.is_empty() {
+            wire.refs = Some(self.granted_refs(&value.refs, receiver, left));
+        }
+        wire
+    }
+
+    fn granted_refs(&mut self, slots: &[RefSlot], receiver: OwnerIndex, left: &mut Allowance) -> v1::RefTable {
+        for slot in slots {
+            self.owner.grant_given(*slot, receiver, &mut self.owner_effects);
+        }
+        self.refs_and_estate(slots, receiver, left)
+    }
+
+    /// The value without its references.
+    pub fn data_to_wire(&mut self, value: &StoredValue, receiver: OwnerIndex) -> v1::Value {
         let mut wire = v1::Value {
             kind: value.kind as u32,
             ..v1::Value::default()
@@ -62,18 +91,10 @@ impl State {
                 wire.data = serde_json::to_vec(&**failure).expect("a failure is plain data").into();
             }
         }
-        if !value.refs.is_empty() {
-            if grant {
-                for slot in &value.refs {
-                    self.owner.grant_given(*slot, receiver, &mut self.owner_effects);
-                }
-            }
-            wire.refs = Some(self.refs_to_wire(&value.refs));
-        }
         wire
     }
 
-    /// The same for a value that is the receiver's from here on: its memory ends with the receiver.
+    /// As [`Self::value_to_wire`], granted, for a value that is the receiver's from here on: its memory ends with the receiver.
     pub fn give_away(&mut self, value: &StoredValue, receiver: OwnerIndex) -> v1::Value {
         if let ValueData::Arena(location) = value.data
             && location.node.is_none()
@@ -112,10 +133,28 @@ impl State {
         table
     }
 
-    /// One local count on each reference of the table, in order; ill-formed parts are left out.
-    pub fn refs_from_wire(&mut self, table: Option<&v1::RefTable>, coverage: Coverage) -> SmallVec<[RefSlot; 0]> {
+    /// One local count on each reference of the value, in order; ill-formed parts are left out.
+    pub fn refs_from_wire(&mut self, table: Option<v1::RefTable>, coverage: Coverage) -> SmallVec<[RefSlot; 0]> {
+        let (slots, orphans) = self.refs_and_orphans(table, coverage);
+        if !orphans.is_empty() {
+            self.orphaned(orphans);
+        }
+        slots
+    }
+
+    /// The same, and those whose owners are known to be dead.
+    pub fn refs_and_orphans(
+        &mut self,
+        table: Option<v1::RefTable>,
+        coverage: Coverage,
+    ) -> (SmallVec<[RefSlot; 0]>, Vec<RefSlot>) {
         let mut slots = SmallVec::new();
-        let Some(table) = table else { return slots };
+        let Some(mut table) = table else {
+            return (slots, Vec::new());
+        };
+        let estate = table.estate.take();
+        let only_here = estate.as_ref().map_or(0, |estate| estate.only_here as usize);
+        let own = (table.ids.len() / ObjectId::SIZE).saturating_sub(only_here);
         let owners: Vec<OwnerIndex> = table
             .owners
             .iter()
@@ -133,16 +172,40 @@ impl State {
                 RefKind::Value
             };
             let slot = self.owner.imported(id, owner, kind);
-            if coverage == Coverage::Granted {
+            let is_its = self.owner.owner(slot) == owner || self.is_news_of_its_owner(slot, owner);
+            if is_its && (coverage == Coverage::Granted || index >= own) {
                 self.owner.grant_received(slot);
             }
             slots.push(slot);
         }
-        slots
+        let Some(estate) = estate else {
+            return (slots, Vec::new());
+        };
+        let orphans = self.estate_arrived(*estate, &slots);
+        for slot in slots.drain(own.min(slots.len())..) {
+            self.owner.local_dropped(slot, &mut self.owner_effects);
+        }
+        (slots, orphans)
+    }
+
+    /// The sender takes `owner` for the owner of an object of which another is known here. Whether that is right, since it has
+    /// adopted the object: then the one known here is dead.
+    #[cold]
+    fn is_news_of_its_owner(&mut self, slot: RefSlot, owner: OwnerIndex) -> bool {
+        let known = self.owner.owner(slot);
+        if self.owner.kind(slot) == RefKind::ActorHandle {
+            return true;
+        }
+        if known == OwnerIndex::ME || owner == OwnerIndex::ME || self.peers.is_dead(owner) {
+            return false;
+        }
+        self.borrow_from(owner, &[slot]);
+        self.process_died(known);
+        true
     }
 
     pub fn value_from_wire(&mut self, wire: v1::Value, coverage: Coverage) -> StoredValue {
-        let refs = self.refs_from_wire(wire.refs.as_ref(), coverage);
+        let refs = self.refs_from_wire(wire.refs, coverage);
         let kind = match wire.kind {
             0 => ValueKind::None,
             1 => ValueKind::Raw,

@@ -481,6 +481,12 @@ impl Gcs for GcsService {
         after(durable, reply).await
     }
 
+    async fn adopt(&self, request: Request<v1::AdoptRequest>) -> Result<Response<v1::AdoptReply>, Status> {
+        self.takes_changes()?;
+        let (reply, durable) = self.state().adopt(request.into_inner())?;
+        after(durable, reply).await
+    }
+
     async fn get_call_log(
         &self,
         request: Request<v1::GetCallLogRequest>,

@@ -42,7 +42,7 @@ fn view<V>(entry: &Entry<V>) -> ObjectView<'_, V> {
         contained: entry.contained,
         borrowers: entry.borrowers.len(),
         site: entry.site,
-        task: entry.task.filter(|_| value.is_none()),
+        task: entry.task.filter(|_| value.is_none() && entry.owner == OwnerIndex::ME),
         is_gone: matches!(entry.state, State::Gone),
     }
 }

@@ -44,6 +44,8 @@ pub enum NoLineage {
     Generator,
     /// Its task was cancelled or failed, or the value is small: it lies with its owner, and cannot be lost before that.
     NotKept,
+    /// Its first owner has died, and what came here with its reference would not make it.
+    Adopted,
 }
 
 /// Whether the value is here.
@@ -83,11 +85,16 @@ pub(crate) struct Entry<V> {
     pub borrowers: SmallVec<[(OwnerIndex, i64); 0]>,
     pub state: State<V>,
     /// Owned: the task that makes it, until it has; then, if its value may have to be made again, its lineage.
+    /// Borrowed: the inherited spec (ADO-1).
     pub task: Option<TaskKey>,
     /// Owned, and `task` is none: why.
     pub no_lineage: NoLineage,
     /// The value was looked at, or another process or task took it over: if it is an error, someone knows.
     pub seen: bool,
+    /// What it takes to have it without its owner came with the reference, or goes with it.
+    pub outlives: bool,
+    /// Owned, and its value lies in an arena: its block is not freed with this process.
+    pub shared: bool,
     /// Where the program made it, by the core worker's number of the place; 0: not noted.
     pub site: u32,
     /// The last query that saw it, for finding duplicates in one pass.
@@ -112,6 +119,8 @@ impl<V> Entry<V> {
             task: None,
             no_lineage: NoLineage::Put,
             seen: false,
+            outlives: false,
+            shared: false,
             site: 0,
             stamp: 0,
             watchers: SmallVec::new(),

@@ -87,12 +87,26 @@ impl<V: Contains, S> OwnerTable<V, S> {
                 entry.borrowers.iter().all(|(_, sum)| *sum != 0),
                 "a sum of zero ends a borrow (OWN-1)"
             );
+            let owner_makes_it = entry.task.and_then(|key| self.tasks.get(key.0));
+            assert!(
+                entry.owner == OwnerIndex::ME || owner_makes_it.is_none_or(|task| task.inherited_as.is_some()),
+                "a borrowed object that a task of this process makes (ADO-2)"
+            );
             assert!(
                 !entry.is_unreferenced() || !entry.is_ready(),
                 "{:?} is ready and unreferenced but not freed",
                 entry.id
             );
         }
+        for (index, task) in self.tasks.iter() {
+            let known = task.inherited_as.as_deref().map(|task_id| self.inherited.get(task_id));
+            assert!(
+                known.is_none_or(|key| key == Some(&TaskKey(index))),
+                "an inherited task that is not known by its id (ADO-1)"
+            );
+        }
+        let inherited = self.tasks.iter().filter(|(_, task)| task.inherited_as.is_some());
+        assert_eq!(self.inherited.len(), inherited.count(), "ADO-1");
         let borrowed = self.entries.iter().filter(|(_, entry)| entry.owner != OwnerIndex::ME);
         assert_eq!(self.borrowed, borrowed.count(), "count of borrowed objects");
         assert!(

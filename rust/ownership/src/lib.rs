@@ -17,9 +17,12 @@
 //!   worker still holds and was never granted; the submitter grants these before it lets go of its own hold.
 //! * **OWN-4** An object is ready once, and its value never changes; unless it is lost, and made again ([`lineage`]).
 //!
-//! Deliberately absent: values (type `V` is opaque but for the references in it), transport, and the death of owners
-//! other than "everything borrowed from it is lost".
+//! Deliberately absent: values (type `V` is opaque but for the references in it), transport, and who owns what a dead process
+//! has owned ([`adoption`]: somebody else chooses).
 
+mod adoption;
+#[cfg(test)]
+mod adoption_model;
 mod describe;
 mod effect;
 mod entry;
@@ -34,6 +37,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
+pub use adoption::{Inheritance, Orphans};
 pub use describe::ObjectView;
 pub use effect::{Effect, Watcher};
 pub use entry::{NoLineage, OwnerIndex, RefKind, RefSlot};

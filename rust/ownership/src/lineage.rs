@@ -106,8 +106,8 @@ impl<V: Contains, S> OwnerTable<V, S> {
         };
         let is_mine = entry.owner == OwnerIndex::ME;
         let after = match entry.task {
-            None if is_mine => return Err(entry.no_lineage),
-            None => State::Absent,
+            _ if !is_mine => State::Absent,
+            None => return Err(entry.no_lineage),
             // For another of its returns it runs again already.
             Some(key) => match self.tasks.get(key.0).map(|task| task.state) {
                 Some(TaskState::WaitingForArguments | TaskState::Submitted) => State::Absent,
@@ -214,7 +214,10 @@ impl<V: Contains, S> OwnerTable<V, S> {
 
     /// Leaves what it lets go of to [`Self::free_unreferenced`].
     fn drop_spec(&mut self, key: TaskKey, effects: &mut Vec<Effect<V>>) {
-        let Some(task) = self.tasks.remove(key.0) else { return };
+        let Some(mut task) = self.tasks.remove(key.0) else {
+            return;
+        };
+        self.forget_inherited_id(task.inherited_as.take());
         for slot in task.deps.iter().chain(task.held.iter()) {
             self.entry_mut(*slot).lineage -= 1;
             self.look_if_unreferenced(*slot);

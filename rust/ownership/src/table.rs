@@ -30,6 +30,8 @@ pub struct OwnerTable<V, S> {
     pub(crate) lineage: Lineage,
     /// Entries that are gone and needed; empty between calls.
     pub(crate) wanted: Vec<RefSlot>,
+    /// Tasks of other processes whose specs are here (ADO-1).
+    pub(crate) inherited: FxHashMap<TaskId, TaskKey>,
     stamp: u32,
 }
 
@@ -44,6 +46,7 @@ impl<V, S> Default for OwnerTable<V, S> {
             unreferenced: Vec::new(),
             lineage: Lineage::default(),
             wanted: Vec::new(),
+            inherited: FxHashMap::default(),
             stamp: 0,
         }
     }
@@ -109,6 +112,7 @@ impl<V: Contains, S> OwnerTable<V, S> {
             retries_left: max_retries,
             attempt: 0,
             kept: None,
+            inherited_as: None,
         }));
         let mut returns = SmallVec::new();
         for index in 1..=num_returns {
@@ -205,7 +209,8 @@ impl<V: Contains, S> OwnerTable<V, S> {
             }
             AfterEnd::Forget(why) => {
                 self.disown_all(key, why);
-                self.tasks.remove(key.0);
+                let forgotten = self.tasks.remove(key.0);
+                self.forget_inherited_id(forgotten.and_then(|task| task.inherited_as));
             }
         }
         self.look_at_items(&items, effects);
@@ -228,10 +233,11 @@ impl<V: Contains, S> OwnerTable<V, S> {
     }
 
     /// Takes over one local count of each reference in `value`.
-    fn value_arrived(&mut self, slot: RefSlot, value: V, is_error: bool, effects: &mut Vec<Effect<V>>) {
+    pub(crate) fn value_arrived(&mut self, slot: RefSlot, value: V, is_error: bool, effects: &mut Vec<Effect<V>>) {
         self.contain(value.references());
         let entry = self.entry_mut(slot);
         debug_assert!(!entry.is_ready(), "OWN-4");
+        entry.shared = false;
         entry.state = State::Ready { value, is_error };
         let watchers = std::mem::take(&mut entry.watchers);
         for watcher in watchers {
@@ -270,7 +276,7 @@ impl<V: Contains, S> OwnerTable<V, S> {
     }
 
     /// Each reference in a value moves from a local count to a contained one.
-    fn contain(&mut self, references: &[RefSlot]) {
+    pub(crate) fn contain(&mut self, references: &[RefSlot]) {
         for slot in references {
             let entry = self.entries.get_mut(slot.0).expect(HELD);
             entry.contained += 1;
@@ -298,7 +304,7 @@ impl<V: Contains, S> OwnerTable<V, S> {
         }
     }
 
-    fn fetch_or_want(&mut self, slot: RefSlot, effects: &mut Vec<Effect<V>>) {
+    pub(crate) fn fetch_or_want(&mut self, slot: RefSlot, effects: &mut Vec<Effect<V>>) {
         let entry = self.entry_mut(slot);
         if matches!(entry.state, State::Gone) {
             self.wanted.push(slot);
@@ -366,7 +372,7 @@ impl<V: Contains, S> OwnerTable<V, S> {
             // An owned object in the making is freed when its task finishes; one being fetched, when it arrives.
             let in_the_making = entry.kind == RefKind::Value
                 && match entry.state {
-                    State::Absent => entry.task.is_some(),
+                    State::Absent => entry.task.is_some() && entry.owner == OwnerIndex::ME,
                     State::Fetching => true,
                     State::Ready { .. } | State::Gone => false,
                 };
@@ -523,15 +529,6 @@ impl<V: Contains, S> OwnerTable<V, S> {
         self.free_unreferenced(effects);
     }
 
-    /// Objects borrowed from a process that died and whose value is not here: each must be told it is lost.
-    pub fn borrowed_from(&self, owner: OwnerIndex) -> Vec<RefSlot> {
-        self.entries
-            .iter()
-            .filter(|(_, entry)| entry.owner == owner && !entry.is_ready() && entry.kind == RefKind::Value)
-            .map(|(index, _)| RefSlot(index))
-            .collect()
-    }
-
     /// Whether the object is ready; if so, whoever asks knows of the error that it may be. One that is gone is wanted.
     pub fn see_if_ready(&mut self, slot: RefSlot, effects: &mut Vec<Effect<V>>) -> bool {
         let Some(entry) = self.entries.get_mut(slot.0) else {
@@ -629,12 +626,12 @@ impl<V: Contains, S> OwnerTable<V, S> {
     pub fn task_of(&self, slot: RefSlot) -> Option<TaskKey> {
         let entry = self.entries.get(slot.0)?;
         match entry.state {
-            State::Absent => entry.task,
+            State::Absent => entry.task.filter(|_| entry.owner == OwnerIndex::ME),
             State::Fetching | State::Ready { .. } | State::Gone => None,
         }
     }
 
-    /// The task that made this object, or makes it, or would make it again.
+    /// The task that made this object, or makes it, or would make it again; of a borrowed one: would, if it were adopted.
     pub fn task_behind(&self, slot: RefSlot) -> Option<TaskKey> {
         self.entries.get(slot.0)?.task
     }
@@ -703,7 +700,7 @@ impl<V: Contains, S> OwnerTable<V, S> {
     /// Whether something would be lost with this process: an object of its own that is still referenced, an actor whose
     /// handles it counts, or a task that it has submitted.
     pub fn owns_any(&self) -> bool {
-        self.entries.len() > self.borrowed || self.tasks.len() > 0
+        self.entries.len() > self.borrowed || self.tasks.len() > self.idle_inheritances()
     }
 
     /// Those that have not ended.

@@ -1,5 +1,6 @@
 //! One task that this process submitted.
 
+use ray_rs_types::TaskId;
 use smallvec::SmallVec;
 
 use crate::entry::RefSlot;
@@ -42,6 +43,8 @@ pub(crate) struct Task<V, S> {
     pub attempt: u32,
     /// In `Lineage`.
     pub kept: Option<Box<Kept<V>>>,
+    /// Another process has submitted it (ADO-1).
+    pub inherited_as: Option<Box<TaskId>>,
 }
 
 impl<V, S> Task<V, S> {

@@ -50,4 +50,6 @@ kinds! {
     WithdrawEntries = 16,
     /// [`crate::v1::CallsAcknowledged`]
     CallsAcknowledged = 17,
+    /// [`crate::v1::Adopted`]
+    Adopted = 18,
 }

@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ray_rs_object_store::spill::{Key, SpillTable};
-use ray_rs_object_store::{ArenaHost, Extent, FullReason, PendingGrant, StoreFull};
+use ray_rs_object_store::{ArenaHost, Extent, FreeOutcome, FullReason, PendingGrant, StoreFull};
 use ray_rs_proto::v1;
 use ray_rs_proto::v1::from_raylet::Body;
 use ray_rs_types::WorkerId;
@@ -40,6 +40,8 @@ const RESERVE_STEP_BYTES: u64 = 256 << 10;
 const FILL_STEP_BYTES: u64 = 1 << 20;
 /// Processes of other nodes whose ends are remembered, for as long as what they owned may still turn up.
 const MAX_DEAD_OWNERS: usize = 1024;
+/// As the owner of blocks that nobody needs. No process has this mark, since their ids are random.
+const NOBODY: u64 = 1;
 const RESERVE_PAUSE: Duration = Duration::from_micros(200);
 /// Lowest priority of an ordinary thread.
 const LOWEST_PRIORITY: i32 = 19;
@@ -289,15 +291,25 @@ impl ObjectService {
         if self.table.freed(key, &mut orders) {
             self.lost.remove(&key);
             self.carry_out(&orders, clients);
-        } else {
-            self.arena().free(request.offset, request.generation);
+        } else if self.arena().free(request.offset, request.generation) == FreeOutcome::NotMine {
+            self.free_in_its_extent(request.offset, request.generation, clients);
         }
         self.pump(clients);
+    }
+
+    /// The block lies in a living process's extent, of which the owner need not know: it may have adopted the object. That
+    /// process hears of it by a mark that only such blocks have.
+    fn free_in_its_extent(&mut self, offset: u64, generation: u64, clients: &Clients) {
+        self.arena().hand_over(offset, generation, NOBODY);
+        for client in clients.values().filter(|client| client.arena_row != 0) {
+            client.outbox.send(Body::OrphansEnd(v1::OrphansEnd { owner: NOBODY }));
+        }
     }
 
     pub fn handed_over(&mut self, request: &v1::ObjectHandedOver) {
         if let Some(name) = request.object {
             let (offset, generation) = (name.offset, name.generation);
+            self.arena().hand_over(offset, generation, request.owner);
             self.table.owner_changed(Key { offset, generation }, request.owner);
         }
     }
@@ -305,7 +317,11 @@ impl ObjectService {
     /// A process of another node has ended: what it owned here goes. Of what a process of this node has just written for it the
     /// daemon learns when that ends, perhaps later.
     pub fn remote_owner_died(&mut self, worker: &WorkerId, clients: &Clients) {
-        let owner = arena_owner(worker);
+        self.owner_ended(arena_owner(worker), clients);
+    }
+
+    /// Blocks that name this owner have none any more.
+    pub fn owner_ended(&mut self, owner: u64, clients: &Clients) {
         if self.dead_owners.len() == MAX_DEAD_OWNERS {
             self.dead_owners.pop_front();
         }

@@ -498,6 +498,7 @@ impl Raylet {
                 Timer::AskNodes => self.begin_asking_nodes(),
                 Timer::LookRound => self.look_round_is_due(),
                 Timer::ComeAgain(conn, request_id) => self.may_come_again(conn, request_id),
+                Timer::OrphansUnclaimed(owner) => self.orphans_unclaimed(owner),
                 Timer::Heartbeat => self.heartbeat(),
                 Timer::DrainOverdue => self.drain_overdue(),
                 // It has woken the loop, which looks.

@@ -134,7 +134,8 @@ impl Pids {
     }
 
     fn owner(&self, owner: u64) -> u32 {
-        self.owners.get(&owner).copied().unwrap_or(0)
+        // With or without the mark of what outlives its owner.
+        self.owners.get(&(owner & !1)).copied().unwrap_or(0)
     }
 
     fn holder(&self, row: u32) -> u32 {

@@ -40,6 +40,8 @@ pub(crate) enum Timer {
     LookRound,
     /// A request that was turned away may be made again.
     ComeAgain(ConnKey, u64),
+    /// What a process has shared that is dead, and nobody has adopted, goes: by its mark in the blocks.
+    OrphansUnclaimed(u64),
     /// What changed since the last heartbeat is told.
     Heartbeat,
     /// A node that drains leaves whatever still runs.

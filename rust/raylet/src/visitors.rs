@@ -6,7 +6,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ray_rs_proto::v1;
 use ray_rs_proto::v1::from_raylet::Body;
@@ -14,6 +14,7 @@ use ray_rs_proto::v1::node_report::Body as Report;
 use ray_rs_transport::grpc::Address;
 use ray_rs_transport::visit::{self, Answer, Greeting, Purpose, Roads};
 use ray_rs_transport::{Token, local, relay};
+use ray_rs_types::address::arena_shared;
 use ray_rs_types::{NodeId, WorkerAddress, WorkerId};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -21,10 +22,15 @@ use tokio::sync::Semaphore;
 use crate::clients::{self, Role};
 use crate::input::{ConnKey, Input, Inputs};
 use crate::raylet::Raylet;
+use crate::timers::Timer;
 
 /// Strangers that may be in the middle of a handshake at the same time; more wait in the kernel's backlog.
 const MAX_HANDSHAKES: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long what a dead process has shared waits for its holders, in seconds. They answer within milliseconds, unless the
+/// control store is away, or somebody has stopped them.
+const ORPHANS_KEPT: &str = "RAY_RS_ORPHANS_KEPT_S";
+const ORPHANS_KEPT_DEFAULT: Duration = Duration::from_secs(60);
 /// Clients that came through the port are numbered from here.
 const FIRST_VISITOR: u64 = 1 << 40;
 
@@ -163,14 +169,37 @@ impl Raylet {
         if let Some(known) = self.remote_owners.get_mut(&node)
             && known.remove(&worker)
         {
-            self.store.remote_owner_died(&worker, &self.clients);
+            self.remote_owner_died(worker);
+        }
+    }
+
+    fn remote_owner_died(&mut self, worker: WorkerId) {
+        self.store.remote_owner_died(&worker, &self.clients);
+        self.may_be_adopted(&worker);
+    }
+
+    /// A process has ended that may have shared what lies here. Its holders hear of its end as this node does, and say at once
+    /// who owns it now; what they have not said so of after a while has no holder.
+    pub fn may_be_adopted(&mut self, worker: &WorkerId) {
+        let said = std::env::var(ORPHANS_KEPT)
+            .ok()
+            .and_then(|text| text.trim().parse().ok());
+        let when = Instant::now() + said.map_or(ORPHANS_KEPT_DEFAULT, Duration::from_secs);
+        self.timers.set(when, Timer::OrphansUnclaimed(arena_shared(worker)));
+    }
+
+    pub fn orphans_unclaimed(&mut self, owner: u64) {
+        self.store.owner_ended(owner, &self.clients);
+        // Blocks in the extents of living processes are theirs to free.
+        for client in self.clients.values().filter(|client| client.arena_row != 0) {
+            client.outbox.send(Body::OrphansEnd(v1::OrphansEnd { owner }));
         }
     }
 
     /// With a node its processes have ended.
     pub fn remote_owners_gone(&mut self, node: NodeId) {
         for worker in self.remote_owners.remove(&node).unwrap_or_default() {
-            self.store.remote_owner_died(&worker, &self.clients);
+            self.remote_owner_died(worker);
         }
     }
 

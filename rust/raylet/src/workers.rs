@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use ray_rs_proto::v1;
 use ray_rs_proto::v1::from_raylet::Body;
 use ray_rs_scheduler::{ClientKey, EnvKey, Event, PoolKey, StartFailure, WorkerKey};
-use ray_rs_types::address::socket_name;
+use ray_rs_types::address::{arena_shared, socket_name};
 use ray_rs_types::{ActorId, WorkerId};
 use rustc_hash::{FxHashMap, FxHashSet};
 use rustix::process::{
@@ -353,6 +353,14 @@ impl Raylet {
         }
         self.spin.clear_pid(client.pid);
         self.store.client_died(conn, client, &self.clients);
+        let job_is_over = |key| self.jobs.get(&key).is_none_or(|job| job.ended);
+        match client.role {
+            Role::Worker(_) if client.job.is_some_and(job_is_over) => {
+                self.orphans_unclaimed(arena_shared(&client.worker_id));
+            }
+            Role::Worker(_) => self.may_be_adopted(&client.worker_id),
+            Role::Unknown | Role::Driver | Role::Remote => {}
+        }
     }
 
     /// The worker's resources are free from here on.

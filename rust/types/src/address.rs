@@ -21,10 +21,15 @@ impl WorkerAddress {
     }
 }
 
-/// The process in the arena's headers, where there is no room for its whole id.
+/// The process in the arena's headers, where there is no room for its whole id: the owner of a block that ends with it.
 pub fn arena_owner(worker_id: &WorkerId) -> u64 {
     let (head, _) = worker_id.0.split_first_chunk().expect("an id is longer than 8 bytes");
-    u64::from_le_bytes(*head)
+    u64::from_le_bytes(*head) & !1
+}
+
+/// The same of a block that does not end with its owner, as long as somebody may adopt it.
+pub fn arena_shared(worker_id: &WorkerId) -> u64 {
+    arena_owner(worker_id) | 1
 }
 
 /// See [`WorkerAddress::socket_name`].

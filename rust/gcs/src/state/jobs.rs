@@ -132,6 +132,7 @@ impl State {
         self.jobs.came_with.remove(&job.to_int());
         let mut writes = vec![write_of(info)];
         writes.extend(self.jobs.has_ended(job.to_int()));
+        writes.extend(self.adoptions_end(job_id));
         let durable = self.actor_events([Event::JobFinished { job }], writes);
         self.group_events([GroupEvent::JobFinished { job }]);
         self.tell(

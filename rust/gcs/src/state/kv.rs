@@ -55,6 +55,28 @@ impl KeyValues {
         space.insert(full[at + 1..].to_vec(), Bytes::copy_from_slice(value));
     }
 
+    pub(super) fn value(&self, namespace: &str, key: &[u8]) -> Option<Bytes> {
+        self.spaces.get(namespace)?.get(key).cloned()
+    }
+
+    /// Sets a value, or forgets it; what is to be stored.
+    pub(super) fn set(&mut self, namespace: &str, key: Vec<u8>, value: Option<Bytes>) -> Write {
+        let write = write_of(namespace, &key, value.clone());
+        let space = self.spaces.entry(namespace.to_owned()).or_default();
+        match value {
+            Some(value) => drop(space.insert(key, value)),
+            None => drop(space.remove(&key)),
+        }
+        if space.is_empty() {
+            self.spaces.remove(namespace);
+        }
+        write
+    }
+
+    pub(super) fn keys_with_prefix(&self, namespace: &str, prefix: &[u8]) -> Vec<Vec<u8>> {
+        self.with_prefix(namespace, prefix).cloned().collect()
+    }
+
     fn with_prefix<'a>(&'a self, namespace: &str, prefix: &'a [u8]) -> impl Iterator<Item = &'a Vec<u8>> {
         let space = self.spaces.get(namespace);
         space

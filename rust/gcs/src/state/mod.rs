@@ -9,6 +9,7 @@
 //!   once, by whoever will not try again, is answered when it is stored.
 
 mod actors;
+mod adoptions;
 mod autoscaling;
 mod durable;
 mod followers;

@@ -355,6 +355,13 @@ impl ArenaHost {
         }
     }
 
+    /// From here on `owner` counts the references to a block, whoever has made it.
+    pub fn hand_over(&mut self, offset: u64, generation: u64, owner: u64) {
+        if let Some(header) = self.map.header(offset) {
+            header.hand_over(generation, owner);
+        }
+    }
+
     /// Frees a kept block, as soon as nobody looks at it.
     pub fn free(&mut self, offset: u64, generation: u64) -> FreeOutcome {
         let Some(start) = offset.checked_sub(HEADER_BYTES) else {

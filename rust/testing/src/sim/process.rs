@@ -394,7 +394,7 @@ impl Process {
         self.lanes.remove(&who);
         let index = index_of(self.id, who);
         self.owner.borrower_died(index, &mut self.owner_effects);
-        for slot in self.owner.borrowed_from(index) {
+        for slot in self.owner.owner_died(index, |_| false).lost {
             self.fetches.retain(|_, fetched| *fetched != slot);
             self.owner.fetched(slot, error(), true, &mut self.owner_effects);
         }
