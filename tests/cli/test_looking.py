@@ -50,6 +50,21 @@ def test_stack(sleeper):
         os.kill(sleeper, signal.SIGCONT)
 
 
+def test_a_flame_graph(sleeper, tmp_path):
+    path = str(tmp_path / "out.svg")
+    text = run("stack", str(sleeper), "--flame", path, "--seconds", "0.2")
+    (samples,) = re.findall(rf"^Flame graph of (\d+) samples written to {re.escape(path)}\.$", text.strip())
+    picture = (tmp_path / "out.svg").read_text()
+    # Its only thread that runs anything of Python's, in all the samples of it.
+    (seen,) = re.findall(r">sleeps \(\S+\.py\): [\d.]+%, (\d+) samples<", picture)
+    assert 1 <= int(seen) <= int(samples)
+    told = json.loads(run("stack", str(sleeper), "--flame", path, "--seconds", "0.1", "--format", "json"))
+    assert told["path"] == path and told["samples"] >= 1
+    assert "of one process" in run("stack", "--flame", path, status=1)
+    assert "--seconds must be" in run("stack", str(sleeper), "--flame", path, "--seconds", "0", status=1)
+    assert "no worker with pid 1" in run("stack", "1", "--flame", path, status=1)
+
+
 def test_top(sleeper):
     text = run("top", "-n", "2", "-d", "0.1")
     pictures = text.split("ENDED/S")

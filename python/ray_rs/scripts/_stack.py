@@ -22,6 +22,8 @@ def add(commands: Any) -> None:
     """
     parser = commands.add_parser("stack", help="print where the Python threads of this machine's workers are")
     parser.add_argument("pid", nargs="*", type=int, help="only of these processes (default: of all workers)")
+    parser.add_argument("--flame", metavar="FILE.svg", help="write a flame graph of one process instead")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of the flame graph: look for so long (default: 5)")
     add_format(parser)
     add_common(parser)
     parser.set_defaults(run=_stack)
@@ -38,6 +40,8 @@ def _stack(arguments: argparse.Namespace) -> int:
     unknown = [pid for pid in arguments.pid if pid not in workers]
     for pid in unknown:
         print(f"Error: there is no worker with pid {pid}.", file=sys.stderr)
+    if arguments.flame:
+        return 1 if unknown else _flame(arguments, workers)
     rows = []
     for pid in sorted(arguments.pid or workers):
         if pid in workers:
@@ -51,6 +55,22 @@ def _stack(arguments: argparse.Namespace) -> int:
         texts = [f"== {row['pid']}: {row['runs']}\n{row.get('stack') or row.get('error')}" for row in rows]
         print("\n".join(texts) if texts or unknown else "There are no workers.")
     return 1 if unknown or any("error" in row for row in rows) else 0
+
+
+def _flame(arguments: argparse.Namespace, workers: dict[int, str]) -> int:
+    from ray_rs import _flame
+
+    if len(arguments.pid) != 1:
+        raise ValueError(f"--flame is of one process: ray_rs stack PID --flame {arguments.flame}")
+    if not 0 < arguments.seconds <= 3600:
+        raise ValueError(f"--seconds must be more than 0 and at most 3600, got {arguments.seconds:g}")
+    (pid,) = arguments.pid
+    root = _flame.sampled(pid, arguments.seconds)
+    with open(arguments.flame, "w", encoding="utf-8") as file:
+        file.write(_flame.svg(root, f"process {pid}, {workers[pid]}"))
+    told = {"path": arguments.flame, "samples": root.samples}
+    _output.say(f"Flame graph of {root.samples} samples written to {arguments.flame}.", told, arguments.format)
+    return 0
 
 
 def _what(process: dict[str, Any]) -> str:
