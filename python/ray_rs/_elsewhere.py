@@ -12,7 +12,7 @@ from ray_rs import _core
 if TYPE_CHECKING:
     from ray_rs.util.state._rows import Source
 
-__all__ = ["NodeError", "as_driver", "run_on"]
+__all__ = ["NodeError", "as_driver", "own_directory", "run_on"]
 
 
 class NodeError(RuntimeError):
@@ -56,6 +56,15 @@ def run_on(node: str, look: Callable[..., Any], *arguments: Any, timeout: float 
         raise NodeError(f"Node {node} does not say: {error.cause}", error.cause) from None
     except (ray_rs.exceptions.RayError, TimeoutError) as error:
         raise NodeError(f"Node {node} does not answer: {error}") from None
+
+
+def own_directory() -> str:
+    """The session's directory on this process's node.
+
+    Returns:
+        The directory.
+    """
+    return str(_core.process_info()["session_dir"])
 
 
 @contextlib.contextmanager

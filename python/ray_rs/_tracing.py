@@ -25,6 +25,7 @@ __all__ = [
     "begin_submission",
     "execute",
     "flush",
+    "is_on",
     "load_hook",
     "set_up_here",
     "set_up_in_worker",
@@ -88,6 +89,15 @@ def load_hook(hook: str) -> Callable[[], object]:
     if not callable(found):
         raise ValueError(f"The tracing hook {hook!r} is no function.")
     return found  # type: ignore[no-any-return]
+
+
+def is_on() -> bool:
+    """Whether calls of this process are traced.
+
+    Returns:
+        True after a hook was called, until `shutdown`.
+    """
+    return _core.is_tracing()
 
 
 def set_up_here(hook: str) -> None:

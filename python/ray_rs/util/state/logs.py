@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
-from ray_rs import _core, _elsewhere
+from ray_rs import _elsewhere
 from ray_rs.util.state._rows import Source
 from ray_rs.util.state.exception import RayStateApiException
 
@@ -78,7 +78,7 @@ def _names_in(directory: str, glob_filter: str | None) -> dict[str, list[str]]:
 
 
 def _names_here(glob_filter: str | None) -> dict[str, list[str]]:
-    return _names_in(_core.process_info()["session_dir"], glob_filter)
+    return _names_in(_elsewhere.own_directory(), glob_filter)
 
 
 def _wanted_node(source: Source, node_id: str | None, node_ip: str | None) -> str | None:
@@ -236,7 +236,7 @@ def _read(path: str, follow: bool, tail: int, encoding: str | None, errors: str,
 
 def _piece_here(which: tuple[str | None, tuple[str, int], str], tail: int, offset: int) -> tuple[bytes, int]:
     """Lines from a byte on (with `tail`: the last ones), and where the next begin."""
-    with open(_path_in(_core.process_info()["session_dir"], *which), "rb") as file:
+    with open(_path_in(_elsewhere.own_directory(), *which), "rb") as file:
         if tail >= 0:
             return _last_lines(file, tail), file.tell()
         file.seek(offset)
