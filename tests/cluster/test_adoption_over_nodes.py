@@ -1,5 +1,6 @@
 """What others hold of a worker's objects outlives it, and its node, when they are on different nodes."""
 
+import json
 import os
 import signal
 
@@ -52,6 +53,9 @@ class Owner:
 
 @ray.remote(num_cpus=0, resources={"third": 0.1})
 class Holder:
+    def pid(self):
+        return os.getpid()
+
     def take(self, refs):
         self.refs = refs
 
@@ -103,3 +107,27 @@ def test_the_owners_node(three, tmp_path):
         2,
         3,
     ]
+
+
+def test_the_control_store_is_killed_after_it_has_chosen(three, tmp_path):
+    """A holder that asks the new one is told of the same adopter: the task does not run a third time."""
+    pid, refs, holder, end = held_by_two(tmp_path)
+    holders_pid = ray.get(holder.pid.remote(), timeout=60)
+    os.kill(holders_pid, signal.SIGSTOP)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(
+        lambda: contents(tmp_path / "log").split() == ["3", "3"], "the task to begin once more, for this process"
+    )
+
+    def gcs_pid():
+        with open(f"{three.head_node.session_dir}/session.json") as file:
+            return json.load(file)["gcs_pid"]
+
+    killed = gcs_pid()
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: gcs_pid() != killed, "another control store")
+    os.kill(holders_pid, signal.SIGCONT)
+    value = holder.value.remote(3)
+    end()
+    assert ray.get([value, refs[3]], timeout=60) == [3, 3]
+    assert contents(tmp_path / "log").split() == ["3", "3"]

@@ -1,4 +1,4 @@
-"""The death of a worker does not lose what others hold of its objects: they have the values, or adopt the objects."""
+"""FT-4: the death of a worker does not lose what others hold: they have the values, or adopt the objects."""
 
 import os
 import signal

@@ -1,5 +1,6 @@
 //! The death of an owner: who holds its objects asks the control store who is to own them now, and owns them, or borrows them
-//! from the one chosen. What it takes to have them came with their references ([`crate::estate`]).
+//! from the one chosen (`FT-4` in `docs/failure-model.md`). What it takes to have them came with their references
+//! ([`crate::estate`]).
 
 use prost::Message;
 use ray_rs_ownership::{OwnerIndex, RefSlot};

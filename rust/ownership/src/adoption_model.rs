@@ -283,7 +283,7 @@ impl World {
         let task = *process.table.spec(key).expect("it runs");
         let value = Value {
             task,
-            is_large: task % 2 == 0,
+            is_large: task.is_multiple_of(2),
         };
         let then = match value.is_large {
             true => AfterEnd::Keep {
@@ -510,10 +510,8 @@ impl World {
                 let slot = self.reference_arrived(p, &will, true, &mut orphans);
                 self.orphaned(p, orphans);
                 let process = &mut self.processes[p];
-                if process.handles.contains_key(&will.id) {
-                    process.table.local_dropped(slot, &mut process.effects);
-                } else {
-                    process.handles.insert(will.id, slot);
+                if let Some(twice) = process.handles.insert(will.id, slot) {
+                    process.table.local_dropped(twice, &mut process.effects);
                 }
             }
             Message::Adopted(will, grants) => {
