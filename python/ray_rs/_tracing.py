@@ -47,11 +47,6 @@ _GATHER_S = 0.02
 _called: set[str] = set()
 
 
-def is_on() -> bool:
-    """Whether calls of this process are traced."""
-    return _core.is_tracing()
-
-
 def load_hook(hook: str) -> Callable[[], object]:
     """Imports a hook.
 
