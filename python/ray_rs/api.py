@@ -12,7 +12,7 @@ from _thread import RLock
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ray_rs import _client, _core, _logs, _notebook, _processes
+from ray_rs import _client, _core, _init_options, _logs, _notebook, _processes
 from ray_rs._contexts import ClientContext, RayContext
 from ray_rs.exceptions import RaySystemError
 from ray_rs.options import LIFETIME_VARIABLE, REMOTE_USAGE, check_namespace
@@ -39,42 +39,8 @@ _session: dict[str, Any] = {}
 
 _NOT_STARTED = "Ray has not been started yet. You can start Ray with 'ray.init()'."
 
-# Hidden keywords of Ray: those that ask for nothing are taken, the others name what is not there yet.
-_HIDDEN = (
-    "object_spilling_directory",
-    "_node_ip_address",
-    "_memory",
-    "_temp_dir",
-    "_system_config",
-    "_metrics_export_port",
-    "_node_name",
-    "_plasma_directory",
-    "_enable_object_reconstruction",
-    "_driver_object_store_memory",
-    "_redis_username",
-    "_redis_password",
-    "_skip_env_hook",
-    "allow_multiple",
-)
-
 # As `_tracing.VARIABLE`, whose module is imported only where somebody traces.
 _TRACING_VARIABLE = "RAY_RS_TRACING_STARTUP_HOOK"
-
-_WITHOUT_EFFECT = (
-    "_skip_env_hook",
-    "_metrics_export_port",
-    "_driver_object_store_memory",
-    "_enable_object_reconstruction",
-    "_redis_username",
-    "_redis_password",
-    # Ray Client may have several connections with it; here it is refused where there would be a second one.
-    "allow_multiple",
-)
-
-_REASONS = {
-    "enable_resource_isolation": "the engine's processes are not put into control groups",
-    "cgroup_path": "the engine's processes are not put into control groups",
-}
 
 
 def _context() -> RayContext:
@@ -153,7 +119,7 @@ def init(
     """
     tracing_hook = kwargs.pop("_tracing_startup_hook", None)
     allow_multiple = bool(kwargs.get("allow_multiple"))
-    hidden = _check_hidden(kwargs)
+    hidden = _init_options.check_hidden(kwargs)
     if local_mode:
         raise RuntimeError("`local_mode` is no longer supported. Use a debugger on the plain function instead.")
     with _lock:
@@ -171,11 +137,11 @@ def init(
             _logs.info("Calling ray.init() again after it has already been called.")
             return _context()
         check_namespace(namespace)
-        logging_config = _checked_logging(logging_config)
-        namespace, runtime_env, lifetime = _checked_job(job_config, namespace, runtime_env)
-        submitted = _of_submitted_job()
-        runtime_env = _laid_over(submitted.get("runtime_env"), runtime_env)
-        _refuse(
+        logging_config = _init_options.checked_logging(logging_config)
+        namespace, runtime_env, lifetime = _init_options.checked_job(job_config, namespace, runtime_env)
+        submitted = _init_options.of_submitted_job()
+        runtime_env = _init_options.laid_over(submitted.get("runtime_env"), runtime_env)
+        _init_options.refuse(
             enable_resource_isolation=enable_resource_isolation,
             cgroup_path=cgroup_path,
             system_reserved_cpu=system_reserved_cpu,
@@ -254,137 +220,6 @@ def init(
         _session["default_actor_lifetime"] = lifetime
         _logs.info("Started a local Ray instance." if target is None else "Connected to Ray cluster.")
         return _context()
-
-
-def _check_hidden(given: dict[str, Any]) -> dict[str, Any]:
-    """Refuses what is not there; returns what new sessions are told."""
-    unknown = [name for name in given if name not in _HIDDEN]
-    if unknown:
-        raise RuntimeError(f"Unknown keyword argument(s): {', '.join(unknown)}")
-    system_config = given.pop("_system_config", None)
-    if system_config is not None and not isinstance(system_config, dict):
-        raise TypeError("The _system_config must be a dict.")
-    # Of what there is none here, or nothing to set.
-    for name in _WITHOUT_EFFECT:
-        given.pop(name, None)
-    directory = given.pop("_temp_dir", None)
-    if directory is not None and not os.path.isabs(directory):
-        raise ValueError(f"_temp_dir must be an absolute path, not {directory!r}")
-    memory = given.pop("_memory", None)
-    if memory is not None and (isinstance(memory, bool) or not isinstance(memory, (int, float))):
-        raise TypeError(f"_memory must be a number of bytes, not {type(memory).__name__}")
-    if memory is not None and memory < 0:
-        raise ValueError(f"Resource quantities must be nonnegative. Violated by resource 'memory': {memory}")
-    spill_directory = given.pop("object_spilling_directory", None)
-    if spill_directory is not None and not isinstance(spill_directory, (str, os.PathLike)):
-        raise TypeError(f"object_spilling_directory must be a path or a URL, not {type(spill_directory).__name__}")
-    if system_config:
-        spill_directory = spill_directory or _configured_directory(system_config)
-    _refuse(**given)
-    return {
-        "object_spilling_directory": None if spill_directory is None else os.fspath(spill_directory),
-        "_memory": memory,
-        "_system_config": system_config or None,
-        "_temp_dir": None if directory is None else os.fspath(directory),
-    }
-
-
-def _configured_directory(system_config: dict[str, Any]) -> str | None:
-    """Where Ray's knobs say that objects go. Of the others, which are of Ray's engine, none has an effect."""
-    without_effect = [name for name in system_config if name != "object_spilling_config"]
-    if without_effect:
-        _logs.info(f"Entries of _system_config without effect: {', '.join(map(str, without_effect))}")
-    text = system_config.get("object_spilling_config")
-    if not text:
-        return None
-    import json
-
-    try:
-        found = json.loads(text)
-        kind, directory = found["type"], found["params"]["directory_path"]
-    except (ValueError, TypeError, KeyError):
-        raise ValueError(
-            "object_spilling_config must be JSON such as "
-            '{"type": "filesystem", "params": {"directory_path": "/tmp/spill"}}, not ' + repr(text)
-        ) from None
-    if kind != "filesystem":
-        raise NotImplementedError(
-            f"object_spilling_config of type {kind!r} is not supported: pass object_spilling_directory a URL instead."
-        )
-    # Ray takes several, and spreads over them; it makes them, too.
-    directory = str(directory[0] if isinstance(directory, list) else directory)
-    os.makedirs(directory, exist_ok=True)
-    return directory
-
-
-def _refuse(**options: Any) -> None:
-    for name, value in options.items():
-        if value:
-            raise NotImplementedError(
-                f"The option '{name}' of ray_rs.init() is not supported: {_REASONS.get(name, 'it is not there yet')}. "
-                "Leave it out to run without it."
-            )
-
-
-def _checked_logging(given: Any) -> Any:
-    from ray_rs import _logging_config
-
-    if given is None:
-        return _logging_config.default_config()
-    if not isinstance(given, _logging_config.LoggingConfig):
-        raise TypeError(f"logging_config must be a ray_rs.LoggingConfig, not {type(given).__name__}")
-    return given
-
-
-def _checked_job(
-    given: Any, namespace: str | None, runtime_env: dict[str, Any] | None
-) -> tuple[str | None, dict[str, Any] | None, str]:
-    """Namespace, runtime environment and lifetime of actors: those of `init`, else those of the job's configuration."""
-    if given is None:
-        return namespace, runtime_env, "non_detached"
-    from ray_rs.job_config import JobConfig
-
-    if not isinstance(given, JobConfig):
-        raise TypeError(f"job_config must be a ray_rs.job_config.JobConfig, not {type(given).__name__}")
-    return namespace or given.ray_namespace, runtime_env or given.runtime_env or None, given.default_actor_lifetime
-
-
-def _of_submitted_job() -> dict[str, Any]:
-    """What the supervisor of a submitted job says to its driver; empty: this is none."""
-    text = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
-    if not text:
-        return {}
-    import json
-
-    try:
-        return dict(json.loads(text))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"RAY_JOB_CONFIG_JSON_ENV_VAR is no JSON object: {error}") from None
-
-
-def _laid_over(submitted: dict[str, Any] | None, own: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The environment of a submitted job's driver: both may not say the same thing differently.
-
-    Ray refuses that too, unless RAY_OVERRIDE_JOB_RUNTIME_ENV is 1: then the driver's own word counts.
-    """
-    if not submitted or not own:
-        return own or submitted
-    if os.environ.get("RAY_OVERRIDE_JOB_RUNTIME_ENV") != "1":
-        variables, own_variables = submitted.get("env_vars", {}), own.get("env_vars", {})
-        contradicted = [name for name in own if name != "env_vars" and own[name] != submitted.get(name, own[name])]
-        contradicted += [
-            name for name in own_variables if own_variables[name] != variables.get(name, own_variables[name])
-        ]
-        if contradicted:
-            raise ValueError(
-                f"Failed to merge the Job's runtime env {submitted} with a ray.init's runtime env {own} because of a "
-                f"conflict in {', '.join(contradicted)}. Specifying the same runtime_env fields or the same "
-                "environment variable keys is not allowed; RAY_OVERRIDE_JOB_RUNTIME_ENV=1 lets those of ray.init count."
-            )
-    merged = {**submitted, **own}
-    if "env_vars" in submitted and "env_vars" in own:
-        merged["env_vars"] = {**submitted["env_vars"], **own["env_vars"]}
-    return merged
 
 
 def _target(address: str | None) -> dict[str, Any] | None:
@@ -472,9 +307,9 @@ def _start(
             raise ValueError(f"Resource quantities must be nonnegative. Violated by resource {name!r}: {count}")
         if count != int(count):
             raise ValueError(f"Resource quantities must all be whole numbers. Violated by resource {name!r}: {count}")
-    _check_resources(resources)
+    _init_options.check_resources(resources)
     if object_store_memory is not None:
-        _check_object_store_memory(object_store_memory)
+        _init_options.check_object_store_memory(object_store_memory)
     if labels:
         from ray_rs import _scheduling
 
@@ -485,56 +320,11 @@ def _start(
         resources=resources or {},
         memory=None if _memory is None else int(_memory),
         object_store_memory=int(object_store_memory or _processes.object_store_bytes()),
-        spill_directory=_spill_directory(object_spilling_directory),
+        spill_directory=_init_options.spill_directory(object_spilling_directory),
         labels=labels or {},
         driver_config=config,
         **web,
     )
-
-
-def _check_object_store_memory(size: Any) -> None:
-    if isinstance(size, bool) or not isinstance(size, (int, float)):
-        raise TypeError(f"object_store_memory must be a number, not {type(size).__name__}")
-    if not size >= _processes.MIN_OBJECT_STORE_BYTES:
-        raise ValueError(
-            f"Attempting to cap object store memory usage at {size} bytes, but the minimum allowed is "
-            f"{_processes.MIN_OBJECT_STORE_BYTES} bytes."
-        )
-    total = _processes.total_memory_bytes()
-    if size > total:
-        raise ValueError(
-            f"object_store_memory is {size} bytes, and this machine has {total} bytes of memory. What does not fit in "
-            "the object store goes to disk, so a smaller one does as well."
-        )
-
-
-def _spill_directory(wished: str | None) -> str:
-    """Where objects go when the store is full: an absolute path, a URL, or "" for the session's directory."""
-    place = wished or os.environ.get("RAY_object_spilling_directory", "")  # noqa: SIM112
-    if not place or "://" in place:
-        return place
-    place = os.path.abspath(place)
-    if not os.path.isdir(place):
-        raise ValueError(f"object_spilling_directory is no directory: {place}")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise ValueError(f"object_spilling_directory cannot be written to: {place}")
-    return place
-
-
-def _check_resources(resources: dict[str, float] | None) -> None:
-    if resources is None:
-        return
-    if not isinstance(resources, dict):
-        raise TypeError(f"resources must be a dictionary, not {type(resources).__name__}")
-    for name, amount in resources.items():
-        if name in ("CPU", "GPU", "memory", "object_store_memory"):
-            keyword = {"CPU": "num_cpus", "GPU": "num_gpus"}.get(name, name)
-            raise ValueError(
-                f"`{name}` cannot be a custom resource because it is one of the default resources. Use `{keyword}` "
-                "instead."
-            )
-        if not isinstance(amount, (int, float)) or not 0 <= amount < float("inf"):
-            raise ValueError(f"Resource quantities must be nonnegative. Violated by resource {name!r}: {amount}")
 
 
 def _checked_env(given: dict[str, Any] | None, config: dict[str, Any]) -> dict[str, Any] | None:

@@ -273,6 +273,10 @@ impl State {
             let key = function.and_then(|function| self.inherit(task, function, slots));
             tasks.push(key);
         }
+        // From here on they are needed as long as one of these tasks is.
+        for function in functions.into_iter().flatten() {
+            self.functions.unuse(function.0);
+        }
         let mut orphans = Vec::new();
         for will in estate.wills {
             let value = will.value.map(|value| self.value_from_wire(value, Coverage::Granted));

@@ -126,7 +126,7 @@ fn functions_that_nobody_needs_leave_room_for_others() {
     for number in 0..5000 {
         let mut other = function(&number.to_string());
         // A class of its own, as a placement group makes it.
-        other.resources = ResourceSet::new().with(&format!("CPU_group_{number}"), 1.0);
+        other.resources = ResourceSet::new().with(format!("CPU_group_{number}"), 1.0);
         let index = state.register_function(other);
         let peer = state.peers.get_mut(lane).expect("it lives");
         let _ = peer.definition_of(index.0);
