@@ -364,8 +364,20 @@ def _multi_gpu(*_arguments: Any, **_named: Any) -> NoReturn:
     raise NotImplementedError(_NO_GPUS)
 
 
-allgather_multigpu = allreduce_multigpu = broadcast_multigpu = recv_multigpu = _multi_gpu
-reduce_multigpu = reducescatter_multigpu = send_multigpu = _multi_gpu
+allgather_multigpu = _multi_gpu
+"""Refused: there are no groups of GPUs here."""
+allreduce_multigpu = _multi_gpu
+"""Refused: there are no groups of GPUs here."""
+broadcast_multigpu = _multi_gpu
+"""Refused: there are no groups of GPUs here."""
+recv_multigpu = _multi_gpu
+"""Refused: there are no groups of GPUs here."""
+reduce_multigpu = _multi_gpu
+"""Refused: there are no groups of GPUs here."""
+reducescatter_multigpu = _multi_gpu
+"""Refused: there are no groups of GPUs here."""
+send_multigpu = _multi_gpu
+"""Refused: there are no groups of GPUs here."""
 
 
 # ------------------------------------------------------------------------------------------------------------ helpers
