@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from ray_rs import _core, _joining, _processes
+from ray_rs import _core, _processes
 
 __all__ = ["SCHEME", "driver_config", "forget", "is_connected", "launch", "place_of", "refuse_files"]
 
@@ -107,6 +107,9 @@ def launch(place: str) -> dict[str, Any]:
         ConnectionError: Nobody answers there, it does not take the token, or no token is known.
     """
     global _connected
+    # What it needs, most programs do without.
+    from ray_rs import _joining
+
     address = _joining.numeric(place)
     with _joining.token_file(address, None) as token_path:
         assert token_path is not None
@@ -128,6 +131,8 @@ def launch(place: str) -> dict[str, Any]:
 
 
 def _look_at(place: str, address: str, token_path: str) -> None:
+    from ray_rs import _joining
+
     try:
         nodes = _processes.list_nodes(address, token_path)
     except ConnectionError as error:
@@ -156,6 +161,8 @@ def explained(error: Exception, place: str, session_dir: str) -> ConnectionError
     Returns:
         An error with the words of the daemon that gave up.
     """
+    from ray_rs import _joining
+
     return ConnectionError(
         f"Cannot connect to the cluster at {place}: {error}. {_joining.last_words(session_dir, ['raylet'])}"
     )
