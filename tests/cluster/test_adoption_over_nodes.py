@@ -65,7 +65,7 @@ class Holder:
 
 
 def held_by_two(tmp_path):
-    """An owner, what it owns (held here and on the third node), and the way to have the task in it end."""
+    """An owner, its process, what it owns (held here and on the third node), and the way to have its task end."""
     go, log = str(tmp_path / "go"), str(tmp_path / "log")
     owner, holder = Owner.remote(), Holder.remote()
     pid = ray.get(owner.pid.remote(), timeout=60)
@@ -78,11 +78,12 @@ def held_by_two(tmp_path):
         with open(go, "w"):
             pass
 
-    return pid, refs, holder, end
+    # Without a handle it would end by itself.
+    return owner, pid, refs, holder, end
 
 
 def test_the_owners_process(three, tmp_path):
-    pid, refs, holder, end = held_by_two(tmp_path)
+    _owner, pid, refs, holder, end = held_by_two(tmp_path)
     os.kill(pid, signal.SIGKILL)
     end()
     assert ray.get(refs[:2], timeout=60) == [{"number": 0}, {"number": 1}]
@@ -93,7 +94,7 @@ def test_the_owners_process(three, tmp_path):
 
 
 def test_the_owners_node(three, tmp_path):
-    _, refs, holder, end = held_by_two(tmp_path)
+    _owner, _, refs, holder, end = held_by_two(tmp_path)
     three.remove_node(three.nodes[1], allow_graceful=False)
     end()
     assert ray.get(refs[:2], timeout=60) == [{"number": 0}, {"number": 1}]
@@ -111,7 +112,7 @@ def test_the_owners_node(three, tmp_path):
 
 def test_the_control_store_is_killed_after_it_has_chosen(three, tmp_path):
     """A holder that asks the new one is told of the same adopter: the task does not run a third time."""
-    pid, refs, holder, end = held_by_two(tmp_path)
+    _owner, pid, refs, holder, end = held_by_two(tmp_path)
     holders_pid = ray.get(holder.pid.remote(), timeout=60)
     os.kill(holders_pid, signal.SIGSTOP)
     os.kill(pid, signal.SIGKILL)
