@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,6 +65,10 @@ class Holder:
         return value if isinstance(value, (int, dict)) else int(value[0])
 
 
+def states_of_threads(pid):
+    return {stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")}
+
+
 def held_by_two(tmp_path):
     """An owner, its process, what it owns (held here and on the third node), and the way to have its task end."""
     go, log = str(tmp_path / "go"), str(tmp_path / "log")
@@ -115,6 +120,8 @@ def test_the_control_store_is_killed_after_it_has_chosen(three, tmp_path):
     _owner, pid, refs, holder, end = held_by_two(tmp_path)
     holders_pid = ray.get(holder.pid.remote(), timeout=60)
     os.kill(holders_pid, signal.SIGSTOP)
+    # A thread that has not been scheduled since then is not stopped yet.
+    wait_until(lambda: states_of_threads(holders_pid) == {"T"}, "the holder to stop")
     os.kill(pid, signal.SIGKILL)
     wait_until(
         lambda: contents(tmp_path / "log").split() == ["3", "3"], "the task to begin once more, for this process"

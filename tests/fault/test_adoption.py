@@ -268,7 +268,7 @@ def test_results_of_an_actors_methods():
 def test_what_nobody_adopts_goes_after_a_while(no_cluster):
     run_driver(
         """
-        import os, signal, time
+        import glob, os, signal, time
         import numpy as np
         from ray_rs._core import store_objects
 
@@ -294,6 +294,9 @@ def test_what_nobody_adopts_goes_after_a_while(no_cluster):
         owners_pid = ray.get(owner.give.remote(holder))
         assert len(store_objects()) == 1
         os.kill(holders_pid, signal.SIGSTOP)  # it cannot say that it has it
+        threads = f"/proc/{holders_pid}/task/*/stat"
+        while {open(path).read().rpartition(")")[2].split()[0] for path in glob.glob(threads)} != {"T"}:
+            time.sleep(0.001)  # a thread that has not been scheduled since then is not stopped yet
         os.kill(owners_pid, signal.SIGKILL)
         while store_objects():
             time.sleep(0.05)
