@@ -168,9 +168,12 @@ impl<V: Contains, S> OwnerTable<V, S> {
         self.free_unreferenced(effects);
     }
 
-    /// The borrowed object's owner is to be asked for the value, though nobody waits for it.
+    /// The borrowed object's owner is to be asked for the value, though nobody waits for it. What this process owns by now is
+    /// made when somebody needs it.
     pub fn ask_ahead(&mut self, slot: RefSlot, effects: &mut Vec<Effect<V>>) {
-        self.fetch_or_want(slot, effects);
+        if self.entry_mut(slot).owner != OwnerIndex::ME {
+            self.fetch_or_want(slot, effects);
+        }
     }
 
     /// The process has died. `lies_elsewhere`: the value is not in this process, but somewhere that an owner has to see to.

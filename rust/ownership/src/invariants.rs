@@ -10,6 +10,10 @@ impl<V: Contains, S> OwnerTable<V, S> {
     /// # Panics
     /// When a count does not equal what it counts, or an index is wrong.
     pub fn check_invariants(&self) {
+        assert!(
+            self.wanted.is_empty() && self.unreferenced.is_empty(),
+            "what one call was to look at was left for the next"
+        );
         let mut contained: FxHashMap<RefSlot, u32> = FxHashMap::default();
         let mut submitted: FxHashMap<RefSlot, u32> = FxHashMap::default();
         let mut lineage: FxHashMap<RefSlot, u32> = FxHashMap::default();

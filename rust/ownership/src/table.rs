@@ -26,7 +26,7 @@ pub struct OwnerTable<V, S> {
     /// Processes that have died: what is still said of their borrows comes too late.
     dead: FxHashSet<OwnerIndex>,
     /// Entries to look at for freeing; empty between calls.
-    unreferenced: Vec<RefSlot>,
+    pub(crate) unreferenced: Vec<RefSlot>,
     pub(crate) lineage: Lineage,
     /// Entries that are gone and needed; empty between calls.
     pub(crate) wanted: Vec<RefSlot>,
