@@ -13,7 +13,7 @@ from html import escape
 
 from ray_rs import _stacks
 
-__all__ = ["Frame", "sampled", "stacks_of", "svg"]
+__all__ = ["Frame", "rows", "sampled", "stacks_of", "svg"]
 
 _THREAD = re.compile(r"^(?:Current thread|Thread) (0x[0-9a-f]+)")
 _CALL = re.compile(r'^  File "(.*)", line (\d+) in (.*)$')
@@ -95,6 +95,38 @@ def sampled(pid: int, seconds: float) -> Frame:
         if time.monotonic() >= deadline:
             return root
         time.sleep(_PAUSE_S)
+
+
+def rows(pid: int, seconds: float) -> list[tuple[int, int, int, str]]:
+    """Looks at a worker of this machine for a while.
+
+    Args:
+        pid: Its process id.
+        seconds: For how long.
+
+    Returns:
+        Of each function as called by those below it: how many lie below it, how many samples lie to its left, its own
+        samples, and its name. Whoever calls comes before what it calls; the first is the process.
+
+    Raises:
+        StackError: It is no worker, has ended, or does not answer.
+    """
+    return _rows_of(sampled(pid, seconds))
+
+
+def _rows_of(root: Frame) -> list[tuple[int, int, int, str]]:
+    found = []
+    # What comes first is taken last.
+    todo = [(root, 0, 0)]
+    while todo:
+        frame, depth, left = todo.pop()
+        found.append((depth, left, frame.samples, frame.name))
+        calls = []
+        for call in sorted(frame.calls.values(), key=lambda call: call.name):
+            calls.append((call, depth + 1, left))
+            left += call.samples
+        todo += reversed(calls)
+    return found
 
 
 def svg(root: Frame, title: str) -> str:

@@ -19,7 +19,7 @@ from ray_rs.util.state import _rows
 from ray_rs.util.state import _tasks as _state_tasks
 from ray_rs.util.state._rows import Source
 
-__all__ = ["PageError", "look", "part", "stack"]
+__all__ = ["PageError", "flame", "look", "part", "stack"]
 
 Rows = dict[str, Any]
 
@@ -32,6 +32,7 @@ _LOG_PIECE = 256 << 10
 _SEARCHED_BYTES = 64 << 20
 _MOST_FINDINGS = 500
 _LONGEST_LINE = 2_000
+_MOST_FLAME_S = 60
 # The log of tasks is asked for again after so many times what that took last.
 _RECORDS_SHARE = 30
 
@@ -60,7 +61,7 @@ def part(name: str, query: str) -> str:
     """Answers a question of the page.
 
     Args:
-        name: "tasks", "timeline", "why", "log", "worker_log" or "search".
+        name: "tasks", "timeline", "why", "files", "log", "worker_log" or "search".
         query: As in an address.
 
     Returns:
@@ -301,6 +302,15 @@ def _logs(source: Source) -> Rows:
     return _files_in(source.directory)
 
 
+def _files(source: Source, words: dict[str, str]) -> str:
+    """Log files by name, of whichever node."""
+    return _in_logs(source, _listed, words)
+
+
+def _listed(words: dict[str, str]) -> str:
+    return json.dumps({"files": _files_in(_core.process_info()["session_dir"])})
+
+
 def _files_in(directory: str) -> Rows:
     with os.scandir(f"{directory}/logs") as entries:
         files = {entry.name: entry.stat() for entry in entries if entry.is_file(follow_symlinks=False)}
@@ -409,6 +419,34 @@ def stack(whose: dict[str, Any]) -> str:
     """
     from ray_rs import _stacks
 
+    pid, node = _worker_of(whose)
+    return str(_on_node(node, _stacks.dump, pid))
+
+
+def flame(whose: dict[str, Any]) -> str:
+    """Where a worker's threads spend their time.
+
+    Args:
+        whose: "pid" and "node_id", and for how many "seconds" to look; by default 5, at most 60.
+
+    Returns:
+        JSON: "rows" as of `_flame.rows`.
+
+    Raises:
+        PageError: There is no such worker, or it is to be looked at for too long.
+        StackError: It does not answer.
+    """
+    from ray_rs import _flame
+
+    seconds = whose.get("seconds", 5)
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds <= _MOST_FLAME_S:
+        raise PageError(f"seconds must be more than 0 and at most {_MOST_FLAME_S}, not {str(seconds)[:40]}.")
+    pid, node = _worker_of(whose)
+    return json.dumps({"rows": _on_node(node, _flame.rows, pid, seconds, timeout=30.0 + seconds)})
+
+
+def _worker_of(whose: dict[str, Any]) -> tuple[int, str]:
+    """Process and node of a worker that is there."""
     pid, node = whose.get("pid"), whose.get("node_id")
     if not isinstance(pid, int) or not isinstance(node, str):
         raise PageError("A worker is named by its pid and its node_id.")
@@ -416,15 +454,15 @@ def stack(whose: dict[str, Any]) -> str:
     living = source.answer(lambda: [row for row in source_rows(source, "workers") if row.is_alive])
     if not any((row.pid, row.node_id) == (pid, node) for row in living):
         raise PageError(f"There is no worker with pid {pid} on that node.")
-    return str(_on_node(node, _stacks.dump, pid))
+    return pid, node
 
 
-def _on_node(node: str, look: Callable[..., Any], *arguments: Any) -> Any:
+def _on_node(node: str, look: Callable[..., Any], *arguments: Any, timeout: float = 30.0) -> Any:
     """Looks at something where it is."""
     from ray_rs import _elsewhere, _stacks
 
     try:
-        return _elsewhere.run_on(node, look, *arguments)
+        return _elsewhere.run_on(node, look, *arguments, timeout=timeout)
     except _elsewhere.NodeError as error:
         if isinstance(error.cause, PageError):
             raise error.cause from None
@@ -468,6 +506,7 @@ _PARTS: dict[str, Callable[[Source, dict[str, str]], str]] = {
     "tasks": _task_page,
     "timeline": _timeline,
     "why": _why,
+    "files": _files,
     "log": _log,
     "worker_log": _worker_log,
     "search": _search,

@@ -411,6 +411,12 @@ def _stack(arguments: dict[str, Any]) -> _Said:
     return 200, _TEXT, _page.stack(arguments).encode()
 
 
+def _flame(arguments: dict[str, Any]) -> _Said:
+    from ray_rs import _page
+
+    return 200, _JSON, _page.flame(arguments).encode()
+
+
 _OPERATIONS: dict[str, Callable[[dict[str, Any]], _Said]] = {
     "version": _version,
     "list_jobs": _list_jobs,
@@ -431,4 +437,5 @@ _OPERATIONS: dict[str, Callable[[dict[str, Any]], _Said]] = {
     "look": _look,
     "page": _page_part,
     "stack": _stack,
+    "flame": _flame,
 }

@@ -38,7 +38,7 @@ BEGINS = {"entrypoint": st.just("") | NUMBERS | st.lists(TEXTS, max_size=1)}
 
 # Paths whose parameters have few values that are any good.
 KNOWN = {
-    "/api/page/{part}": ["tasks", "timeline", "why", "log", "worker_log", "search"],
+    "/api/page/{part}": ["tasks", "timeline", "why", "files", "log", "worker_log", "search"],
     "/api/v0/{kind}": ["tasks", "actors", "nodes", "objects", "workers", "jobs", "placement_groups", "logs"],
     "/api/v0/{kind}/summarize": ["tasks", "actors", "objects"],
 }

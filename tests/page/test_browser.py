@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from heads import command
 from page.conftest import LINE, eventually
 from ray_rs.scripts._dashboard import url_of
 from ray_rs.util import state
@@ -157,6 +158,36 @@ def test_the_stack_of_what_runs(window):
     window.page.click("#dialog button:has-text('Log')")
     window.page.wait_for_selector("main[data-view=logs] #log")
     window.until(f"document.getElementById('log').textContent.includes('{LINE}')")
+
+
+def test_the_flame_graph_of_what_runs(window):
+    window.view("tasks")
+    window.page.select_option("main select", "RUNNING")
+    window.page.click("[aria-label^='Tasks, the latest'] tbody tr:has-text('waits_at_the_gate') button")
+    window.page.click("#dialog button:has-text('Flame graph')")
+    window.page.wait_for_selector(".flame button:has-text('waits_at_the_gate')")
+    said = "#dialog p[aria-live]"
+    assert re.match(r"process \d+: 100.0 %, (\d+) of \1 samples", window.page.inner_text(said))
+    # One is as wide as its callers when pressed, and as before when pressed again.
+    wide = """() => { const [a, b] = [...document.querySelectorAll('.flame button')].filter(
+        each => each === document.activeElement || each.style.top === '0px').map(each => each.offsetWidth);
+        return [a, b]; }"""
+    window.page.click(".flame button:has-text('waits_at_the_gate')")
+    assert "waits_at_the_gate" in window.page.inner_text(said)
+    window.page.screenshot(path=PICTURES / "flame-graph.png")
+    whole, part = window.page.evaluate(wide)
+    assert whole == part
+    window.page.keyboard.press("ArrowUp")
+    assert "waits_at_the_gate" not in window.page.inner_text(said)
+    window.page.keyboard.press("Home")
+    assert window.page.inner_text(said).startswith("process ")
+    for _ in range(40):
+        window.page.keyboard.press("ArrowDown")
+        if "waits_at_the_gate" in window.page.inner_text(said):
+            break
+    assert "waits_at_the_gate" in window.page.inner_text(said)
+    window.page.keyboard.press("Escape")
+    assert not window.page.is_visible("#dialog")
 
 
 def test_timeline(window):
@@ -332,6 +363,34 @@ def test_what_is_written_can_be_read(browser, head, busy, scheme):
         seen.view(name)
     context.close()
     assert seen.complaints == []
+
+
+def test_logs_of_another_node(window, head):
+    command("start", f"--address={head.address}", "--num-cpus=0", "--resources", '{"beside": 1}')
+
+    @ray.remote(num_cpus=0, resources={"beside": 1})
+    def says():
+        print("said beside", flush=True)
+        return ray.get_runtime_context().get_node_id()
+
+    node = ray.get(says.remote(), timeout=30)
+    window.view("logs")
+    window.page.wait_for_selector(f"main select option[value='{node}']", state="attached")
+    window.page.select_option("main label:has-text('Node') select", node)
+    window.until(f"location.hash === '#/logs/@{node}/'")
+    window.until("[...document.querySelectorAll('tbody a')].some(each => each.textContent.startsWith('worker-'))")
+    assert not any(row[0] == "gcs.log" for row in window.rows("Log files"))
+    window.page.fill("form input", "said beside")
+    window.page.click("form button")
+    window.page.click("main ol li a")
+    window.until("document.getElementById('log')?.textContent.startsWith('said beside')")
+    # Followed, and back at the head.
+    window.page.check("main .tools input[type=checkbox]")
+    ray.get(says.remote(), timeout=30)
+    window.until("document.getElementById('log').textContent.split('said beside').length === 3")
+    window.page.select_option("main label:has-text('Node') select", "")
+    window.until("location.hash === '#/logs'")
+    window.until("[...document.querySelectorAll('tbody a')].some(each => each.textContent === 'gcs.log')")
 
 
 FAINT = """() => {

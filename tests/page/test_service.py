@@ -108,6 +108,7 @@ def test_what_the_page_asks_for_needs_the_key(head):
         ("GET", "/api/page/log?file=gcs.log"),
         ("GET", "/api/page/search?text=a"),
         ("POST", "/api/page/stack"),
+        ("POST", "/api/page/flame"),
         ("POST", "/page/session"),
     ]
     for method, path in asked:
@@ -329,6 +330,17 @@ def test_why_and_stacks(head, busy):
     assert "in main" in text
     # Again, and another's; each is its own.
     assert "waits_at_the_gate" in head.request("POST", "/api/page/stack", whose)[1]
+    status, text = head.request("POST", "/api/page/flame", {**whose, "seconds": 0.2})
+    assert status == 200, text
+    rows = json.loads(text)["rows"]
+    assert rows[0][:2] == [0, 0] and rows[0][3] == f"process {whose['pid']}"
+    for (below, left, samples, name), after in zip(rows, [*rows[1:], [0, 0, 0, ""]], strict=True):
+        assert samples > 0 and left + samples <= rows[0][2] and name
+        assert after[0] <= below + 1
+    assert any("waits_at_the_gate" in row[3] for row in rows)
+    for wrong in (0, -1, 61, True, "long", None, [1]):
+        status, text = head.request("POST", "/api/page/flame", {**whose, "seconds": wrong})
+        assert (status, "seconds must be" in text) == (400, True), text
     status, text = head.request("POST", "/api/page/stack", {"pid": busy.counter_pid, "node_id": node})
     assert status == 200
     assert "waits_at_the_gate" not in text

@@ -2,7 +2,7 @@
 
 import xml.etree.ElementTree as ElementTree
 
-from ray_rs._flame import Frame, stacks_of, svg
+from ray_rs._flame import Frame, _rows_of, stacks_of, svg
 from under_test import ray_rs_only
 
 pytestmark = ray_rs_only("is about a tool of ours")
@@ -36,6 +36,14 @@ def test_samples_are_counted_along_each_stack():
     a = root.calls["a"]
     assert (root.samples, a.samples, a.calls["b"].samples, a.calls["b"].calls["c"].samples) == (4, 3, 2, 1)
     assert root.depth() == 4
+
+
+def test_rows_stand_after_who_called_them_and_beside_each_other():
+    root = Frame("all")
+    for stack in (["a", "c"], ["a", "b"], ["a", "b", "d"], ["e"]):
+        root.add(stack)
+    told = [(0, 0, 4, "all"), (1, 0, 3, "a"), (2, 0, 2, "b"), (3, 0, 1, "d"), (2, 2, 1, "c"), (1, 3, 1, "e")]
+    assert _rows_of(root) == told
 
 
 def test_the_picture_is_as_wide_as_the_shares():

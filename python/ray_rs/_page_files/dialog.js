@@ -1,13 +1,15 @@
 // Details of one thing, and what can be asked about it.
 import { clock, make, stateOf } from "./dom.js";
+import { flame as graph } from "./flame.js";
 import { ask, part } from "./stream.js";
 
 const dialog = document.getElementById("dialog");
 const title = document.getElementById("dialog-title");
 const body = document.getElementById("dialog-body");
+const FLAME_S = 3;
 document.getElementById("dialog-close").addEventListener("click", () => dialog.close());
 
-/** Shows `fields`, [name, value] each, below buttons, `{label, act}` each; `act` gives the text that is shown then. */
+/** Shows `fields`, [name, value] each, below buttons, `{label, act}` each; `act` gives the text, or the elements, shown then. */
 export function show(heading, fields, buttons = []) {
   title.textContent = heading;
   const output = make("div", { "aria-live": "polite" });
@@ -24,7 +26,8 @@ function button(label, act, output) {
     output.replaceChildren(make("p", {}, "Asking …"));
     try {
       const said = await act();
-      output.replaceChildren(...(said === undefined ? [] : [make("h3", {}, label), make("pre", { tabindex: 0 }, said)]));
+      const elements = typeof said === "string" ? [make("pre", { tabindex: 0 }, said)] : said;
+      output.replaceChildren(...(said === undefined ? [] : [make("h3", {}, label), ...elements]));
     } catch (error) {
       output.replaceChildren(make("p", { class: "trouble" }, error.message));
     }
@@ -54,6 +57,12 @@ export const why = (id) => ({ label: "Why?", act: async () => (await part("why",
 export const stack = (pid, node) => ({
   label: "Stack",
   act: () => ask("/api/page/stack", { method: "POST", body: JSON.stringify({ pid, node_id: node }) }),
+});
+
+/** Where the worker's threads spend the next seconds. */
+export const flame = (pid, node) => ({
+  label: "Flame graph",
+  act: async () => graph((await ask("/api/page/flame", { method: "POST", body: JSON.stringify({ pid, node_id: node, seconds: FLAME_S }) })).rows),
 });
 
 /** Goes to a worker's log; shows the last of it when it is on another node. */

@@ -1,6 +1,6 @@
 // Tasks: sums by name, and every single one, as many as there are.
 import { clock, count, duration, make, quiet, short, stateOf } from "./dom.js";
-import { fieldsOf, log, show, stack, why } from "./dialog.js";
+import { fieldsOf, flame, log, show, stack, why } from "./dialog.js";
 import { part } from "./stream.js";
 import { Here, Table, There } from "./table.js";
 
@@ -106,7 +106,7 @@ export const tasks = {
   open(row) {
     const isOver = row.state === "FINISHED" || row.state === "FAILED";
     const buttons = isOver ? [] : [why(row.task_id)];
-    if (!isOver && row.worker_pid) buttons.push(stack(row.worker_pid, row.node_id));
+    if (!isOver && row.worker_pid) buttons.push(stack(row.worker_pid, row.node_id), flame(row.worker_pid, row.node_id));
     if (row.worker_pid) buttons.push(log(row.worker_pid, row.worker_id, row.node_id, () => this.context.rows("logs")));
     show(`Task ${row.name}`, fieldsOf(row), buttons);
   },

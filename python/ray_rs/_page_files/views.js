@@ -1,7 +1,7 @@
 // The views that are tables of what a section has, and the overview. A view is `{title, sections, begin(main, context),
 // update(section)}`; `context` has `rows(section)` and `argument`, what follows the view's name in the address.
 import { bytes, clock, count, make, resources, short, stateOf } from "./dom.js";
-import { fieldsOf, log, show, stack, why } from "./dialog.js";
+import { fieldsOf, flame, log, show, stack, why } from "./dialog.js";
 import { ask } from "./stream.js";
 import { Here, Table } from "./table.js";
 
@@ -55,7 +55,7 @@ const opener = (title, words, about = {}) => ({ isOpener: true, title, words, ab
 
 const actorButtons = (row, context) => [
   ...(row.state === "DEAD" ? [] : [why(row.actor_id)]),
-  ...(row.state === "ALIVE" && row.pid ? [stack(row.pid, row.node_id), log(row.pid, "", row.node_id, () => context.rows("logs"))] : []),
+  ...(row.state === "ALIVE" && row.pid ? [stack(row.pid, row.node_id), flame(row.pid, row.node_id), log(row.pid, "", row.node_id, () => context.rows("logs"))] : []),
 ];
 
 export const actors = tableView(
@@ -116,7 +116,7 @@ export const workers = tableView(
     sort: 0,
     open: (row, context) =>
       show(`Process ${row.pid}`, fieldsOf(withoutKey(row)), [
-        ...(row.worker_type === "DRIVER" ? [] : [stack(row.pid, row.node_id), log(row.pid, row.worker_id, row.node_id, () => context.rows("logs"))]),
+        ...(row.worker_type === "DRIVER" ? [] : [stack(row.pid, row.node_id), flame(row.pid, row.node_id), log(row.pid, row.worker_id, row.node_id, () => context.rows("logs"))]),
       ]),
   },
   ["logs"],

@@ -19,7 +19,7 @@
 //! | `GET /logical/actors` | `actors` | |
 //! | `GET /api/gcs_healthz`, `/api/healthz`, `/api/local_raylet_healthz` | `health` | |
 //! | `GET /api/page/{part}` | `page` | `part`, `query` |
-//! | `POST /api/page/stack` | `stack` | the request's object |
+//! | `POST /api/page/stack`, `POST /api/page/flame` | `stack`, `flame` | the request's object |
 //! | `GET /api/page/events?sections=a,b` | `look`, again and again | `section` |
 //!
 //! `GET /api/openapi.json` describes all this, and is made of the very table that the router is.
@@ -124,9 +124,20 @@ fn table() -> Vec<Entry<Service>> {
         .body(Content::Json, &[("pid", "integer"), ("node_id", "string")])
         .answers("200", Content::Text),
         Entry::new(
+            "post",
+            "/api/page/flame",
+            "Where the threads of a worker spend their time",
+            post(flame),
+        )
+        .body(
+            Content::Json,
+            &[("pid", "integer"), ("node_id", "string"), ("seconds", "number")],
+        )
+        .answers("200", Content::Json),
+        Entry::new(
             "get",
             "/api/page/{part}",
-            "tasks, timeline, why, log, worker_log or search",
+            "tasks, timeline, why, files, log, worker_log or search",
             get(page_part),
         )
         .query(
@@ -312,6 +323,10 @@ async fn page_part(State(service): State<Service>, Path(part): Path<String>, Raw
 
 async fn stack(State(service): State<Service>, body: Bytes) -> Response {
     ask_with(service, "stack", &body).await
+}
+
+async fn flame(State(service): State<Service>, body: Bytes) -> Response {
+    ask_with(service, "flame", &body).await
 }
 
 /// Asks with what the body says, which is an object.
