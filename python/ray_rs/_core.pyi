@@ -695,6 +695,21 @@ def worker_ready() -> None:
 def prepare_to_fork() -> None:
     """Zygote: does once what each worker would do for itself, and leaves no gaps in the heap. Before the first fork."""
 
+def mark_process(session_dir: str, zygote: int, worker: int) -> bool:
+    """Zygote and worker: marks this process, and all that it starts from now on, as of this zygote and this worker.
+
+    Args:
+        session_dir: Directory of the session.
+        zygote: The zygote's number.
+        worker: Number of the order to fork; 0 in the zygote.
+
+    Returns:
+        False where the kernel refuses it.
+    """
+
+def end_marked_processes(session_dir: str) -> None:
+    """Zygote whose raylet was killed: kills all workers of the session, and what they started, in two seconds."""
+
 def is_initialized() -> bool:
     """Whether this process is part of a session."""
 

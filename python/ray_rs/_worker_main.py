@@ -79,6 +79,7 @@ def main(config: dict[str, Any], fork_token: int) -> None:
 
 def _run(config: dict[str, Any], fork_token: int) -> int:
     _become_a_process_of_its_own()
+    _core.mark_process(config["session_dir"], config["zygote"], fork_token)
     set_up = _environments.set_up_hook() if _environments.own_text() else None
     _core.connect(config["session_dir"], fork_token=fork_token, set_up_follows=set_up is not None)
     info = _core.process_info()

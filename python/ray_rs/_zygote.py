@@ -6,9 +6,10 @@ at /proc/self/task. On its socket to the raylet each packet is one message, in A
     raylet to zygote   `fork <token>`
     zygote to raylet   `forked <token> <pid>`, `exited <pid> <wait status>`
 
-It sleeps until the raylet writes or a child ends, and ends itself when the raylet's end of the socket is closed; its
-workers live on then, as their tie is to the raylet. When a worker has ended, what is left of its process group is
-killed: subprocesses that a task started and did not wait for.
+It sleeps until the raylet writes or a child ends. When a worker has ended, what is left of its process group is
+killed: subprocesses that a task started and did not wait for. What went into sessions of its own the raylet finds, by
+a mark that each worker gives itself and all that it starts. A raylet kills its zygotes before it ends: when its end of
+the socket is closed all the same, it was killed, and the zygote ends in its place what is left of the node.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import select
 import signal
 import sys
 from _socket import socket  # without the constants and helpers around it, which take milliseconds to import
-from typing import Any
+from typing import Any, NoReturn
 
 __all__ = ["main"]
 
@@ -31,8 +32,9 @@ def main(config: dict[str, Any]) -> None:
     """Forks workers until the raylet is gone. Does not return in the zygote; in a worker it does not return either.
 
     Args:
-        config: fd (of the socket), session_dir, log_dir, sys_path, cwd, preload, and thread_env: the driver's values of
-            the variables that were set to 1 for this process.
+        config: fd (of the socket), session_dir, log_dir, zygote (its number), sys_path, cwd, preload, children_end
+            (whether what a worker has started ends with it), and thread_env: the driver's values of the variables that
+            were set to 1 for this process.
     """
     gc.disable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -41,6 +43,11 @@ def main(config: dict[str, Any]) -> None:
     _become_like_the_driver(config)
     from ray_rs import _core, _rehearsal, _worker_main
 
+    if not _core.mark_process(config["session_dir"], config["zygote"], 0):
+        print(
+            "zygote: this kernel knows no RLIMIT_RTTIME: what tasks send into sessions of its own may outlive them",
+            file=sys.stderr,
+        )
     for name in config["preload"]:
         _preload(name)
     _rehearsal.rehearse()
@@ -48,7 +55,7 @@ def main(config: dict[str, Any]) -> None:
     # What is imported by now is never collected, so that the collector does not touch (and copy) pages shared by all.
     gc.collect()
     gc.freeze()
-    zygote = _Zygote(config["fd"], padding=_fill_pools())
+    zygote = _Zygote(config, padding=_fill_pools())
     _core.prepare_to_fork()
     token = zygote.serve()
     # Only children get here.
@@ -145,8 +152,11 @@ _BYTES_OVERHEAD = sys.getsizeof(b"")
 class _Zygote:
     """The loop, and the children that are alive."""
 
-    def __init__(self, descriptor: int, padding: list[object]) -> None:
+    def __init__(self, config: dict[str, Any], padding: list[object]) -> None:
         self._padding = padding
+        self._session_dir: str = config["session_dir"]
+        self._children_end: bool = config["children_end"]
+        descriptor: int = config["fd"]
         self._socket = socket(fileno=descriptor)
         self._socket.setblocking(False)
         os.set_inheritable(descriptor, False)
@@ -182,7 +192,7 @@ class _Zygote:
         except ConnectionError:
             message = b""
         if not message:
-            os._exit(0)  # the raylet is gone
+            self._end_the_node()
         return message.decode("ascii")
 
     def _send(self, message: str) -> None:
@@ -190,9 +200,17 @@ class _Zygote:
         try:
             self._socket.send(message.encode("ascii"))
         except OSError:
-            os._exit(0)
+            self._end_the_node()
         finally:
             self._socket.setblocking(False)
+
+    def _end_the_node(self) -> NoReturn:
+        """The raylet was killed: ends what is left of its session, this process's own group last."""
+        from ray_rs import _core
+
+        _core.end_marked_processes(self._session_dir)
+        os.killpg(0, signal.SIGKILL)
+        os._exit(0)
 
     def _fork(self, token: int) -> bool:
         """Forks one worker; True in the child."""
@@ -227,7 +245,7 @@ class _Zygote:
             if ended is None:
                 return
             pid = ended.si_pid
-            if pid in self._workers:
+            if pid in self._workers and self._children_end:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(pid, signal.SIGKILL)
             _, status = os.waitpid(pid, 0)

@@ -1,8 +1,10 @@
-//! What a zygote does once, so that none of its children has to.
+//! What a zygote does once, so that none of its children has to; and how its children are told apart.
 
 use std::mem;
+use std::path::PathBuf;
 
 use pyo3::prelude::*;
+use ray_rs_cli::process_mark::{ProcessMark, end_session};
 use ray_rs_core_worker::SpinPolicy;
 
 /// The allocator of the C library puts a block of up to this size where one of its size was freed.
@@ -20,6 +22,18 @@ const MAX_FILL_BYTES: usize = 8 << 20;
 pub fn prepare_to_fork() {
     SpinPolicy::remember();
     fill_gaps();
+}
+
+/// Marks this process, and all that it starts from now on. False where the kernel refuses that.
+#[pyfunction]
+pub fn mark_process(session_dir: PathBuf, zygote: u64, worker: u64) -> bool {
+    ProcessMark::new(&session_dir, zygote, worker).set().is_ok()
+}
+
+/// Kills all workers of a session whose raylet is gone, and what they started.
+#[pyfunction]
+pub fn end_marked_processes(py: Python<'_>, session_dir: PathBuf) {
+    py.detach(|| end_session(&session_dir));
 }
 
 /// Fills the gaps that start-up has left in the heap, for good: what workers allocate lies together in fresh pages then.

@@ -92,6 +92,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         core::disconnect,
         core::worker_ready,
         forking::prepare_to_fork,
+        forking::mark_process,
+        forking::end_marked_processes,
         core::is_initialized,
         core::flush_logs,
         spans::set_tracing,

@@ -284,7 +284,7 @@ impl Raylet {
         {
             self.zygotes.remove(&zygote.key);
             zygote.kill();
-            job.past_marks.push(zygote.mark);
+            job.past_zygotes.push(zygote.key);
         }
     }
 }

@@ -27,8 +27,8 @@ pub(crate) struct Job {
     pub detached: FxHashSet<ActorId>,
     /// By `EnvKey`: the job's own is the first. None goes before the job does.
     pub environments: Vec<Environment>,
-    /// Marks of zygotes that have ended; what carries one ends with the job.
-    pub past_marks: Vec<String>,
+    /// Zygotes that have ended; what descends from one ends with the job.
+    pub past_zygotes: Vec<ZygoteKey>,
     /// Workers that were ready for a task, ever.
     pub workers_seen: u32,
     pub start_failures: u32,
@@ -57,7 +57,7 @@ impl Raylet {
             ended: false,
             detached: FxHashSet::default(),
             environments: vec![own],
-            past_marks: Vec::new(),
+            past_zygotes: Vec::new(),
             workers_seen: 0,
             start_failures: 0,
             remote_driver: None,
@@ -95,7 +95,7 @@ impl Raylet {
         let job = self.jobs.get_mut(&key.job).expect("a zygote's job is known");
         let gone = job.environments[key.env.0 as usize].zygote.take();
         let gone = gone.expect("it was listed");
-        job.past_marks.push(gone.mark.clone());
+        job.past_zygotes.push(gone.key);
         let last_words = logs::last_words(&gone.stderr_path);
         let reason = if last_words.is_empty() {
             "the process that forks workers has ended".to_owned()
@@ -123,13 +123,13 @@ impl Raylet {
         }
         job.ended = true;
         job.driver = None;
-        let mut marks = std::mem::take(&mut job.past_marks);
+        let mut marks = std::mem::take(&mut job.past_zygotes);
         for environment in &mut job.environments {
             environment.end_set_up();
             if let Some(zygote) = environment.zygote.take() {
                 self.zygotes.remove(&zygote.key);
                 zygote.kill();
-                marks.push(zygote.mark);
+                marks.push(zygote.key);
             }
         }
         if !marks.is_empty() {
@@ -172,11 +172,11 @@ impl Raylet {
             if let Some(zygote) = environment.zygote.take() {
                 self.zygotes.remove(&zygote.key);
                 zygote.kill();
-                self.marks_to_end.push((zygote.mark, key));
+                self.marks_to_end.push((zygote.key, key));
                 self.looks_at_orphans = 0;
             }
         }
-        let past = std::mem::take(&mut job.past_marks);
+        let past = std::mem::take(&mut job.past_zygotes);
         self.marks_to_end.extend(past.into_iter().map(|mark| (mark, key)));
     }
 

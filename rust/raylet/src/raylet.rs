@@ -38,6 +38,7 @@ use crate::jobs::Job;
 use crate::logs::{LogAgent, Sink};
 use crate::memory::Memory;
 use crate::object_service::ObjectService;
+use crate::reaper::children_end;
 use crate::replicas::Replicas;
 use crate::timers::{Timer, Timers};
 use crate::transfer::Transfers;
@@ -74,10 +75,12 @@ pub(crate) struct Raylet {
     /// Of the zygotes that live, the environment of each.
     pub zygotes: FxHashMap<ZygoteKey, PoolKey>,
     pub next_zygote: u64,
-    /// Marks of zygotes whose job has ended: whatever carries one is ended when it is found.
-    pub marks_to_end: Vec<(String, JobKey)>,
+    /// Zygotes whose job has ended: whatever descends from one is ended when it is found.
+    pub marks_to_end: Vec<(ZygoteKey, JobKey)>,
     /// Looks in vain at orphans that did not show their mark, since the last job ended.
     pub looks_at_orphans: u32,
+    /// What a worker has started ends with it, and not only with its job.
+    pub children_end: bool,
     pub deaths: Deaths,
     pub actors: Actors,
     pub groups: Groups,
@@ -323,6 +326,7 @@ impl Raylet {
             next_zygote: 0,
             marks_to_end: Vec::new(),
             looks_at_orphans: 0,
+            children_end: children_end(),
             deaths: Deaths::default(),
             actors: Actors::default(),
             groups: Groups::default(),

@@ -1,17 +1,22 @@
 //! Exit statuses of children, and orphans.
 //!
-//! The raylet is a subreaper: a process whose parent has ended becomes its child. Programs that a dead worker had
-//! started are found that way and ended. They are told apart by the mark in their environment (which zygote they
-//! descend from) and by their process group; one that has made itself a session of its own is left alone until the job
-//! ends, and ends with it.
+//! `FT-9` The raylet is a subreaper: a process whose parent has ended becomes its child. Programs that a dead worker had
+//! started are found that way and ended. They are told apart by their [`ProcessMark`], which they keep in sessions of their
+//! own and with other environments; where a kernel knows no such mark, by their process group and by the mark in their
+//! environment (which zygote they descend from). What a worker that lives has started is left alone, whoever its parent is.
+//!
+//! With `RAY_kill_child_processes_on_worker_exit=0` what a worker has started ends with its job.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use ray_rs_transport::ProcessMark;
 use ray_rs_transport::session::PROCESS_MARK;
+use rustc_hash::FxHashSet;
 use rustix::process::{Pid, Signal, WaitOptions, getpgid, getpid, kill_process, wait};
 
 use crate::gcs_process::GcsProcess;
-use crate::input::ZygoteKey;
+use crate::input::{Token, ZygoteKey};
 use crate::raylet::Raylet;
 use crate::timers::Timer;
 use crate::workers::raw_status;
@@ -22,6 +27,8 @@ const END_LIMIT: Duration = Duration::from_secs(1);
 /// A process in the middle of `exec` shows no mark; it is looked at again, a few times.
 const LOOKS_AT_ORPHANS: u32 = 10;
 const PAUSE_BETWEEN_LOOKS: Duration = Duration::from_millis(10);
+/// Ray's setting, in the raylet's environment: whether what a worker has started ends with it.
+const KILL_CHILDREN: &str = "RAY_kill_child_processes_on_worker_exit";
 
 impl Raylet {
     /// Takes the statuses of all children that have ended.
@@ -41,25 +48,36 @@ impl Raylet {
         self.end_orphans();
     }
 
-    /// Ends what carries the mark of a job that has ended. Each process that ends may leave orphans in turn: their end
-    /// calls this again, until nothing with such a mark is left.
+    /// Ends what workers that are dead have left, and what descends from a job that has ended. Each process that ends may
+    /// leave orphans in turn: their end calls this again, until nothing of the kind is left.
     pub fn end_orphans(&mut self) {
-        if self.marks_to_end.is_empty() {
+        let workers = self.worker_pids();
+        let left = orphans(&workers, &self.zygote_pids());
+        if left.is_empty() && self.marks_to_end.is_empty() {
             return;
         }
-        let workers = self.worker_pids();
         let mut found = Vec::new();
         let mut unreadable = false;
-        for pid in orphans(&workers, &self.zygote_pids()) {
-            match mark_of(pid) {
-                Mark::Of(mark) if self.marks_to_end.iter().any(|(known, _)| *known == mark) => {
-                    let _ = kill_process(pid, Signal::KILL);
-                    found.push(mark);
+        for pid in left {
+            match self.mark_of(pid) {
+                // Also of a job that has ended: its workers are ended as well, but for detached actors.
+                Mark::Worker(mark) if self.children_end => {
+                    if !self.is_of_the_living(mark) {
+                        let _ = kill_process(pid, Signal::KILL);
+                    }
                 }
-                Mark::Of(_) | Mark::None => {}
+                Mark::Worker(mark) => {
+                    let is_its = |zygote: &ZygoteKey| mark.same_zygote(self.mark(*zygote, Token(0)));
+                    found.extend(self.end_with_its_job(pid, is_its));
+                }
+                Mark::Zygote(text) => {
+                    found.extend(self.end_with_its_job(pid, |zygote| text == self.environment_mark(*zygote)));
+                }
+                Mark::None => {}
                 Mark::Unreadable => unreadable = true,
             }
         }
+        let unreadable = unreadable && !self.marks_to_end.is_empty();
         let look_again = unreadable && self.looks_at_orphans < LOOKS_AT_ORPHANS;
         if look_again {
             self.looks_at_orphans += 1;
@@ -68,26 +86,51 @@ impl Raylet {
         }
         // A mark whose workers and orphans are gone is done with.
         let workers = &self.workers;
-        self.marks_to_end.retain(|(mark, job)| {
-            look_again || found.contains(mark) || workers.values().any(|worker| worker.pool.job == *job)
+        self.marks_to_end.retain(|(zygote, job)| {
+            look_again || found.contains(zygote) || workers.values().any(|worker| worker.pool.job == *job)
         });
     }
 
+    /// Ends an orphan if its zygote's job has ended, and says which zygote that was.
+    fn end_with_its_job(&self, pid: Pid, is_its: impl Fn(&ZygoteKey) -> bool) -> Option<ZygoteKey> {
+        let (zygote, _) = self.marks_to_end.iter().find(|(zygote, _)| is_its(zygote))?;
+        let _ = kill_process(pid, Signal::KILL);
+        Some(*zygote)
+    }
+
     /// Ends what a dead worker had started.
-    pub fn end_orphans_of(&mut self, worker_pid: u32, zygote: ZygoteKey) {
-        let Some(zygote) = self.all_zygotes().find(|known| known.key == zygote) else {
-            return self.end_orphans();
-        };
-        for pid in orphans(&self.worker_pids(), &self.zygote_pids()) {
-            let Ok(group) = getpgid(Some(pid)) else { continue };
-            // The worker's number is that of its group, and nobody else's as long as the group has members. No mark is
-            // asked for: a process in the middle of `exec` shows none.
-            let is_its = as_u32(group) == worker_pid
-                || group == zygote.pid && matches!(mark_of(pid), Mark::Of(mark) if mark == zygote.mark);
-            if is_its {
-                let _ = kill_process(pid, Signal::KILL);
+    pub fn end_orphans_of(&mut self, worker_pid: u32) {
+        if self.children_end {
+            for pid in orphans(&self.worker_pids(), &self.zygote_pids()) {
+                // The worker's number is that of its group, and nobody else's as long as the group has members.
+                if getpgid(Some(pid)).is_ok_and(|group| as_u32(group) == worker_pid) {
+                    let _ = kill_process(pid, Signal::KILL);
+                }
             }
         }
+        self.end_orphans();
+    }
+
+    /// Whether a worker that was ordered and is not known to have ended has started the process.
+    fn is_of_the_living(&self, mark: ProcessMark) -> bool {
+        self.workers
+            .iter()
+            .any(|(token, worker)| self.mark(worker.zygote, *token) == mark)
+    }
+
+    fn mark(&self, zygote: ZygoteKey, worker: Token) -> ProcessMark {
+        ProcessMark::new(&self.config.session_dir, zygote.0, worker.0)
+    }
+
+    fn mark_of(&self, pid: Pid) -> Mark {
+        match ProcessMark::of(as_u32(pid)) {
+            Some(mark) if mark.is_of_a_worker() && mark.is_of_session(&self.config.session_dir) => Mark::Worker(mark),
+            _ => environment_mark_of(pid),
+        }
+    }
+
+    fn environment_mark(&self, zygote: ZygoteKey) -> String {
+        environment_mark(&self.config.session_dir, zygote)
     }
 
     pub fn all_zygotes(&self) -> impl Iterator<Item = &Zygote> {
@@ -141,7 +184,7 @@ impl Raylet {
 }
 
 /// Our children that are neither workers nor zygotes.
-fn orphans(workers: &rustc_hash::FxHashSet<u32>, zygotes: &[Pid]) -> Vec<Pid> {
+fn orphans(workers: &FxHashSet<u32>, zygotes: &[Pid]) -> Vec<Pid> {
     children()
         .into_iter()
         .filter(|pid| !workers.contains(&as_u32(*pid)) && !zygotes.contains(pid))
@@ -171,16 +214,33 @@ fn children() -> Vec<Pid> {
     found
 }
 
-/// Which zygote a process descends from.
+/// Whether what a worker has started ends with it: so it is unless Ray's setting says otherwise.
+pub(crate) fn children_end() -> bool {
+    means_yes(std::env::var(KILL_CHILDREN).ok().as_deref())
+}
+
+fn means_yes(setting: Option<&str>) -> bool {
+    setting.is_none_or(|text| text == "1" || text.eq_ignore_ascii_case("true"))
+}
+
+/// The value of [`PROCESS_MARK`] for what descends from a zygote.
+pub(crate) fn environment_mark(session_dir: &Path, zygote: ZygoteKey) -> String {
+    format!("{}/{}", session_dir.display(), zygote.0)
+}
+
+/// What a process descends from.
 #[derive(Debug, PartialEq, Eq)]
 enum Mark {
-    Of(String),
+    /// A worker of this session.
+    Worker(ProcessMark),
+    /// A zygote, as its environment says.
+    Zygote(String),
     None,
     /// Its environment is empty: it has ended, is in the middle of `exec`, or was started with none.
     Unreadable,
 }
 
-fn mark_of(pid: Pid) -> Mark {
+fn environment_mark_of(pid: Pid) -> Mark {
     let environment = std::fs::read(format!("/proc/{}/environ", as_u32(pid))).unwrap_or_default();
     mark_in(&environment)
 }
@@ -192,7 +252,7 @@ fn mark_in(environment: &[u8]) -> Mark {
     let prefix = format!("{PROCESS_MARK}=");
     let mut entries = environment.split(|byte| *byte == 0);
     match entries.find_map(|entry| entry.strip_prefix(prefix.as_bytes())) {
-        Some(mark) => Mark::Of(String::from_utf8_lossy(mark).into_owned()),
+        Some(mark) => Mark::Zygote(String::from_utf8_lossy(mark).into_owned()),
         None => Mark::None,
     }
 }
@@ -203,8 +263,24 @@ mod tests {
 
     #[test]
     fn marks_are_found_among_other_variables() {
-        assert_eq!(mark_in(b"A=1\0RAY_RS_ZYGOTE=/s/2\0B=\0"), Mark::Of("/s/2".to_owned()));
+        assert_eq!(
+            mark_in(b"A=1\0RAY_RS_ZYGOTE=/s/2\0B=\0"),
+            Mark::Zygote("/s/2".to_owned())
+        );
         assert_eq!(mark_in(b"A=1\0XRAY_RS_ZYGOTE=/s/2\0"), Mark::None);
         assert_eq!(mark_in(b""), Mark::Unreadable);
+    }
+
+    #[test]
+    fn children_stay_where_the_setting_says_so() {
+        for (setting, ends) in [
+            (None, true),
+            (Some("true"), true),
+            (Some("1"), true),
+            (Some("0"), false),
+            (Some("False"), false),
+        ] {
+            assert_eq!(means_yes(setting), ends, "{setting:?}");
+        }
     }
 }

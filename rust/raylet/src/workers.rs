@@ -214,6 +214,7 @@ impl Raylet {
         };
         worker.kill();
         self.note_start_failure(worker.pool, reason.to_owned(), how);
+        self.end_orphans();
         self.forget_job_if_over(worker.pool.job);
     }
 
@@ -512,7 +513,7 @@ impl Raylet {
             );
         }
         self.publish_death(worker.worker_id, report, Vec::new());
-        self.end_orphans_of(pid, worker.zygote);
+        self.end_orphans_of(pid);
         self.forget_job_if_over(worker.pool.job);
     }
 

@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 
 use crate::config::{DriverConfig, RayletConfig};
 use crate::input::{Input, Inputs, Token, ZygoteKey, ZygoteWord};
+use crate::reaper::{children_end, environment_mark};
 
 /// Libraries that would start threads of their own at import, before the fork; a worker restores the driver's values.
 const THREAD_COUNT_VARIABLES: [&str; 2] = ["OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"];
@@ -44,9 +45,6 @@ main(config)
 pub(crate) struct Zygote {
     pub key: ZygoteKey,
     pub pid: Pid,
-    /// Value of [`PROCESS_MARK`], which names each process that descends from a zygote, however deep: it is how orphans
-    /// are told apart.
-    pub mark: String,
     pub stderr_path: PathBuf,
     words: mpsc::UnboundedSender<String>,
 }
@@ -62,8 +60,7 @@ impl Zygote {
         rustix::io::ioctl_fionbio(&ours, true)?;
         let log_dir = raylet.session_dir.join("logs");
         let stderr_path = log_dir.join(format!("zygote-{}.err", key.0));
-        let mark = format!("{}/{}", raylet.session_dir.display(), key.0);
-        let mut command = command(raylet, driver, &mark);
+        let mut command = command(key, raylet, driver);
         command
             .stdin(Stdio::from(theirs))
             .stdout(append(&log_dir.join(format!("zygote-{}.out", key.0)))?)
@@ -79,7 +76,6 @@ impl Zygote {
         Ok(Self {
             key,
             pid,
-            mark,
             stderr_path,
             words,
         })
@@ -96,12 +92,12 @@ impl Zygote {
     }
 }
 
-fn command(raylet: &RayletConfig, driver: &DriverConfig, mark: &str) -> Command {
+fn command(key: ZygoteKey, raylet: &RayletConfig, driver: &DriverConfig) -> Command {
     let mut command = Command::new(driver.python(&raylet.python));
     command
         .args(&driver.executable_args)
         .envs(&driver.env)
-        .env(PROCESS_MARK, mark);
+        .env(PROCESS_MARK, environment_mark(&raylet.session_dir, key));
     let mut thread_env = serde_json::Map::new();
     for name in THREAD_COUNT_VARIABLES {
         let inherited = || std::env::var(name).ok();
@@ -120,6 +116,8 @@ fn command(raylet: &RayletConfig, driver: &DriverConfig, mark: &str) -> Command 
         .into_owned();
     let config = json!({
         "session": session,
+        "zygote": key.0,
+        "children_end": children_end(),
         "session_dir": raylet.session_dir,
         "log_dir": raylet.session_dir.join("logs"),
         "sys_path": driver.full_path(&raylet.package_dir),

@@ -14,6 +14,7 @@ pub mod grpc;
 pub mod handshake;
 pub mod local;
 pub mod process;
+pub mod process_mark;
 pub mod relay;
 pub mod session;
 pub mod tls;
@@ -21,4 +22,5 @@ pub mod token;
 pub mod visit;
 
 pub use process::ProcessWatch;
+pub use process_mark::ProcessMark;
 pub use token::Token;

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use crate::process_mark;
+
 /// A process may start another while its like are being ended; the dead are found once more before they vanish.
 const MARK_SEARCHES: u32 = 5;
 /// A process in the middle of `exec` has no environment yet, and nothing tells when it has. It is looked at again so
@@ -32,8 +34,8 @@ pub const GCS_ADDRESS_FILE: &str = "gcs_address";
 pub const RAYLET_SOCKET: &str = "sockets/raylet";
 /// The control store's listening socket there.
 pub const GCS_SOCKET: &str = "sockets/gcs";
-/// Variable in the environment of every process that a session's workers have started, however deep:
-/// `<session_dir>/<number of the zygote>`.
+/// Variable in the environment of every process that a session's workers have started, however deep, unless it was given
+/// another environment: `<session_dir>/<number of the zygote>`. See also [`process_mark`].
 pub const PROCESS_MARK: &str = "RAY_RS_ZYGOTE";
 
 /// Where spilled objects are: a directory, or a link to one that the user has named. That is called
@@ -62,6 +64,7 @@ pub fn clean_up(session_dir: &Path) -> io::Result<()> {
     }
     if session_dir.join(RAYLET_SOCKET).exists() {
         end_marked_processes(session_dir);
+        process_mark::end_session(session_dir);
     }
     remove_spilled_elsewhere(session_dir)?;
     let keep_logs = has_content(&session_dir.join("logs"));
