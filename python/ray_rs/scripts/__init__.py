@@ -16,6 +16,7 @@ __all__ = ["main"]
 
 _MODULES = (
     "_nodes",
+    "_symmetric",
     "_drain",
     "_state",
     "_status",
@@ -24,12 +25,14 @@ _MODULES = (
     "_why",
     "_stack",
     "_doctor",
+    "_ports",
     "_top",
     "_logs",
     "_job",
     "_debug",
     "_tools",
     "_kill",
+    "_microbenchmark",
     "_completion",
 )
 
@@ -61,8 +64,16 @@ def main(arguments: list[str] | None = None) -> int:
         Exit status: 0 when it worked, 1 when it did not, 2 when the arguments make no sense, 130 when it was
         interrupted. docs/command-line.md says what "it worked" means for each command.
     """
+    from ray_rs.scripts._absent import NEEDLESS, why_absent
     from ray_rs.util.state.exception import RayStateApiException
 
+    words = sys.argv[1:] if arguments is None else arguments
+    if reason := why_absent(words):
+        print(f"Error: {reason}", file=sys.stderr)
+        return 2
+    if words and words[0] in NEEDLESS:
+        print(NEEDLESS[words[0]])
+        return 0
     parsed = parser().parse_args(arguments)
     try:
         status: int = parsed.run(parsed)

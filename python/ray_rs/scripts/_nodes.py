@@ -16,10 +16,22 @@ from ray_rs import _autoscaling, _joining, _processes
 from ray_rs.scripts import _output
 from ray_rs.scripts._parser import add_format
 
-__all__ = ["add", "token_file"]
+__all__ = ["add", "add_node_options", "launched", "token_file"]
 
 _DEFAULT_PORT = 6379
 _WEB_PORT = _processes.WEB_PORT
+_ROOT_VARIABLE = "RAY_RS_TMPDIR"
+_PORTS_OF_RAY = (
+    "--min-worker-port",
+    "--max-worker-port",
+    "--worker-port-list",
+    "--node-manager-port",
+    "--object-manager-port",
+    "--metrics-export-port",
+    "--dashboard-agent-listen-port",
+    "--dashboard-agent-grpc-port",
+    "--runtime-env-agent-port",
+)
 _START_LIMIT_S = 30
 _POLL_S = 0.02
 
@@ -49,58 +61,92 @@ def add(commands: Any) -> None:
         default="127.0.0.1",
         help="the address of this machine at which other nodes reach it; the default is reached from this machine only",
     )
-    start.add_argument(
+    add_node_options(start)
+    add_format(start)
+    start.add_argument("--block", action="store_true", help="stay until the node ends; Ctrl-C stops it")
+    start.set_defaults(run=_start)
+    stop = commands.add_parser("stop", help="stop the nodes that `start` has started on this machine")
+    stop.add_argument("-f", "--force", action="store_true", help="as without: nodes that do not end in time are killed")
+    stop.add_argument("-g", "--grace-period", type=float, help=argparse.SUPPRESS)
+    add_format(stop)
+    stop.set_defaults(run=_stop)
+
+
+def add_node_options(parser: argparse.ArgumentParser) -> None:
+    """What can be said of a node beside where it is.
+
+    Args:
+        parser: Gets the options.
+    """
+    parser.add_argument(
         "--ray-client-server-port",
         type=int,
         metavar="PORT",
         help="of a head: programs from outside (ray://) are let in here as well (default: only at --port)",
     )
-    start.add_argument("--token-file", help="file with the cluster's token")
-    start.add_argument(
+    parser.add_argument("--token-file", help="file with the cluster's token")
+    parser.add_argument(
         "--tls",
         action="store_true",
         help="of a head: connections between machines are encrypted; who joins knows it from the token",
     )
-    start.add_argument("--num-cpus", type=int, help="logical processors (default: those of the machine)")
-    start.add_argument("--num-gpus", type=int, help="logical GPUs (default: those of the machine)")
-    start.add_argument(
+    parser.add_argument("--num-cpus", type=int, help="logical processors (default: those of the machine)")
+    parser.add_argument("--num-gpus", type=int, help="logical GPUs (default: those of the machine)")
+    parser.add_argument(
         "--resources", type=_mapping, default={}, help='further resources: {"name": 1}, or name=1,name=2'
     )
-    start.add_argument("--labels", type=_labels, default={}, help="labels: name=value,name=value")
-    start.add_argument("--object-store-memory", type=int, default=0, help="size of the object store in bytes")
-    start.add_argument("--node-name", default="", help="a name for people")
-    start.add_argument(
+    parser.add_argument("--labels", type=_labels, default={}, help="labels: name=value,name=value")
+    parser.add_argument("--object-store-memory", type=int, default=0, help="size of the object store in bytes")
+    parser.add_argument(
+        "--memory", type=int, help="the resource of this name, in bytes (default: 70%% of what is free)"
+    )
+    parser.add_argument(
+        "--object-spilling-directory",
+        type=_directory_or_url,
+        default="",
+        metavar="DIR",
+        help="where objects go that find no room (default: into the session's directory)",
+    )
+    parser.add_argument("--node-name", default="", help="a name for people")
+    parser.add_argument(
         "--autoscaling-config",
         metavar="FILE",
         help="of a head: JSON or YAML that says which nodes it starts and ends by itself (see docs/cluster.md)",
     )
-    start.add_argument(
+    parser.add_argument(
         "--include-dashboard",
         type=_truth,
         default=True,
         metavar="BOOL",
         help="of a head: take jobs and answer REST over HTTP; what serves is started when somebody connects",
     )
-    start.add_argument("--dashboard-host", default="127.0.0.1", metavar="IP", help="where that listens")
-    start.add_argument(
+    parser.add_argument("--dashboard-host", default="127.0.0.1", metavar="IP", help="where that listens")
+    parser.add_argument(
         "--dashboard-port", type=int, help=f"the same (default: {_WEB_PORT}, or one of the next that is free; 0: any)"
     )
-    start.add_argument(
+    parser.add_argument(
         "--tracing-startup-hook",
         type=_hook,
         metavar="MODULE:FUNCTION",
         help="sets OpenTelemetry up in the programs that join this node, and in their workers (see docs/tracing.md)",
     )
-    # Of Ray's, for scripts that pass them: here workers listen on no ports.
-    for name in ("--min-worker-port", "--max-worker-port"):
-        start.add_argument(name, type=int, help=argparse.SUPPRESS)
-    add_format(start)
-    start.add_argument("--block", action="store_true", help="stay until the node ends; Ctrl-C stops it")
-    start.set_defaults(run=_start)
-    stop = commands.add_parser("stop", help="stop the nodes that `start` has started on this machine")
-    stop.add_argument("-f", "--force", action="store_true", help="as without: nodes that do not end in time are killed")
-    add_format(stop)
-    stop.set_defaults(run=_stop)
+    parser.add_argument("--temp-dir", type=_no_place, help=argparse.SUPPRESS)
+    # Of Ray's, for scripts that pass them: here a node has one port, workers have none, and nobody is told of usage.
+    for name in _PORTS_OF_RAY:
+        parser.add_argument(name, help=argparse.SUPPRESS)
+    parser.add_argument("--disable-usage-stats", action="store_true", help=argparse.SUPPRESS)
+
+
+def _directory_or_url(text: str) -> str:
+    # The raylet has another working directory.
+    return text if "://" in text else os.path.abspath(text)
+
+
+def _no_place(text: str) -> None:
+    raise argparse.ArgumentTypeError(
+        f"whoever looks for the session would have to know: set {_ROOT_VARIABLE}={text} instead, here and for all "
+        "commands and programs that use it"
+    )
 
 
 def _mapping(text: str) -> dict[str, float]:
@@ -151,13 +197,13 @@ def _start(arguments: argparse.Namespace) -> int:
     if arguments.dashboard_port is not None and not arguments.head:
         raise ValueError("--dashboard-port is of a head: it takes the jobs of its cluster")
     if not arguments.block:
-        _tell(arguments, *_launched(arguments))
+        _tell(arguments, *launched(arguments))
         return 0
     # Before there is anything to be stopped.
     signal.signal(signal.SIGTERM, _interrupt)
     session: dict[str, Any] = {}
     try:
-        session, address = _launched(arguments)
+        session, address = launched(arguments)
         _tell(arguments, session, address)
         select.select([os.pidfd_open(session["raylet_pid"])], [], [])
         return 1
@@ -170,7 +216,19 @@ def _interrupt(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _launched(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+def launched(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Starts a node.
+
+    Args:
+        arguments: What `start` takes.
+
+    Returns:
+        Its session, with the node's id in hex as "node_id", and the address of the control store; when the node is
+        part of the cluster.
+
+    Raises:
+        ConnectionError: It has not started, or the cluster does not take it.
+    """
     with _joining.token_file(arguments.address, arguments.token_file) as token_path:
         address = None if arguments.head else _joining.numeric(arguments.address)
         if address is not None:
@@ -265,6 +323,8 @@ def _launch(arguments: argparse.Namespace, address: str | None, token_path: str 
             num_cpus=_processes.cpu_count() if arguments.num_cpus is None else arguments.num_cpus,
             num_gpus=_processes.gpu_count() if arguments.num_gpus is None else arguments.num_gpus,
             resources=arguments.resources,
+            memory=arguments.memory,
+            spill_directory=arguments.object_spilling_directory,
             object_store_memory=arguments.object_store_memory or _processes.object_store_bytes(),
             labels=arguments.labels,
             driver_config=None,
@@ -280,7 +340,7 @@ def _launch(arguments: argparse.Namespace, address: str | None, token_path: str 
         if arguments.dashboard_port is not None and not _processes.web_address(session["session_dir"]):
             words = _joining.last_words(session["session_dir"], ["gcs"])
             raise ConnectionError(f"The web service can't listen on port {arguments.dashboard_port}. {words}")
-        return session, gcs_address
+        return {**session, "node_id": node_id}, gcs_address
     except BaseException:
         _processes.stop_node(session["session_dir"])
         raise
