@@ -563,7 +563,7 @@ class Supervisor:
 class _Guard:
     """Ends a process group if this process dies before the guard is told that all is well.
 
-    The group is a session of its own, so that it can be ended as a whole; raylets leave such alone while the job lives.
+    A raylet does so as well, unless `RAY_kill_child_processes_on_worker_exit` says that it leaves such alone.
 
     Args:
         group: Its number.
