@@ -80,6 +80,12 @@ test-cloud: tools-present $(READY) $(S3S_FS) ## spilling to an S3 server, with a
 leaks: build ## a hundred thousand cycles of each public operation, and what they leave
 	RAY_RS_LEAK_CYCLES=100000 $(BIN)/python -m pytest tests/fault/test_leaks.py -s -o faulthandler_timeout=7200 $(ARGS)
 
+TASKS ?= 10000000
+
+.PHONY: many-tasks
+many-tasks: build ## ten million empty tasks in one job, and what its processes have grown by; TASKS=2000000
+	$(BIN)/python tests/chaos/many_tasks.py --tasks $(TASKS) $(ARGS)
+
 MINUTES ?= 10
 SEED    ?=
 
