@@ -1,4 +1,7 @@
-"""What this process measured and has not told yet. A second after something changed, the control store is told."""
+"""What this process measured and has not told yet.
+
+A second after something changed, the control store is told; a worker that ends tells it before (`_goodbye`).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import threading
 import time
 from typing import Any
 
-from ray_rs import _core
+from ray_rs import _core, _goodbye
 
 __all__ = ["COUNTER", "GAUGE", "HISTOGRAM", "flush", "record"]
 
@@ -58,6 +61,7 @@ def _start() -> None:
     if _thread is None or not _thread.is_alive():
         _thread = threading.Thread(target=_tell, name="ray_rs-metrics", daemon=True)
         _thread.start()
+        _goodbye.offer()
 
 
 def _tell() -> None:

@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
-from ray_rs import _core
+from ray_rs import _core, _goodbye
 
 __all__ = [
     "CONTEXT",
@@ -124,6 +124,7 @@ def set_up_in_worker() -> None:
     try:
         set_up_here(hook)
         _flusher = _Flusher()
+        _goodbye.offer()
     except Exception as error:
         print(f"Tasks of this worker are not traced: the hook {hook!r} failed: {error!r}", file=sys.stderr)
 
@@ -142,8 +143,8 @@ def flush() -> None:
 class _Flusher:
     """Gives a worker's spans away soon after they have ended, on a thread of its own.
 
-    A worker is ended by SIGKILL when its session ends, and a processor that sends spans in batches keeps them for some
-    seconds: the spans of a short program would never be seen.
+    A processor that sends spans in batches keeps them for some seconds. A worker that is killed has no time for them
+    then; nor has one whose job ends, unless it is on its driver's node, which asks for them (`_goodbye`).
     """
 
     def __init__(self) -> None:

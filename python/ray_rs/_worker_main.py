@@ -30,8 +30,9 @@ from ray_rs import (
     actor,
     runtime_context,
 )
+from ray_rs._engine_errors import argument_failed_text
 from ray_rs._tracebacks import format_remote_traceback
-from ray_rs.exceptions import ActorDiedError, RayError, RayTaskError, _argument_failed_text
+from ray_rs.exceptions import ActorDiedError, RayError, RayTaskError
 
 __all__ = ["main", "prepare", "warn_blocking_get"]
 
@@ -97,8 +98,8 @@ def _run(config: dict[str, Any], fork_token: int) -> int:
     graceful, code, _reason = _core.run_worker_loop(_Callbacks(info["node_ip"]))
     if graceful:
         _say_goodbye()
-    if tracing := sys.modules.get("ray_rs._tracing"):
-        tracing.flush()
+    if goodbye := sys.modules.get("ray_rs._goodbye"):
+        goodbye.tell_all()
     _flush()
     _core.disconnect()
     return code
@@ -276,7 +277,7 @@ class _Callbacks:
             _stop_where_it_was_raised(error)
         # What a `get` raised and nobody caught: the error keeps the cause that it has.
         original = error.__dict__.get("_task_error", error) if isinstance(error, RayTaskError) else None
-        text = _argument_failed_text(error) if from_argument else _safe_traceback(error)
+        text = argument_failed_text(error) if from_argument else _safe_traceback(error)
         if isinstance(error, ValueError) and "read-only" in str(error):
             text = f"{text.rstrip()}\n{_READ_ONLY_HINT}\n"
         cause = original.cause if original is not None else error

@@ -430,6 +430,7 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
         if _core.is_initialized():
             if metrics := sys.modules.get("ray_rs._metrics"):
                 metrics.flush()
+            _ask_workers(f"{session['session_dir']}/sockets")
             _core.flush_logs()
         _core.disconnect()
         _core.set_tracing(False)
@@ -441,6 +442,19 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
         import atexit
 
         atexit.unregister(_at_exit)
+
+
+def _ask_workers(sockets: str) -> None:
+    """Lets workers send what they have gathered, if some do."""
+    try:
+        names = os.listdir(sockets)
+    except FileNotFoundError:
+        return
+    # As `_goodbye._PREFIX`, whose module is imported only where somebody gathers something.
+    if any(name.startswith("goodbye-") for name in names):
+        from ray_rs import _goodbye
+
+        _goodbye.ask_workers()
 
 
 def _at_exit() -> None:

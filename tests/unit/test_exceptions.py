@@ -158,3 +158,14 @@ def test_a_failed_argument():
     text = str(twice)
     assert text.index("ray::h()") < text.index("ray::g()") < text.index("ray::f()")
     assert text.count("At least one of the input arguments") == 2
+
+
+def test_what_the_engine_makes_errors_with_is_found_by_the_name_that_it_knows():
+    for name in exceptions._ENGINES:
+        assert callable(getattr(exceptions, name))
+    # As pickles of the engine begin.
+    inner = pickle.dumps(failed(ValueError("first")))
+    by_name = pickle.loads(b"\x80\x05cray_rs.exceptions\n_argument_failed\n.")
+    assert "ValueError: first" in str(by_name("g", inner))
+    with pytest.raises(AttributeError, match="has no attribute '_nothing'"):
+        _ = exceptions._nothing

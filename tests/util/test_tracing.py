@@ -11,7 +11,7 @@ pytestmark = ray_rs_only("attributes and names are Ray's, but Ray's need its own
 
 # A user's hook: each process writes its spans to a file of its own.
 HOOK = """
-import os, sys
+import os, sys, time
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor
@@ -29,6 +29,19 @@ def set_up():
 def in_batches():
     # By itself it would send nothing before a minute is over.
     _provider(lambda exporter: BatchSpanProcessor(exporter, schedule_delay_millis=60_000))
+
+def slowly():
+    # As a collector far away, which has taken a span when the session would have ended already.
+    class Slow(ConsoleSpanExporter):
+        def export(self, spans):
+            time.sleep(0.4)
+            return super().export(spans)
+
+    out = open(os.path.join(os.environ["SPANS"], f"{os.getpid()}.json"), "a")
+    provider = TracerProvider()
+    exporter = Slow(out=out, formatter=lambda span: span.to_json(indent=None) + "\\n")
+    provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=60_000))
+    trace.set_tracer_provider(provider)
 
 def driver_only():
     if "ray_rs._worker_main" in sys.modules:
@@ -250,6 +263,24 @@ def test_spans_of_a_worker_arrive_though_it_is_killed_with_its_session(spans):
         hook="hooks:in_batches",
     )
     spans.pair("__main__.f")
+
+
+def test_shutdown_waits_for_the_last_spans_of_all_workers(spans):
+    traced(
+        spans,
+        """
+        @ray.remote(num_cpus=0)
+        class Actor:
+            def last(self, number):
+                return number
+
+        actors = [Actor.remote() for _ in range(4)]
+        assert ray.get([actor.last.remote(number) for number, actor in enumerate(actors)]) == [0, 1, 2, 3]
+        ray.shutdown()
+        """,
+        hook="hooks:slowly",
+    )
+    assert len(spans.named("Actor.last ray.remote_worker")) == 4
 
 
 def test_an_actor_that_leaves_gives_its_last_spans_away(spans):

@@ -1,59 +1,7 @@
 """`ray.util.collective`: what the processes of a group do together with their arrays, as in MPI."""
 
-from ray_rs.util.collective.collective import (
-    allgather,
-    allgather_multigpu,
-    allreduce,
-    allreduce_multigpu,
-    barrier,
-    broadcast,
-    broadcast_multigpu,
-    create_collective_group,
-    destroy_collective_group,
-    get_collective_group_size,
-    get_group_handle,
-    get_rank,
-    gloo_available,
-    init_collective_group,
-    is_backend_available,
-    is_group_initialized,
-    nccl_available,
-    recv,
-    recv_multigpu,
-    reduce,
-    reduce_multigpu,
-    reducescatter,
-    reducescatter_multigpu,
-    register_collective_backend,
-    send,
-    send_multigpu,
-)
+from ray_rs.util.collective import collective
+from ray_rs.util.collective.collective import *  # noqa: F403
 
-__all__ = [
-    "allgather",
-    "allgather_multigpu",
-    "allreduce",
-    "allreduce_multigpu",
-    "barrier",
-    "broadcast",
-    "broadcast_multigpu",
-    "create_collective_group",
-    "destroy_collective_group",
-    "get_collective_group_size",
-    "get_group_handle",
-    "get_rank",
-    "gloo_available",
-    "init_collective_group",
-    "is_backend_available",
-    "is_group_initialized",
-    "nccl_available",
-    "recv",
-    "recv_multigpu",
-    "reduce",
-    "reduce_multigpu",
-    "reducescatter",
-    "reducescatter_multigpu",
-    "register_collective_backend",
-    "send",
-    "send_multigpu",
-]
+__all__: list[str] = []
+__all__ += collective.__all__
