@@ -2,6 +2,8 @@
 //! from the one chosen (`FT-4` in `docs/failure-model.md`). What it takes to have them came with their references
 //! ([`crate::estate`]).
 
+use std::time::Duration;
+
 use prost::Message;
 use ray_rs_ownership::{OwnerIndex, RefSlot};
 use ray_rs_proto::lane::Kind;
@@ -20,6 +22,22 @@ pub(crate) struct Claim {
     /// Keys, and the objects that are adopted as one.
     keys: Vec<(Vec<u8>, Vec<ObjectId>)>,
 }
+
+/// Two processes are said to own one object: one of them is dead, and which, is not known here.
+#[derive(Debug)]
+pub(crate) struct Doubt {
+    id: ObjectId,
+    /// The one known when it arose.
+    known: OwnerIndex,
+    /// The one that somebody has named since.
+    named: OwnerIndex,
+    /// So many grants came with that, which count if `named` is right: it has noted them.
+    grants: u32,
+}
+
+/// An object that others take for this process's is waited for so long (ADO-5). Who was to tell of it has sent that before
+/// anybody could ask, so it is here as soon as that one is reached; one that cannot be reached is taken for dead long before.
+const WILLS_AWAITED: Duration = Duration::from_secs(60);
 
 fn lies_in_a_store(value: &StoredValue) -> bool {
     matches!(value.data, ValueData::Arena(_))
@@ -47,9 +65,9 @@ impl State {
     /// The same for single objects that are known since then.
     pub fn orphaned(&mut self, slots: Vec<RefSlot>) {
         for slot in slots {
-            let who = self.owner.owner(slot);
+            // Those that came only with a spec which was not needed are gone.
             match self.owner.is_orphan(slot, lies_in_a_store) {
-                Some(true) => self.claim(who, vec![slot]),
+                Some(true) => self.claim(self.owner.owner(slot), vec![slot]),
                 Some(false) => {
                     self.end_with_owner(
                         slot,
@@ -166,7 +184,7 @@ impl State {
         let Some(who) = self.peers.get(lane).map(|peer| peer.who) else {
             return;
         };
-        let (slots, _) = self.refs_and_orphans(message.refs, Coverage::ByTask);
+        let (slots, _) = self.refs_and_orphans(message.refs, Coverage::ToTheirAdopter);
         for (slot, grants) in slots.iter().zip(&message.grants) {
             self.adopt(*slot);
             let id = self.owner.id(*slot);
@@ -176,5 +194,112 @@ impl State {
         }
         slots.iter().for_each(|slot| self.drop_local(*slot));
         self.run_effects();
+    }
+
+    // ---- two owners --------------------------------------------------------------------------------------------
+
+    /// A sender takes `named` for the owner of an object of which another is known here. One of the two has adopted it, from the
+    /// other or a later one; as messages of different senders overtake each other, it may be either. Nobody is declared dead:
+    /// the control store is asked. Grants that came with it wait for the answer.
+    #[cold]
+    pub fn owners_differ(&mut self, slot: RefSlot, named: OwnerIndex, grants: u32) {
+        let known = self.owner.owner(slot);
+        if known == OwnerIndex::ME || named == OwnerIndex::ME || self.peers.is_dead(named) {
+            // Whoever is named and dead counts no grants.
+            return;
+        }
+        let id = self.owner.id(slot);
+        self.ask_who_owns(Doubt {
+            id,
+            known,
+            named,
+            grants,
+        });
+    }
+
+    fn ask_who_owns(&mut self, doubt: Doubt) {
+        let request = v1::AdoptRequest {
+            job_id: self.job.0.to_vec(),
+            adopter: Some((&self.me).into()),
+            dead: None,
+            keys: vec![adoption_key(&doubt.id)],
+        };
+        self.ask_gcs("Adopt", request.encode_to_vec(), Question::WhoOwns(Box::new(doubt)));
+    }
+
+    /// The control store has told who was chosen last: of all that ever owned the object only that one can live.
+    pub fn owner_told(&mut self, doubt: Doubt, answer: Result<bytes::Bytes, String>) {
+        let reply = answer.and_then(|bytes| v1::AdoptReply::decode(bytes).map_err(|error| error.to_string()));
+        let on_record = match reply {
+            Ok(reply) => reply.adopters.first().map(WorkerAddress::try_from),
+            Err(error) => {
+                tracing::warn!(object_id = %doubt.id, error, "the control store could not be asked who owns an object");
+                return;
+            }
+        };
+        // Nobody is on record when the job has ended.
+        let Some(Ok(on_record)) = on_record else { return };
+        let on_record = self.owner_index(&on_record);
+        let Some(slot) = self.owner.find(&doubt.id) else {
+            if on_record == doubt.named {
+                self.give_back(&doubt);
+            }
+            return;
+        };
+        let known = self.owner.owner(slot);
+        if known == OwnerIndex::ME {
+            // It was adopted here meanwhile: whoever was named is dead, and nobody counts what that one granted.
+        } else if on_record == OwnerIndex::ME {
+            self.adopt(slot);
+        } else if self.peers.is_dead(on_record) {
+            // And so is who is known, if it is another: that death brings the next question.
+        } else if known != doubt.known && known != on_record {
+            // The answer may be older than what is known now.
+            self.ask_who_owns(Doubt { known, ..doubt });
+        } else {
+            if known != on_record {
+                self.borrow_from(on_record, &[slot]);
+            }
+            // Told of its new owner, what nobody needs is gone.
+            match self.owner.find(&doubt.id) {
+                _ if doubt.named != on_record => {}
+                Some(slot) => (0..doubt.grants).for_each(|_| self.owner.grant_received(slot)),
+                None => self.give_back(&doubt),
+            }
+        }
+        self.run_effects();
+    }
+
+    /// The object is gone here, and the owner has noted grants for this process.
+    fn give_back(&mut self, doubt: &Doubt) {
+        if doubt.grants > 0 && !self.peers.is_dead(doubt.named) {
+            let message = v1::BorrowRemove {
+                object_id: doubt.id.0.to_vec(),
+                count: doubt.grants,
+            };
+            self.send_to(doubt.named, Kind::BorrowRemove, &message);
+        }
+    }
+
+    // ---- objects of which this process has not heard yet -------------------------------------------------------
+
+    pub fn await_wills(&mut self) {
+        let until = self.now() + WILLS_AWAITED;
+        let new = self.owner.newly_awaited();
+        self.awaited_wills.extend(new.into_iter().map(|id| (until, id)));
+    }
+
+    /// Those that nobody has told of in time are lost.
+    pub fn end_awaited_wills(&mut self, now: Duration) {
+        while let Some((until, id)) = self.awaited_wills.front().copied()
+            && until <= now
+        {
+            self.awaited_wills.pop_front();
+            let why = "this process was chosen to own it, but has heard from nobody who has it";
+            let error = StoredValue::failed(Failure::owner_died_and(why));
+            if self.owner.will_is_lost(&id, error, &mut self.owner_effects) {
+                tracing::warn!(object_id = %id, "{why}");
+            }
+        }
     }
 }

@@ -230,6 +230,13 @@ impl State {
                     self.adopters_chosen(*claim, answer);
                 }
             }
+            Some(Question::WhoOwns(_)) => {
+                if let Some(Question::WhoOwns(doubt)) = self.questions.remove(&request)
+                    && let Answer::Gcs(answer) = answer
+                {
+                    self.owner_told(*doubt, answer);
+                }
+            }
             Some(Question::CommitCalls) => {
                 self.questions.remove(&request);
                 self.commit_answered(answer);
@@ -390,6 +397,7 @@ impl State {
                 | Question::LookAtAwaits
                 | Question::CommitCalls
                 | Question::Adopt(_)
+                | Question::WhoOwns(_)
                 | Question::Forget => None,
             })
             .chain(self.groups.values().flat_map(|view| view.waiting_threads().cloned()))

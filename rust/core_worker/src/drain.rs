@@ -214,7 +214,7 @@ impl State {
     fn object_asked_for(&mut self, lane: PeerIndex, get: v1::GetObject) {
         let slot = ObjectId::from_bytes(&get.object_id)
             .ok()
-            .and_then(|id| self.owner.find(&id));
+            .and_then(|id| self.owner.find_or_await(&id));
         let Some(slot) = slot else {
             let message = v1::ObjectValue {
                 request: get.request,

@@ -4,7 +4,7 @@
 //! [`After`]; `CoreWorker::with` carries it out.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use crate::actors::ActorTarget;
-use crate::adoption::Claim;
+use crate::adoption::{Claim, Doubt};
 use crate::ahead::Ahead;
 use crate::awaits::Awaits;
 use crate::bring::Brought;
@@ -123,6 +123,8 @@ pub(crate) enum Question {
     CommitCalls,
     /// Who owns objects of a process that has died.
     Adopt(Box<Claim>),
+    /// Who of two owns an object.
+    WhoOwns(Box<Doubt>),
     /// Nobody waits.
     Forget,
 }
@@ -167,6 +169,8 @@ pub(crate) struct State {
     pub fetches: FxHashMap<u64, (RefSlot, ObjectId)>,
     /// Borrowed objects whose owners are yet to be told where their value was, and why it is lost.
     pub lost_places: FxHashMap<RefSlot, (Location, String)>,
+    /// Objects of this process of which it has not heard yet (ADO-5), and until when it is waited for that, in order.
+    pub awaited_wills: VecDeque<(Duration, ObjectId)>,
     pub awaiting_reports: Vec<AwaitingReport>,
     pub raylet_out: Vec<u8>,
     /// Frames that nobody waits for, and when they are to be sent.
@@ -259,6 +263,7 @@ impl State {
             next_wait: 1,
             fetches: FxHashMap::default(),
             lost_places: FxHashMap::default(),
+            awaited_wills: VecDeque::new(),
             awaiting_reports: Vec::new(),
             raylet_out: Vec::new(),
             raylet_later: Vec::new(),
@@ -456,6 +461,9 @@ impl State {
 
     /// Carries out what the pure cores ordered, until they order no more.
     pub fn run_effects(&mut self) {
+        if self.owner.has_newly_awaited() {
+            self.await_wills();
+        }
         while !self.owner_effects.is_empty() || !self.dispatch_effects.is_empty() {
             if !self.owner_effects.is_empty() {
                 let mut batch = std::mem::take(&mut self.owner_effects);
@@ -582,6 +590,7 @@ impl State {
             self.interrupt_deadline(),
             self.memory_retries.next_due(),
             self.send_later_at,
+            self.awaited_wills.front().map(|(until, _)| *until),
             self.awaits.next_deadline(),
             self.execution
                 .durable
@@ -613,6 +622,7 @@ impl State {
         self.send_what_was_put_off(now);
         self.await_deadlines(now);
         self.durable_deadlines(now);
+        self.end_awaited_wills(now);
         if let Some(batch) = self
             .events
             .take_if_due(now, self.execution.actor.map(|(actor, _)| actor))

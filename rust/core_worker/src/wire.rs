@@ -21,6 +21,8 @@ pub(crate) enum Coverage {
     Granted,
     /// The submitter holds them while the task runs (OWN-3).
     ByTask,
+    /// The receiver owns them now, says a holder; what came along with their estate was granted.
+    ToTheirAdopter,
 }
 
 impl StoredValue {
@@ -172,8 +174,12 @@ impl State {
                 RefKind::Value
             };
             let slot = self.owner.imported(id, owner, kind);
-            let is_its = self.owner.owner(slot) == owner || self.is_news_of_its_owner(slot, owner);
-            if is_its && (coverage == Coverage::Granted || index >= own) {
+            let is_granted = coverage == Coverage::Granted || index >= own;
+            if coverage == Coverage::ToTheirAdopter && index < own {
+                self.owner.will_comes(slot, owner);
+            } else if kind == RefKind::Value && self.owner.owner(slot) != owner {
+                self.owners_differ(slot, owner, u32::from(is_granted));
+            } else if is_granted {
                 self.owner.grant_received(slot);
             }
             slots.push(slot);
@@ -186,22 +192,6 @@ impl State {
             self.owner.local_dropped(slot, &mut self.owner_effects);
         }
         (slots, orphans)
-    }
-
-    /// The sender takes `owner` for the owner of an object of which another is known here. Whether that is right, since it has
-    /// adopted the object: then the one known here is dead.
-    #[cold]
-    fn is_news_of_its_owner(&mut self, slot: RefSlot, owner: OwnerIndex) -> bool {
-        let known = self.owner.owner(slot);
-        if self.owner.kind(slot) == RefKind::ActorHandle {
-            return true;
-        }
-        if known == OwnerIndex::ME || owner == OwnerIndex::ME || self.peers.is_dead(owner) {
-            return false;
-        }
-        self.borrow_from(owner, &[slot]);
-        self.process_died(known);
-        true
     }
 
     pub fn value_from_wire(&mut self, wire: v1::Value, coverage: Coverage) -> StoredValue {

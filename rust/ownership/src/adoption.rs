@@ -10,6 +10,12 @@
 //! * **ADO-2** A borrowed object is never made here, whatever is inherited; an adopted one is, once for all of its task.
 //! * **ADO-3** An adopter begins with no borrowers: each tells it how many grants it holds (OWN-1). From then on the sum is right,
 //!   since whoever held a grant of the dead owner tells, and nobody else.
+//! * **ADO-5** What this process asked to own it may be named as its own by others before it knows anything of it: it was chosen,
+//!   let go of the object or never had it (what one task makes is adopted as one), and one of the holders that have yet to tell
+//!   it (ADO-3) has passed the object on. Whoever names an adopter has told it before, but on another lane. So such an object is
+//!   taken for this process's own, and awaits its will: the entry is there with whoever asks for it and with the sums of its
+//!   borrowers, until a teller fills it. A teller may have died before it was heard; then the wait ends as
+//!   [`OwnerTable::will_is_lost`]: the caller says when, since nobody can know who was to tell.
 //!
 //! Deliberately absent: who adopts. The control store chooses.
 
@@ -17,7 +23,7 @@ use ray_rs_types::{ObjectId, TaskId};
 use smallvec::SmallVec;
 
 use crate::effect::Effect;
-use crate::entry::{NoLineage, OwnerIndex, RefKind, RefSlot, State};
+use crate::entry::{Entry, NoLineage, OwnerIndex, RefKind, RefSlot, State};
 use crate::table::{Contains, OwnerTable};
 use crate::task::{NO_RETURN, Task, TaskKey, TaskState};
 
@@ -43,7 +49,73 @@ pub struct Orphans {
     pub lost: Vec<RefSlot>,
 }
 
+/// What is adopted as one: all that a task makes, or what was put.
+fn unit_of(id: &ObjectId) -> ObjectId {
+    match id.index() < ObjectId::FIRST_PUT_INDEX {
+        true => ObjectId::new(id.task_id(), 0),
+        false => *id,
+    }
+}
+
 impl<V: Contains, S> OwnerTable<V, S> {
+    /// The object, if it is known, or if this process may have been chosen to own it: then it awaits its will (ADO-5). Somebody
+    /// must be noted who needs it before the next call.
+    pub fn find_or_await(&mut self, id: &ObjectId) -> Option<RefSlot> {
+        self.find(id).or_else(|| self.awaited(id))
+    }
+
+    pub(crate) fn awaited(&mut self, id: &ObjectId) -> Option<RefSlot> {
+        if !self.claimed.contains(&unit_of(id)) {
+            return None;
+        }
+        let mut entry = Entry::new(*id, OwnerIndex::ME, RefKind::Value);
+        entry.local = 0;
+        entry.indexed = true;
+        entry.outlives = true;
+        entry.awaits_will = true;
+        let slot = RefSlot(self.entries.insert(entry));
+        self.by_id.insert(*id, slot);
+        self.newly_awaited.push(*id);
+        Some(slot)
+    }
+
+    pub fn has_newly_awaited(&self) -> bool {
+        !self.newly_awaited.is_empty()
+    }
+
+    /// Those that await their wills since the last call: the caller sees to it that none does for ever.
+    pub fn newly_awaited(&mut self) -> Vec<ObjectId> {
+        std::mem::take(&mut self.newly_awaited)
+    }
+
+    /// Others say that the object is this process's, which has not heard yet of what it takes to have it.
+    pub fn awaits_will(&self, slot: RefSlot) -> bool {
+        self.entries.get(slot.0).is_some_and(|entry| entry.awaits_will)
+    }
+
+    /// The control store has chosen this process, says a holder of the object, who names `owner` as its dead owner: if the object
+    /// awaits its will, it is taken for borrowed from there while that will is read, and [`Self::adopted`] after it.
+    pub fn will_comes(&mut self, slot: RefSlot, owner: OwnerIndex) {
+        let entry = self.entry_mut(slot);
+        if owner != OwnerIndex::ME && std::mem::take(&mut entry.awaits_will) {
+            entry.owner = owner;
+            self.borrowed += 1;
+        }
+    }
+
+    /// Whoever was to tell of the object is gone: if it still awaits its will, it is `error` for those who need it, and nobody's
+    /// borrow of it counts. Whether it was.
+    pub fn will_is_lost(&mut self, id: &ObjectId, error: V, effects: &mut Vec<Effect<V>>) -> bool {
+        let Some(slot) = self.find(id).filter(|slot| self.awaits_will(*slot)) else {
+            return false;
+        };
+        self.value_arrived(slot, error, true, effects);
+        self.entry_mut(slot).borrowers.clear();
+        self.look_if_unreferenced(slot);
+        self.free_unreferenced(effects);
+        true
+    }
+
     /// Its owner's death need not be its end.
     pub fn outlives_owner(&mut self, slot: RefSlot) {
         self.entry_mut(slot).outlives = true;
@@ -202,15 +274,20 @@ impl<V: Contains, S> OwnerTable<V, S> {
         if entry.kind != RefKind::Value || entry.owner == OwnerIndex::ME {
             return None;
         }
-        match &entry.state {
-            State::Ready { value, .. } => (entry.outlives && lies_elsewhere(value)).then_some(true),
+        let can_be_owned = match &entry.state {
+            State::Ready { value, .. } if entry.outlives && lies_elsewhere(value) => true,
+            State::Ready { .. } => return None,
             State::Absent | State::Fetching if entry.task.is_some() => {
                 // Nothing is asked of the dead; what comes is the control store's answer.
                 entry.state = State::Fetching;
-                Some(true)
+                true
             }
-            State::Absent | State::Fetching | State::Gone => Some(false),
+            State::Absent | State::Fetching | State::Gone => false,
+        };
+        if can_be_owned {
+            self.claimed.insert(unit_of(&entry.id));
         }
+        Some(can_be_owned)
     }
 
     /// This process owns the object from here on (ADO-3). If it is not there, it is made, or [`Effect::CannotBeMade`] is ordered.
@@ -443,5 +520,58 @@ mod tests {
         table.local_dropped(slot, &mut effects);
         table.check_invariants();
         assert!(effects.contains(&Effect::ReturnBorrow { owner, id, count: 2 }));
+    }
+
+    /// A table that has asked for return 1 of the task, and let go of it.
+    fn claimed() -> Table {
+        let mut table = Table::default();
+        let slot = borrowed(&mut table, 1);
+        table.value_shown(slot, &id(1), Value(LARGE), false, &mut vec![]);
+        assert_eq!(table.owner_died(OWNER, is_large).claims, [slot]);
+        table.local_dropped(slot, &mut vec![]);
+        assert_eq!(table.reference_count(), 0);
+        table
+    }
+
+    #[test]
+    fn what_it_may_have_been_chosen_for_awaits_its_will() {
+        let mut table = claimed();
+        let put = ObjectId::new(task_id(), ObjectId::FIRST_PUT_INDEX);
+        assert_eq!(table.find_or_await(&put), None, "it is adopted by itself");
+        // Return 2 was never here, but is adopted with return 1.
+        assert!(table.borrow_returned(&id(2), OTHER, 1, &mut vec![]));
+        table.check_invariants();
+        assert_eq!(table.newly_awaited(), [id(2)], "ADO-5");
+        let slot = table.imported(id(2), OWNER, RefKind::Value);
+        table.will_comes(slot, OWNER);
+        let mut effects = vec![];
+        table.value_shown(slot, &id(2), Value(LARGE), false, &mut effects);
+        assert!(table.adopted(slot, &mut effects));
+        table.check_invariants();
+        table.local_dropped(slot, &mut effects);
+        assert!(table.is_ready(slot), "the sum of its borrower is not zero");
+        table.borrow_granted(&id(2), OTHER, &mut effects);
+        assert_eq!(effects, [Effect::Free { value: Value(LARGE) }]);
+        assert_eq!(table.reference_count(), 0);
+    }
+
+    #[test]
+    fn a_will_that_never_comes_is_an_error_for_who_waits_and_ends_all_borrows() {
+        let mut table = claimed();
+        let slot = table.find_or_await(&id(1)).expect("ADO-5");
+        let watcher = Watcher::Peer { lane: 3, request: 4 };
+        let mut effects = vec![];
+        assert!(table.watch(slot, watcher, &mut effects));
+        table.borrow_granted(&id(1), OTHER, &mut effects);
+        table.borrow_returned(&id(1), OTHER, 1, &mut effects);
+        table.check_invariants();
+        assert_eq!(table.find(&id(1)), Some(slot), "somebody is to be answered");
+        table.borrow_returned(&id(1), OTHER, 1, &mut effects);
+        assert_eq!(effects, []);
+        assert!(table.will_is_lost(&id(1), Value(9), &mut effects));
+        table.check_invariants();
+        assert_eq!(effects[0], Effect::Tell { watcher, slot });
+        assert_eq!(table.reference_count(), 0);
+        assert!(!table.will_is_lost(&id(1), Value(9), &mut effects), "it does not wait");
     }
 }

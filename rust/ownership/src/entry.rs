@@ -95,6 +95,8 @@ pub(crate) struct Entry<V> {
     pub outlives: bool,
     /// Owned, and its value lies in an arena: its block is not freed with this process.
     pub shared: bool,
+    /// Owned, since others say so: what it takes to have it is under way (ADO-5). Absent then, and no task makes it.
+    pub awaits_will: bool,
     /// Where the program made it, by the core worker's number of the place; 0: not noted.
     pub site: u32,
     /// The last query that saw it, for finding duplicates in one pass.
@@ -121,6 +123,7 @@ impl<V> Entry<V> {
             seen: false,
             outlives: false,
             shared: false,
+            awaits_will: false,
             site: 0,
             stamp: 0,
             watchers: SmallVec::new(),

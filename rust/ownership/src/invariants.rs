@@ -97,6 +97,12 @@ impl<V: Contains, S> OwnerTable<V, S> {
                 "a borrowed object that a task of this process makes (ADO-2)"
             );
             assert!(
+                !entry.awaits_will
+                    || entry.owner == OwnerIndex::ME && entry.task.is_none() && matches!(entry.state, State::Absent),
+                "{:?} awaits what is here (ADO-5)",
+                entry.id
+            );
+            assert!(
                 !entry.is_unreferenced() || !entry.is_ready(),
                 "{:?} is ready and unreferenced but not freed",
                 entry.id

@@ -32,6 +32,10 @@ pub struct OwnerTable<V, S> {
     pub(crate) wanted: Vec<RefSlot>,
     /// Tasks of other processes whose specs are here (ADO-1).
     pub(crate) inherited: FxHashMap<TaskId, TaskKey>,
+    /// What this process has asked for to own it, by unit of adoption: it may have been chosen (ADO-5).
+    pub(crate) claimed: FxHashSet<ObjectId>,
+    /// Objects that await their wills since nobody asked for these ([`Self::newly_awaited`]).
+    pub(crate) newly_awaited: Vec<ObjectId>,
     stamp: u32,
 }
 
@@ -47,6 +51,8 @@ impl<V, S> Default for OwnerTable<V, S> {
             lineage: Lineage::default(),
             wanted: Vec::new(),
             inherited: FxHashMap::default(),
+            claimed: FxHashSet::default(),
+            newly_awaited: Vec::new(),
             stamp: 0,
         }
     }
@@ -238,6 +244,7 @@ impl<V: Contains, S> OwnerTable<V, S> {
         let entry = self.entry_mut(slot);
         debug_assert!(!entry.is_ready(), "OWN-4");
         entry.shared = false;
+        entry.awaits_will = false;
         entry.state = State::Ready { value, is_error };
         let watchers = std::mem::take(&mut entry.watchers);
         for watcher in watchers {
@@ -369,9 +376,11 @@ impl<V: Contains, S> OwnerTable<V, S> {
             if !entry.is_unreferenced() {
                 continue;
             }
-            // An owned object in the making is freed when its task finishes; one being fetched, when it arrives.
+            // An owned object in the making is freed when its task finishes; one being fetched, when it arrives. Whoever
+            // asks for one that awaits its will is answered.
             let in_the_making = entry.kind == RefKind::Value
                 && match entry.state {
+                    State::Absent if entry.awaits_will => !entry.watchers.is_empty(),
                     State::Absent => entry.task.is_some() && entry.owner == OwnerIndex::ME,
                     State::Fetching => true,
                     State::Ready { .. } | State::Gone => false,
@@ -421,6 +430,12 @@ impl<V: Contains, S> OwnerTable<V, S> {
     pub fn imported(&mut self, id: ObjectId, owner: OwnerIndex, kind: RefKind) -> RefSlot {
         if let Some(slot) = self.by_id.get(&id) {
             let slot = *slot;
+            self.entry_mut(slot).local += 1;
+            return slot;
+        }
+        if owner == OwnerIndex::ME
+            && let Some(slot) = self.awaited(&id)
+        {
             self.entry_mut(slot).local += 1;
             return slot;
         }
@@ -487,12 +502,12 @@ impl<V: Contains, S> OwnerTable<V, S> {
     }
 
     fn change_borrow(&mut self, id: &ObjectId, borrower: OwnerIndex, by: i64, effects: &mut Vec<Effect<V>>) -> bool {
-        let Some(slot) = self.by_id.get(id).copied() else {
+        if self.dead.contains(&borrower) {
+            return self.by_id.contains_key(id);
+        }
+        let Some(slot) = self.find_or_await(id) else {
             return false;
         };
-        if self.dead.contains(&borrower) {
-            return true;
-        }
         let entry = self.entry_mut(slot);
         add_grants(&mut entry.borrowers, borrower, by);
         self.look_if_unreferenced(slot);

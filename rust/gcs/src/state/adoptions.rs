@@ -15,29 +15,36 @@ use crate::storage::Write;
 /// No name space of users has such a name.
 const SPACE: &str = "\u{1}adoptions";
 
-/// Who is to own what `claimant` asks for, and whether that is to be noted.
-fn choose(known: Option<WorkerAddress>, dead: &WorkerAddress, claimant: &WorkerAddress) -> (WorkerAddress, bool) {
-    match known {
-        Some(known) if known.worker_id != dead.worker_id => (known, false),
-        Some(_) | None => (claimant.clone(), true),
+/// Who is to own what `claimant` asks for, and whether that is to be noted. With nobody `dead` it is a question, and the answer an
+/// empty address if nobody was chosen.
+fn choose(
+    known: Option<WorkerAddress>,
+    dead: Option<&WorkerAddress>,
+    claimant: &WorkerAddress,
+) -> (WorkerAddress, bool) {
+    match (known, dead) {
+        (known, None) => (known.unwrap_or_default(), false),
+        (Some(known), Some(dead)) if known.worker_id != dead.worker_id => (known, false),
+        (Some(_) | None, Some(_)) => (claimant.clone(), true),
     }
 }
 
 impl State {
+    /// Who owns what the keys name; of a request that names nobody dead, who is on record: an empty address when nobody is.
+    ///
     /// # Errors
-    /// When the request does not name both processes.
+    /// When the request does not name who asks.
     pub fn adopt(&mut self, request: v1::AdoptRequest) -> Result<(v1::AdoptReply, Durable), Status> {
-        let named = |address: Option<WorkerAddress>| {
-            address.ok_or_else(|| Status::invalid_argument("the claimant and the dead owner are to be named"))
+        let Some(claimant) = request.adopter else {
+            return Err(Status::invalid_argument("the claimant is to be named"));
         };
-        let (claimant, dead) = (named(request.adopter)?, named(request.dead)?);
         let mut adopters = Vec::with_capacity(request.keys.len());
         let mut writes: Vec<Write> = Vec::new();
         for key in request.keys {
             let key = [request.job_id.as_slice(), key.as_slice()].concat();
             let known = self.kv.value(SPACE, &key);
             let known = known.and_then(|value| WorkerAddress::decode(value).ok());
-            let (adopter, is_new) = choose(known, &dead, &claimant);
+            let (adopter, is_new) = choose(known, request.dead.as_ref(), &claimant);
             if is_new {
                 writes.push(self.kv.set(SPACE, key, Some(adopter.encode_to_vec().into())));
             }
@@ -71,7 +78,7 @@ mod tests {
 
     /// Asks on behalf of `claimant`, and notes the answer.
     fn ask(known: &mut Option<WorkerAddress>, dead: u8, claimant: u8) -> u8 {
-        let (chosen, is_new) = choose(known.clone(), &process(dead), &process(claimant));
+        let (chosen, is_new) = choose(known.clone(), Some(&process(dead)), &process(claimant));
         if is_new {
             *known = Some(chosen.clone());
         }
@@ -84,6 +91,13 @@ mod tests {
         assert_eq!(ask(&mut known, 1, 2), 2);
         assert_eq!(ask(&mut known, 1, 3), 2);
         assert_eq!(ask(&mut known, 1, 2), 2, "the question may come again");
+    }
+
+    #[test]
+    fn a_question_chooses_nobody() {
+        let nobody = WorkerAddress::default();
+        assert_eq!(choose(None, None, &process(2)), (nobody, false));
+        assert_eq!(choose(Some(process(1)), None, &process(2)), (process(1), false));
     }
 
     #[test]
