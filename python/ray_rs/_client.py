@@ -9,20 +9,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 from ray_rs import _core, _processes
 
-__all__ = ["SCHEME", "driver_config", "forget", "is_connected", "launch", "place_of", "refuse_files"]
+__all__ = ["SCHEME", "driver_config", "forget", "is_connected", "launch", "place_of"]
 
 SCHEME = "ray://"
 _LOOPBACK = "127.0.0.1"
-# Of what `init` takes, what belongs to the program rather than to a node.
-_REASONS = {
-    "working_dir": "give its files to the nodes, or submit the program as a job",
-    "py_modules": "install them on the nodes (pip, uv), or submit the program as a job",
-}
 
 _connected = False
 
@@ -75,23 +69,6 @@ def driver_config(config: dict[str, Any]) -> dict[str, Any]:
         executable="", env={}, preload=[name for name in config["preload"] if not name.startswith("__editable__")]
     )
     return config
-
-
-def refuse_files(env: Mapping[str, Any]) -> None:
-    """Refuses what a runtime environment takes from this machine's disk.
-
-    Args:
-        env: The environment.
-
-    Raises:
-        NotImplementedError: It names such files, and this process is a client.
-    """
-    for name, instead in _REASONS.items():
-        if env.get(name):
-            raise NotImplementedError(
-                f"The runtime environment's '{name}' is not supported through ray://: the files lie on this machine, "
-                f"and no node gets them. As a way round, {instead}."
-            )
 
 
 def launch(place: str) -> dict[str, Any]:

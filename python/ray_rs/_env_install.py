@@ -28,16 +28,24 @@ def venv_name(tool: str, given: dict[str, Any]) -> str:
 
 
 def main(config: dict[str, Any]) -> None:
-    """Installs, and writes "ok" or "error <why>".
+    """Fetches and installs, and writes "ok" or "error <why>".
 
     Args:
-        config: session_dir, sys_path (the driver's), runtime_env (JSON).
+        config: session_dir, job_id (hexadecimal), sys_path (the driver's), runtime_env (JSON).
     """
     import json
     import signal
+    import time
 
     try:
-        install(json.loads(config["runtime_env"]), config["session_dir"], config["sys_path"])
+        from ray_rs import _env_packages
+
+        env = json.loads(config["runtime_env"])
+        seconds = _limit_s(env)
+        deadline = None if seconds == -1 else time.monotonic() + seconds
+        _env_packages.fetch(env, config["session_dir"], config["job_id"], deadline)
+        if "_venv" in env:
+            install(env, config["session_dir"], config["sys_path"])
         answer = "ok"
     except RuntimeEnvSetupError as error:
         answer = f"error {error.error_message}"
@@ -48,6 +56,10 @@ def main(config: dict[str, Any]) -> None:
     # What an installer left running, after a time-out for one; this process leads the group.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.killpg(0, signal.SIGTERM)
+
+
+def _limit_s(env: dict[str, Any]) -> float:
+    return env.get("config", {}).get("setup_timeout_seconds", 600)  # type: ignore[no-any-return]
 
 
 def install(env: dict[str, Any], session_dir: str, sys_path: list[str]) -> None:
@@ -68,7 +80,7 @@ def install(env: dict[str, Any], session_dir: str, sys_path: list[str]) -> None:
 
     tool = "pip" if env.get("pip") else "uv"
     target = os.path.join(_env_store.store_of(session_dir), env["_venv"])
-    seconds = env.get("config", {}).get("setup_timeout_seconds", 600)
+    seconds = _limit_s(env)
     deadline = None if seconds == -1 else time.monotonic() + seconds
     ready = os.path.join(target, _READY_FILE)
     with open(f"{target}.lock", "w") as lock:

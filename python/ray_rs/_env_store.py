@@ -12,26 +12,26 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from ray_rs._env_archives import MAX_BYTES, MAX_FILES, SUFFIXES, Content, address_of, all_files, digest_in, unpack
 from ray_rs.exceptions import RuntimeEnvSetupError
 
 if TYPE_CHECKING:
     import re
 
 __all__ = [
-    "MAX_DIRECTORY_BYTES",
+    "DEFAULT_EXCLUDES",
+    "check_size",
     "files_of",
+    "local",
     "module_path",
+    "packaged",
     "put_in_place",
-    "store_directory",
-    "store_module",
     "store_of",
 ]
 
-# Decimal megabytes would be 537; Ray counts binary ones.
-MAX_DIRECTORY_BYTES = 512 * 1024 * 1024
-_DEFAULT_EXCLUDES = (".git", ".venv", "venv", "__pycache__")
+DEFAULT_EXCLUDES = (".git", ".venv", "venv", "__pycache__")
 
-# What was stored: (store, path, what the files look like) -> copy.
+# What was stored: (store, path, name around it, what the files look like) -> address.
 _known: dict[Any, str] = {}
 
 
@@ -42,69 +42,118 @@ def store_of(session_dir: str) -> str:
     return store
 
 
-def store_directory(path: str, store: str, excludes: list[str]) -> str:
-    """Copies a directory, or what an archive holds.
+def packaged(path: str, store: str, excludes: list[str], *, is_module: bool = False) -> str:
+    """Copies a directory, a file or an archive.
 
     Args:
-        path: The directory or archive.
+        path: Where it lies.
         store: As `store_of` gives it.
-        excludes: What to leave out, as in .gitignore.
+        excludes: What to leave out, as in .gitignore; of archives nothing is.
+        is_module: It is for `sys.path`, so its own name belongs around it. Of archives, wheels may be.
 
     Returns:
-        The copy, named by its content.
+        The address of a package. The copy is what is in it, and is found by `local`.
 
     Raises:
         RuntimeEnvSetupError: It is too large, or can't be copied.
     """
     try:
-        return _stored(path, store, [*_DEFAULT_EXCLUDES, *excludes])
+        if os.path.isfile(path) and path.endswith(".whl" if is_module else SUFFIXES):
+            return _unpacked(path, store)
+        inside = os.path.basename(path.rstrip("/")) if is_module else ""
+        return _copied(path, store, [*DEFAULT_EXCLUDES, *excludes], inside)
     except OSError as error:
         raise RuntimeEnvSetupError(f"{path} could not be copied: {error}") from error
 
 
-def _stored(path: str, store: str, excludes: list[str]) -> str:
-    # What is there already was named by its content when it came.
-    if os.path.dirname(path) == store and os.path.isdir(path):
-        return path
-    import hashlib
+def local(address: str, store: str) -> str:
+    """Where what is in a package lies, if this node has it.
+
+    Args:
+        address: Of a package.
+        store: As `store_of` gives it.
+
+    Returns:
+        A directory.
+    """
+    return os.path.join(store, digest_in(address) or "")
+
+
+def _unpacked(path: str, store: str) -> str:
     import shutil
     import tempfile
 
-    if os.path.isfile(path):
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else _digest(file.read())
-        target = os.path.join(store, digest.hexdigest()[:32])
-        if not os.path.exists(target):
-            unpacked = tempfile.mkdtemp(dir=store)
-            shutil.unpack_archive(path, unpacked)
-            put_in_place(unpacked, target)
-        return target
-    files = list(files_of(path, excludes))
-    looks = [(name, os.stat(os.path.join(path, name))) for name in files]
-    key = (store, path, tuple((name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in looks))
+    stat = os.stat(path)
+    key = (store, path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
     if key in _known:
         return _known[key]
-    size = sum(stat.st_size for _, stat in looks)
-    if size > MAX_DIRECTORY_BYTES:
+    made = tempfile.mkdtemp(dir=store)
+    try:
+        unpack(path, made)
+    except ValueError as error:
+        shutil.rmtree(made)
+        raise RuntimeEnvSetupError(f"{path} can't be unpacked: {error}") from error
+    except BaseException:
+        shutil.rmtree(made)
+        raise
+    # Not in the order of the archive: whoever packs it again has only the files.
+    content = Content()
+    for name in all_files(made):
+        with open(os.path.join(made, name), "rb") as source:
+            content.copy(name, os.fstat(source.fileno()).st_mode, source)
+    put_in_place(made, os.path.join(store, content.digest()))
+    _known[key] = address_of(content.digest())
+    return _known[key]
+
+
+def _copied(path: str, store: str, excludes: list[str], inside: str) -> str:
+    import shutil
+    import tempfile
+
+    names = [""] if os.path.isfile(path) else list(files_of(path, excludes))
+    looks = [(name, os.stat(os.path.join(path, name) if name else path)) for name in names]
+    key = (store, path, inside, tuple((name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in looks))
+    if key in _known:
+        return _known[key]
+    check_size(path, [stat.st_size for _, stat in looks])
+    content = Content()
+    made = tempfile.mkdtemp(dir=store)
+    try:
+        # One pass, so that what is named is what was copied, whoever writes meanwhile.
+        for name in names:
+            member = os.path.join(inside, name) if name else inside
+            target = os.path.join(made, member)
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            with open(os.path.join(path, name) if name else path, "rb") as source, open(target, "wb") as copy:
+                stat = os.fstat(source.fileno())
+                content.copy(member, stat.st_mode, source, copy)
+            os.chmod(target, 0o700 if stat.st_mode & 0o100 else 0o600)
+    except BaseException:
+        shutil.rmtree(made)
+        raise
+    put_in_place(made, os.path.join(store, content.digest()))
+    _known[key] = address_of(content.digest())
+    return _known[key]
+
+
+def check_size(path: str, sizes: list[int]) -> None:
+    """Refuses what is too large.
+
+    Args:
+        path: What it is.
+        sizes: Bytes of each file.
+
+    Raises:
+        RuntimeEnvSetupError: It is too large, or of too many files.
+    """
+    advice = "Leave out what workers do not need with 'excludes', or a .rayignore file."
+    size = sum(sizes)
+    if size > MAX_BYTES:
         raise RuntimeEnvSetupError(
-            f"{path} is larger ({size / 2**20:.0f} MiB) than the {MAX_DIRECTORY_BYTES // 2**20} MiB that are allowed. "
-            "Leave out what workers do not need with 'excludes', or a .rayignore file."
+            f"{path} is larger ({size / 2**20:.0f} MiB) than the {MAX_BYTES // 2**20} MiB that are allowed. {advice}"
         )
-    total = _digest(b"")
-    for name in files:
-        total.update(name.encode() + b"\0")
-        with open(os.path.join(path, name), "rb") as file:
-            total.update(_digest(file.read()).digest())
-    target = os.path.join(store, total.hexdigest()[:32])
-    if not os.path.exists(target):
-        copy = tempfile.mkdtemp(dir=store)
-        for name in files:
-            destination = os.path.join(copy, name)
-            os.makedirs(os.path.dirname(destination), exist_ok=True)
-            shutil.copy2(os.path.join(path, name), destination)
-        put_in_place(copy, target)
-    _known[key] = target
-    return target
+    if len(sizes) > MAX_FILES:
+        raise RuntimeEnvSetupError(f"{path} has {len(sizes)} files, and {MAX_FILES} are allowed. {advice}")
 
 
 def put_in_place(made: str, target: str) -> None:
@@ -119,62 +168,10 @@ def put_in_place(made: str, target: str) -> None:
         shutil.rmtree(made)
 
 
-def _digest(data: bytes) -> Any:
-    import hashlib
-
-    return hashlib.sha256(data)
-
-
 def module_path(module: ModuleType) -> str:
     """The file or directory that a module was imported from."""
     paths = list(getattr(module, "__path__", [])) or [module.__file__]
     return os.path.abspath(paths[0] or "")
-
-
-def store_module(path: str, store: str, excludes: list[str]) -> str:
-    """Copies a module.
-
-    Args:
-        path: A directory, a file or a wheel.
-        store: As `store_of` gives it.
-        excludes: What to leave out, as in .gitignore.
-
-    Returns:
-        The entry of `sys.path` under which the copy is found.
-
-    Raises:
-        RuntimeEnvSetupError: It is too large, or can't be copied.
-    """
-    try:
-        return _stored_module(path, store, [*_DEFAULT_EXCLUDES, *excludes])
-    except OSError as error:
-        raise RuntimeEnvSetupError(f"{path} could not be copied: {error}") from error
-
-
-def _stored_module(path: str, store: str, excludes: list[str]) -> str:
-    import shutil
-    import tempfile
-
-    name = os.path.basename(path)
-    if os.path.isdir(path):
-        content = _stored(path, store, excludes)
-        key = os.path.basename(content)
-    else:
-        with open(path, "rb") as file:
-            key = _digest(file.read()).hexdigest()[:32]
-    target = os.path.join(store, f"module-{_digest(name.encode()).hexdigest()[:8]}-{key}")
-    if os.path.exists(target):
-        return target
-    made = tempfile.mkdtemp(dir=store)
-    if os.path.isdir(path):
-        os.symlink(content, os.path.join(made, name))
-    elif path.endswith(".whl"):
-        # A wheel is an archive whose root is what belongs on the path.
-        shutil.unpack_archive(path, made, "zip")
-    else:
-        shutil.copy2(path, os.path.join(made, name))
-    put_in_place(made, target)
-    return target
 
 
 # ------------------------------------------------------------------------------------------------------------- excludes

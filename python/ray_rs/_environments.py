@@ -1,8 +1,9 @@
-"""Runtime environments as they travel: JSON that any process of the node can use.
+"""Runtime environments as they travel: JSON that any process of the cluster can use.
 
-Directories are in the session's store by then, packages have a name for their virtual environment, a callable is its
-pickle. Environments are told apart by this text, so equal ones are written equally. The engine's word for the
-environment of the job is the text of the job's; a process that has none says nothing.
+Directories are packages by then, named by what is in them (`_env_packages`); what pip and uv install has a name for its
+virtual environment; a callable is its pickle. Environments are told apart by this text, so equal ones are written
+equally. The engine's word for the environment of the job is the text of the job's; a process that has none says
+nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +12,18 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["VARIABLE", "own_fields", "own_text", "resolved", "set_own", "set_up_hook", "text_for", "text_of"]
+__all__ = [
+    "VARIABLE",
+    "give",
+    "give_own",
+    "own_fields",
+    "own_text",
+    "resolved",
+    "set_own",
+    "set_up_hook",
+    "text_for",
+    "text_of",
+]
 
 # Set by the raylet in zygotes, so that workers know theirs.
 VARIABLE = "RAY_RS_RUNTIME_ENV"
@@ -69,14 +81,16 @@ def text_for(given: Mapping[str, Any] | None) -> str:
         That, laid over what this process has.
 
     Raises:
-        RuntimeEnvSetupError: Its files could not be copied.
+        RuntimeEnvSetupError: Its files could not be copied, or given to the cluster.
         ValueError: A path that is not there.
     """
     if not given:
         return _own_text
     from ray_rs import _core
 
-    fields = resolved(given, _core.process_info()["session_dir"])
+    info = _core.process_info()
+    fields = resolved(given, info["session_dir"])
+    give(fields, info)
     parent = _parsed(_own_text)
     if not fields.keys().isdisjoint(("pip", "uv")):
         for name in ("pip", "uv", "_venv"):
@@ -84,6 +98,29 @@ def text_for(given: Mapping[str, Any] | None) -> str:
     if "env_vars" in fields:
         fields["env_vars"] = {**parent.get("env_vars", {}), **fields["env_vars"]}
     return text_of({**parent, **fields})
+
+
+def give(fields: Mapping[str, Any], info: Mapping[str, Any]) -> None:
+    """Gives the cluster what nodes need for an environment.
+
+    Args:
+        fields: As `resolved` gives them.
+        info: Of this process, as `_core.process_info` tells it.
+
+    Raises:
+        RuntimeEnvSetupError: It could not be stored.
+    """
+    if needs_session(fields):
+        from ray_rs import _env_packages
+
+        _env_packages.publish(fields, info["session_dir"], info["job_id"].hex())
+
+
+def give_own() -> None:
+    """Driver: the same for the job's environment. Raises as `give`."""
+    from ray_rs import _core
+
+    give(_parsed(_own_text), _core.process_info())
 
 
 def needs_session(given: Mapping[str, Any]) -> bool:
@@ -99,30 +136,19 @@ def resolved(given: Mapping[str, Any], session_dir: str) -> dict[str, Any]:
         session_dir: Where the session keeps its files.
 
     Returns:
-        The fields, with what they mean on this node.
+        The fields, with packages in the place of paths.
 
     Raises:
         RuntimeEnvSetupError: Its files could not be copied.
         ValueError: A path that is not there.
-        NotImplementedError: It has files, and this process is a client.
     """
-    from ray_rs import _client, _env_install, _env_store
-    from ray_rs.runtime_env import existing, requirements
+    from ray_rs import _env_install
+    from ray_rs.runtime_env import requirements
 
-    if _client.is_connected():
-        _client.refuse_files(given)
     fields = {name: value for name, value in given.items() if value is not None and name != "excludes"}
     excludes = list(given.get("excludes") or [])
-    if fields.get("working_dir"):
-        path = existing(fields["working_dir"], "working_dir")
-        fields["working_dir"] = _env_store.store_directory(path, _env_store.store_of(session_dir), excludes)
-    if fields.get("py_modules"):
-        store = _env_store.store_of(session_dir)
-        paths = [
-            existing(module, "py_modules") if isinstance(module, (str, os.PathLike)) else _env_store.module_path(module)
-            for module in fields["py_modules"]
-        ]
-        fields["py_modules"] = [_env_store.store_module(path, store, excludes) for path in paths]
+    if needs_session(fields):
+        _package(fields, session_dir, excludes)
     for tool in ("pip", "uv"):
         if not fields.get(tool):
             fields.pop(tool, None)
@@ -140,6 +166,25 @@ def resolved(given: Mapping[str, Any], session_dir: str) -> dict[str, Any]:
     if hook is not None and not isinstance(hook, str):
         fields["worker_process_setup_hook"] = _pickled(hook)
     return fields
+
+
+def _package(fields: dict[str, Any], session_dir: str, excludes: list[str]) -> None:
+    from ray_rs import _env_store
+    from ray_rs._env_archives import digest_in
+    from ray_rs.runtime_env import existing
+
+    store = _env_store.store_of(session_dir)
+
+    def packaged(given: Any, field: str) -> str:
+        if digest_in(given) is not None:
+            return str(given)
+        path = existing(given, field) if isinstance(given, (str, os.PathLike)) else _env_store.module_path(given)
+        return _env_store.packaged(path, store, excludes, is_module=field == "py_modules")
+
+    if fields.get("working_dir"):
+        fields["working_dir"] = packaged(fields["working_dir"], "working_dir")
+    if fields.get("py_modules"):
+        fields["py_modules"] = [packaged(module, "py_modules") for module in fields["py_modules"]]
 
 
 def _pickled(hook: Callable[[], object]) -> str:

@@ -295,7 +295,7 @@ def submit(
         entrypoint: The shell's command.
         submission_id: None: a new one.
         runtime_env: As it is shown.
-        resolved_env: The same with files of this machine, for the supervisor.
+        resolved_env: The same with packages that this node has, for the supervisor.
         metadata: Strings by name.
         resources: `num_cpus`, `num_gpus`, `memory` and `resources`, as of an actor; None for what is not held.
         label_selector: Labels of the node that it runs on.
@@ -540,7 +540,7 @@ class Supervisor:
     def _environment(self, process_info: dict[str, Any]) -> dict[str, str]:
         import sys
 
-        from ray_rs import _environments
+        from ray_rs import _env_store, _environments
 
         environment = {name: value for name, value in os.environ.items() if name not in _OF_WORKERS}
         environment.pop("OMP_NUM_THREADS", None)
@@ -553,7 +553,8 @@ class Supervisor:
         environment["PYTHONUNBUFFERED"] = "1"
         # `python` is the Python of this environment.
         environment["PATH"] = os.path.dirname(sys.executable) + os.pathsep + environment.get("PATH", os.defpath)
-        modules = [*fields.get("py_modules", [])]
+        store = _env_store.store_of(process_info["session_dir"])
+        modules = [_env_store.local(module, store) for module in fields.get("py_modules", [])]
         if modules:
             known = environment.get("PYTHONPATH")
             environment["PYTHONPATH"] = os.pathsep.join([*modules, known] if known else modules)

@@ -162,7 +162,6 @@ def init(
         config = _processes.driver_config(namespace=namespace, log_to_driver=log_to_driver)
         if place is not None:
             _client.driver_config(config)
-            _client.refuse_files(runtime_env or {})
         env = _checked_env(runtime_env, config)
         hook = tracing_hook
         if hook is None and target is not None and place is None:
@@ -213,6 +212,8 @@ def init(
         if env is not None:
             _set_up(env, session, config, started_here=started_here)
         _connect(session, config, started_here=started_here, client_of=place)
+        if env is not None:
+            _give_files()
         if submitted.get("metadata"):
             from ray_rs import _jobs
 
@@ -355,6 +356,17 @@ def _set_up(env: dict[str, Any], session: dict[str, Any], config: dict[str, Any]
     except BaseException:
         if started_here:
             _core.stop_head(session["session_dir"])
+        raise
+
+
+def _give_files() -> None:
+    """Gives the cluster what the job's environment takes from this machine's disk."""
+    from ray_rs import _environments
+
+    try:
+        _environments.give_own()
+    except BaseException:
+        shutdown()
         raise
 
 

@@ -18,7 +18,6 @@ from typing import Any
 
 __all__ = ["RuntimeEnv", "RuntimeEnvConfig"]
 
-_ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar.xz")
 _UNSUPPORTED = {
     "conda": "use 'pip' or 'uv'",
     "container": "workers are processes of this machine",
@@ -140,13 +139,17 @@ def _validate_fields(fields: dict[str, Any]) -> None:
 
 
 def existing(path: str | os.PathLike[str], field: str) -> str:
-    """The absolute path that a field means.
+    """The absolute path that a field means; the address of a package as it is.
 
     Raises:
         NotImplementedError: It lies on another machine.
         ValueError: There is nothing, or nothing that could be used.
     """
+    from ray_rs._env_archives import SUFFIXES, digest_in
+
     text = os.fspath(path)
+    if digest_in(text) is not None:
+        return text
     scheme, separator, rest = text.partition("://")
     if separator:
         if scheme != "file":
@@ -157,8 +160,8 @@ def existing(path: str | os.PathLike[str], field: str) -> str:
     text = os.path.abspath(os.path.expanduser(text))
     if not os.path.exists(text):
         raise ValueError(f"{field}: {text} does not exist.")
-    if os.path.isfile(text) and field == "working_dir" and not text.endswith(_ARCHIVES):
-        raise ValueError(f"{field}: {text} is neither a directory nor one of {', '.join(_ARCHIVES)}.")
+    if os.path.isfile(text) and field == "working_dir" and not text.endswith(SUFFIXES):
+        raise ValueError(f"{field}: {text} is neither a directory nor one of {', '.join(SUFFIXES)}.")
     return text
 
 

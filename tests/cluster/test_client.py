@@ -457,8 +457,8 @@ def test_arguments_of_init(client, monkeypatch):
     ray.shutdown()
     with pytest.raises(RuntimeError, match="Got unexpected kwargs: num_cpus"):
         ray.init(f"ray://{address}", num_cpus=1)
-    with pytest.raises(NotImplementedError, match="working_dir"):
-        ray.init(f"ray://{address}", runtime_env={"working_dir": "."})
+    with pytest.raises(ValueError, match="does not exist"):
+        ray.init(f"ray://{address}", runtime_env={"working_dir": "/no/such/folder"})
     assert not ray.is_initialized()
     monkeypatch.setenv("RAY_ADDRESS", f"ray://{address}")
     monkeypatch.setenv("RAY_NAMESPACE", "from the environment")
@@ -472,9 +472,35 @@ def test_arguments_of_init(client, monkeypatch):
 
         # Workers have the variables of the cluster, and those of the runtime environment.
         assert ray.get(told.remote(), timeout=60) == ("by a variable", None)
-        with pytest.raises(NotImplementedError, match="py_modules"):
-            told.options(runtime_env={"py_modules": ["."]}).remote()
     assert not ray.is_initialized()
+
+
+def test_files_of_the_program_come_along(client, tmp_path):
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "rrt_along.py").write_text("NAME = 'along'\n")
+    (folder / "rrt_left.log").write_text("")
+    (tmp_path / "rrt_module.py").write_text("NAME = 'module'\n")
+    client(runtime_env={"working_dir": str(folder), "excludes": ["*.log"]})
+    (folder / "rrt_along.py").unlink()
+
+    @ray.remote
+    def look():
+        import rrt_along
+
+        return rrt_along.NAME, os.listdir(".")
+
+    name, names = ray.get(look.remote(), timeout=60)
+    assert (name, [each for each in names if each != "__pycache__"]) == ("along", ["rrt_along.py"])
+
+    @ray.remote(runtime_env={"py_modules": [str(tmp_path / "rrt_module.py")]})
+    def module():
+        import rrt_along
+        import rrt_module
+
+        return rrt_along.NAME, rrt_module.NAME
+
+    assert ray.get(module.remote(), timeout=60) == ("along", "module")
 
 
 def test_rays_other_names(client):

@@ -257,6 +257,11 @@ impl Observer {
         Ok(entries)
     }
 
+    fn kv_get<'py>(&self, py: Python<'py>, namespace: String, key: Vec<u8>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let reply: v1::KvGetReply = self.ask_with(py, "KvGet", &v1::KvGetRequest { namespace, key })?;
+        Ok(reply.found.then(|| PyBytes::new(py, &reply.value)))
+    }
+
     fn placement_groups<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let reply: v1::ListPlacementGroupsReply = self.gcs(py, "ListPlacementGroups")?;
         list(py, &reply.groups, |py, group| {

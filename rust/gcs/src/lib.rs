@@ -12,6 +12,7 @@
 //! | [`state`] | all tables, in memory; what is told to whom, and after which flush |
 //! | [`autoscaler`] | nodes that come and go as work needs them |
 //! | [`commit`] | the thread that makes batches durable, as many with one flush as wait |
+//! | [`packages`] | directories of runtime environments, in files, for the nodes that need them |
 //! | [`storage`] | the log of the tables: sled behind a journal, in one shard or several, or memory, under one conformance suite |
 //! | [`stepped`] | the same tables without sockets, threads and clock, for simulators |
 //! | [`replica`] | a process of its own: a replica of the global scheduler |
@@ -24,6 +25,7 @@ mod clock;
 mod commit;
 mod config;
 mod convert;
+mod packages;
 pub mod replica;
 mod run;
 mod service;

@@ -17,6 +17,7 @@ use crate::autoscaler::Running;
 use crate::autoscaler::provider::ClusterPlace;
 use crate::commit::Flushed;
 use crate::config::{GcsConfig, StorageChoice};
+use crate::packages::Packages;
 use crate::service::GcsService;
 use crate::state::State;
 use crate::storage::{JournalFile, JournaledStorage, MemoryStorage, ShardedStorage, SledStorage, Storage};
@@ -66,6 +67,9 @@ pub async fn run(config: GcsConfig) -> anyhow::Result<()> {
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned();
+    let packages = config.session_dir.join("packages");
+    let kept = Packages::open(packages.clone()).with_context(|| format!("cannot read {}", packages.display()))?;
+    state.keep_packages(kept);
     let state = Arc::new(Mutex::new(state));
     let service = GcsService::new(Arc::clone(&state), config.node_bound);
     service.bury_who_stays_away();

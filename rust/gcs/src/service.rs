@@ -1,5 +1,8 @@
 //! The gRPC service: takes requests apart, changes or asks the [`State`], and answers when that is durable.
 
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,6 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::packages::{self, PartKey, Reserved};
 use crate::state::{Durable, RECONNECT_GRACE, State};
 use crate::storage::StorageError;
 
@@ -32,6 +36,8 @@ pub struct GcsService {
     bound: Duration,
     /// The raylets of this machine that have registered.
     raylets: Arc<Mutex<Vec<Arc<ProcessWatch>>>>,
+    /// Counts parts of packages, for the names of their unfinished files.
+    parts: Arc<AtomicU64>,
 }
 
 impl GcsService {
@@ -40,6 +46,7 @@ impl GcsService {
             state,
             bound,
             raylets: Arc::default(),
+            parts: Arc::default(),
         }
     }
 
@@ -56,6 +63,55 @@ impl GcsService {
     /// GCS-5.
     fn takes_changes(&self) -> Result<(), Status> {
         self.state().takes_changes().map_err(|error| not_stored(&error))
+    }
+
+    /// A part of a package, written to its file.
+    async fn put_part(&self, request: v1::KvPutRequest) -> Result<Response<v1::KvPutReply>, Status> {
+        let key = PartKey::parse(&request.key)?;
+        let path = match self.state().reserve_part(&key, request.value.len())? {
+            Reserved::Exists => return Ok(Response::new(v1::KvPutReply { existed: true })),
+            Reserved::Write(path) => path,
+        };
+        let number = self.parts.fetch_add(1, Ordering::Relaxed);
+        let service = self.clone();
+        // To its end, whether somebody waits for the answer or not.
+        let writing = tokio::task::spawn_blocking(move || {
+            let outcome = packages::write_part(&path, number, &request.value);
+            let is_kept = service.state().part_written(&key, outcome.is_ok());
+            if !is_kept {
+                packages::remove_all([path.clone()]);
+            }
+            outcome.map_err(|error| not_written(&path, &error)).map(|()| is_kept)
+        });
+        let is_kept = writing
+            .await
+            .map_err(|_| Status::internal("the writing of a part broke down"))??;
+        if !is_kept {
+            return Err(Status::failed_precondition("the job has ended"));
+        }
+        Ok(Response::new(v1::KvPutReply { existed: false }))
+    }
+
+    async fn get_part(&self, request: &v1::KvGetRequest) -> Result<Response<v1::KvGetReply>, Status> {
+        let key = PartKey::parse(&request.key)?;
+        let Some(path) = self.state().part_path(&key) else {
+            return Ok(Response::new(v1::KvGetReply::default()));
+        };
+        let reading = tokio::task::spawn_blocking(move || std::fs::read(path));
+        let value = reading
+            .await
+            .map_err(|_| Status::internal("the reading of a part broke down"))?;
+        let found = value.is_ok();
+        match value {
+            // Its job has ended at this moment.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Status::internal(format!("a part of a package cannot be read: {error}")))
+            }
+            value => Ok(Response::new(v1::KvGetReply {
+                found,
+                value: value.unwrap_or_default(),
+            })),
+        }
     }
 
     /// Follows a node's reports until its channel ends; and then, unless it comes back, declares it dead.
@@ -200,6 +256,10 @@ fn watch_joined(process: v1::ProcessIdentity) -> Option<Arc<ProcessWatch>> {
 fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn not_written(path: &Path, error: &io::Error) -> Status {
+    Status::unavailable(format!("the control store could not write {}: {error}", path.display()))
 }
 
 /// Asks a node to leave in its time, and waits for its answer.
@@ -381,12 +441,18 @@ impl Gcs for GcsService {
 
     async fn kv_put(&self, request: Request<v1::KvPutRequest>) -> Result<Response<v1::KvPutReply>, Status> {
         self.takes_changes()?;
+        if request.get_ref().namespace == packages::NAMESPACE {
+            return self.put_part(request.into_inner()).await;
+        }
         let number = call_number(&request);
         let (reply, durable) = self.state().kv_put_once(number, request.into_inner())?;
         after(durable, reply).await
     }
 
     async fn kv_get(&self, request: Request<v1::KvGetRequest>) -> Result<Response<v1::KvGetReply>, Status> {
+        if request.get_ref().namespace == packages::NAMESPACE {
+            return self.get_part(&request.into_inner()).await;
+        }
         Ok(Response::new(self.state().kv_get(&request.into_inner())))
     }
 

@@ -627,9 +627,8 @@ impl Raylet {
         let config = crate::config::DriverConfig::from_pickle(&info.config)
             .map_err(|error| error.to_string())?
             .without_inherited();
-        let key = self.open_job(config, None);
+        let key = self.open_job(config, None, Some(job));
         let opened = self.jobs.get_mut(&key).expect("just made");
-        opened.id = Some(job);
         opened.remote_driver = info.driver.and_then(|driver| (&driver).try_into().ok());
         Ok(key)
     }

@@ -11,6 +11,8 @@ use crate::config::DriverConfig;
 const STORE: &str = "runtime_resources";
 /// Says in a virtual environment's directory that it is complete, and what belongs on `sys.path`.
 const READY_FILE: &str = "ready.json";
+/// What a directory is called that travels as a package: between the two stands what its content is called.
+const PACKAGE: (&str, &str) = ("gcs://_ray_pkg_", ".zip");
 /// Tells workers their environment.
 const VARIABLE: &str = "RAY_RS_RUNTIME_ENV";
 
@@ -19,9 +21,9 @@ const VARIABLE: &str = "RAY_RS_RUNTIME_ENV";
 #[serde(default)]
 pub(crate) struct EnvSpec {
     pub env_vars: BTreeMap<String, String>,
-    /// A directory in the session's store.
+    /// A package.
     pub working_dir: Option<String>,
-    /// Entries for `sys.path`.
+    /// Packages, each an entry for `sys.path`.
     pub py_modules: Vec<String>,
     /// Name of the virtual environment, in the session's store; empty: none is asked for.
     #[serde(rename = "_venv")]
@@ -44,8 +46,31 @@ impl EnvSpec {
         if text.is_empty() {
             return Ok(Self::default());
         }
-        serde_json::from_str(text)
-            .map_err(|error| format!("the runtime environment {text:?} is not understood: {error}"))
+        let spec: Self = serde_json::from_str(text)
+            .map_err(|error| format!("the runtime environment {text:?} is not understood: {error}"))?;
+        let wrong = spec.packages().find(|package| content_of(package).is_none());
+        match wrong {
+            Some(package) => Err(format!(
+                "the runtime environment names {package:?}, which is no package"
+            )),
+            None => Ok(spec),
+        }
+    }
+
+    fn packages(&self) -> impl Iterator<Item = &String> {
+        self.working_dir.iter().chain(&self.py_modules)
+    }
+
+    /// Where the node has what its packages hold, once they are unpacked.
+    pub fn directories(&self, session_dir: &Path) -> Vec<PathBuf> {
+        let store = session_dir.join(STORE);
+        let contents = self.packages().filter_map(|package| content_of(package));
+        contents.map(|content| store.join(content)).collect()
+    }
+
+    /// Whether the node has all of them.
+    pub fn has_directories(&self, session_dir: &Path) -> bool {
+        self.directories(session_dir).iter().all(|directory| directory.is_dir())
     }
 
     pub fn venv_dir(&self, session_dir: &Path) -> Option<PathBuf> {
@@ -55,11 +80,12 @@ impl EnvSpec {
     }
 
     /// `base` with what the environment adds.
-    pub fn applied(&self, text: &str, base: &DriverConfig, venv: Option<&Venv>) -> DriverConfig {
+    pub fn applied(&self, text: &str, base: &DriverConfig, session_dir: &Path, venv: Option<&Venv>) -> DriverConfig {
         let mut config = base.clone();
-        let mut first: Vec<String> = self.working_dir.iter().chain(&self.py_modules).cloned().collect();
-        if let Some(directory) = &self.working_dir {
-            config.cwd.clone_from(directory);
+        let directories = self.directories(session_dir).into_iter();
+        let mut first: Vec<String> = directories.map(|path| path.to_string_lossy().into_owned()).collect();
+        if self.working_dir.is_some() {
+            config.cwd.clone_from(&first[0]);
         }
         if let Some(venv) = venv {
             first.extend_from_slice(&venv.path);
@@ -106,6 +132,13 @@ impl Venv {
             path,
         })
     }
+}
+
+/// What a package's content is called: a hash, so that it leads nowhere else.
+fn content_of(package: &str) -> Option<&str> {
+    let content = package.strip_prefix(PACKAGE.0)?.strip_suffix(PACKAGE.1)?;
+    let is_digit = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    (content.len() == 32 && content.bytes().all(is_digit)).then_some(content)
 }
 
 /// As a process of the job's would know it.
@@ -168,11 +201,16 @@ mod tests {
 
     #[test]
     fn an_environment_is_laid_over_its_driver() {
-        let text =
-            r#"{"env_vars":{"BOTH":"${BOTH}+"},"working_dir":"/w","py_modules":["/m"],"pip":["x"],"_venv":"pip-1"}"#;
-        let spec = EnvSpec::parse(text).expect("good");
+        let (w, m) = ("0123456789abcdef0123456789abcdef", "ffffffffffffffffffffffffffffffff");
+        let text = format!(
+            r#"{{"env_vars":{{"BOTH":"${{BOTH}}+"}},"working_dir":"gcs://_ray_pkg_{w}.zip","py_modules":["gcs://_ray_pkg_{m}.zip"],
+            "pip":["x"],"_venv":"pip-1"}}"#
+        );
+        let (w, m) = (format!("/s/runtime_resources/{w}"), format!("/s/runtime_resources/{m}"));
+        let spec = EnvSpec::parse(&text).expect("good");
+        assert!(!spec.has_directories(Path::new("/s")));
         let base = DriverConfig {
-            sys_path: vec!["/a".to_owned(), "/m".to_owned()],
+            sys_path: vec!["/a".to_owned(), m.clone()],
             cwd: "/c".to_owned(),
             env: BTreeMap::from([
                 ("BOTH".to_owned(), "b".to_owned()),
@@ -186,13 +224,27 @@ mod tests {
             dir,
             path: vec!["/v".to_owned()],
         };
-        let config = spec.applied(text, &base, Some(&venv));
-        assert_eq!(config.sys_path, ["/w", "/m", "/v", "/a"]);
-        assert_eq!((config.cwd.as_str(), config.env["BOTH"].as_str()), ("/w", "b+"));
+        let config = spec.applied(&text, &base, Path::new("/s"), Some(&venv));
+        assert_eq!(config.sys_path, [w.as_str(), &m, "/v", "/a"]);
+        assert_eq!((config.cwd.as_str(), config.env["BOTH"].as_str()), (w.as_str(), "b+"));
         assert_eq!(config.executable, "/s/runtime_resources/pip-1/bin/python");
         assert_eq!(config.env["PATH"], "/s/runtime_resources/pip-1/bin:/bin");
         assert_eq!(config.env[VARIABLE], text);
-        assert_eq!(EnvSpec::parse("").expect("none").applied("", &base, None), base);
+        let none = EnvSpec::parse("").expect("none");
+        assert_eq!(none.applied("", &base, Path::new("/s"), None), base);
+        assert!(none.has_directories(Path::new("/s")));
+        for wrong in [
+            "/etc",
+            "gcs://../../etc.zip",
+            "gcs://_ray_pkg_../../../etc.zip",
+            "gcs://_ray_pkg_0123.zip",
+        ] {
+            let text = format!(r#"{{"working_dir":"{wrong}"}}"#);
+            assert!(
+                EnvSpec::parse(&text).is_err_and(|reason| reason.contains("no package")),
+                "{wrong}"
+            );
+        }
         assert!(EnvSpec::parse("[1]").is_err());
         let elsewhere = EnvSpec {
             venv: "../x".to_owned(),

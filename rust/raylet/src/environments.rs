@@ -1,6 +1,6 @@
 //! The environments of a job: its own, and those of single tasks and actors. Each has a zygote and workers of its own.
 //!
-//! Nothing of the node waits while one is made: a virtual environment is installed by a process of its own, and the
+//! Nothing of the node waits while one is made: packages are fetched and a virtual environment is installed by a process of its own, and the
 //! worker starts that were ordered meanwhile are carried out when it says that it is done. One that can't be made fails
 //! whoever asks for it, at once, until [`KEPT_FAILURE`] is over; then it is tried again. One that nobody has used for
 //! [`KEPT_ZYGOTE`] loses its zygote.
@@ -99,7 +99,7 @@ impl Environment {
         }
     }
 
-    /// A virtual environment is being installed.
+    /// Something is being fetched or installed.
     pub fn is_under_way(&self) -> bool {
         matches!(self.set_up, SetUp::UnderWay { .. })
     }
@@ -205,12 +205,16 @@ impl Raylet {
         };
         let dir = spec.venv_dir(&self.config.session_dir);
         let venv = dir.as_deref().map(Venv::find);
-        if let None | Some(Some(_)) = venv {
-            let config = spec.applied(&environment.text, &job.config, venv.flatten().as_ref());
+        if let None | Some(Some(_)) = venv
+            && spec.has_directories(&self.config.session_dir)
+        {
+            let session_dir = &self.config.session_dir;
+            let config = spec.applied(&environment.text, &job.config, session_dir, venv.flatten().as_ref());
             environment.set_up = SetUp::Ready(Box::new(config));
             return Readiness::Now;
         }
-        match spawn_set_up(pool, &self.config, &job.config, &environment.text, &self.inputs) {
+        let id = job.id.map(|id| id.hex()).unwrap_or_default();
+        match spawn_set_up((pool, &id), &self.config, &job.config, &environment.text, &self.inputs) {
             Ok(child) => {
                 environment.set_up = SetUp::UnderWay { child, orders: 1 };
                 Readiness::Later
@@ -289,10 +293,10 @@ impl Raylet {
     }
 }
 
-/// Starts a process that installs what the environment asks for, in a group of its own. Its one line of output, or its
+/// Starts a process that fetches and installs what the environment asks for, in a group of its own. Its one line of output, or its
 /// end, comes as `Input::EnvironmentMade`.
 fn spawn_set_up(
-    pool: PoolKey,
+    (pool, job): (PoolKey, &str),
     raylet: &RayletConfig,
     driver: &DriverConfig,
     text: &str,
@@ -304,6 +308,7 @@ fn spawn_set_up(
     let config = json!({
         "sys_path": driver.full_path(&raylet.package_dir),
         "session_dir": raylet.session_dir,
+        "job_id": job,
         "runtime_env": text,
     });
     let mut command = Command::new(driver.python(&raylet.python));

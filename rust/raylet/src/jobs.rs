@@ -38,7 +38,8 @@ pub(crate) struct Job {
 
 impl Raylet {
     /// Makes a job whose driver may register later, and starts its zygote and workers.
-    pub fn open_job(&mut self, config: DriverConfig, zygote: Option<Zygote>) -> JobKey {
+    /// Its id, if it is known: workers that are started at once may need files that lie under it.
+    pub fn open_job(&mut self, config: DriverConfig, zygote: Option<Zygote>, id: Option<JobId>) -> JobKey {
         self.next_job += 1;
         let key = JobKey(self.next_job);
         let pool = PoolKey {
@@ -52,7 +53,7 @@ impl Raylet {
         own.zygote = zygote;
         let job = Job {
             config,
-            id: None,
+            id,
             driver: None,
             ended: false,
             detached: FxHashSet::default(),
@@ -197,10 +198,10 @@ impl Job {
     /// A zygote for the environment that the job of this driver will have, unless that has to be made first.
     pub fn first_zygote(driver: &DriverConfig, raylet: &RayletConfig, inputs: &Inputs) -> Option<Zygote> {
         let spec = EnvSpec::parse(&driver.runtime_env).ok()?;
-        if spec.venv_dir(&raylet.session_dir).is_some() {
+        if spec.venv_dir(&raylet.session_dir).is_some() || !spec.has_directories(&raylet.session_dir) {
             return None;
         }
-        let config = spec.applied(&driver.runtime_env, driver, None);
+        let config = spec.applied(&driver.runtime_env, driver, &raylet.session_dir, None);
         Zygote::spawn(ZygoteKey(0), raylet, &config, inputs).ok()
     }
 

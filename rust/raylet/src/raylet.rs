@@ -365,7 +365,7 @@ impl Raylet {
             config,
         };
         if let Some((driver, zygote)) = launched {
-            raylet.open_job(driver, zygote);
+            raylet.open_job(driver, zygote, None);
         }
         Ok(raylet)
     }

@@ -104,9 +104,9 @@ impl Raylet {
             }
             Some((key, false)) => {
                 self.end_job(key);
-                self.open_job(config, None)
+                self.open_job(config, None, None)
             }
-            None => self.open_job(config, None),
+            None => self.open_job(config, None, None),
         }
     }
 

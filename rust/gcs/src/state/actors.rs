@@ -6,7 +6,7 @@ use std::collections::hash_map::Entry;
 use prost::Message;
 use ray_rs_actors::lifecycle::{ActorFacts, Event, Phase, Status as Life};
 use ray_rs_proto::v1;
-use ray_rs_types::{ActorId, FunctionId, WorkerAddress};
+use ray_rs_types::{ActorId, FunctionId, JobId, WorkerAddress};
 use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 use tonic::Status;
@@ -33,6 +33,14 @@ pub(super) struct Actors {
 impl Actors {
     pub(super) fn spec(&self, actor: ActorId) -> Option<&v1::ActorSpec> {
         self.specs.get(&actor)
+    }
+
+    /// Actors that outlive this job, or did.
+    pub(super) fn detached_of(&self, job: JobId) -> impl Iterator<Item = ActorId> {
+        let detached = self.specs.iter().filter(|(_, spec)| spec.detached);
+        detached
+            .map(|(actor, _)| *actor)
+            .filter(move |actor| actor.job_id() == job)
     }
 
     pub(super) fn all(&self) -> Vec<ActorId> {

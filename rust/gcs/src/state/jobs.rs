@@ -134,6 +134,7 @@ impl State {
         writes.extend(self.jobs.has_ended(job.to_int()));
         writes.extend(self.adoptions_end(job_id));
         let durable = self.actor_events([Event::JobFinished { job }], writes);
+        self.release_packages();
         self.group_events([GroupEvent::JobFinished { job }]);
         self.tell(
             0,

@@ -21,6 +21,7 @@ mod moves;
 mod nodes;
 mod once;
 mod outbox;
+mod package_store;
 mod picking;
 mod placement_groups;
 mod recovery;
@@ -38,6 +39,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::clock::Clock;
 use crate::commit::{Committer, Flushed};
+use crate::packages::Packages;
 use crate::storage::{StorageError, Write};
 
 pub use actors::actor_id;
@@ -78,6 +80,7 @@ pub struct State {
     metrics: Metrics,
     dead_workers: VecDeque<DeadWorker>,
     once: Once,
+    packages: Packages,
     /// Name of the session; set before anything is served.
     pub session: String,
     /// How things stand with the nodes that the cluster starts by itself.
@@ -225,6 +228,7 @@ impl State {
 
     fn collect_writes(&mut self, effects: &[Effect], writes: &mut Vec<Write>) {
         let mut written = FxHashSet::default();
+        let mut has_detached_ended = false;
         for effect in effects {
             // What is written is how the actor stands after all of it.
             if let Effect::Persist { actor } = effect
@@ -233,6 +237,7 @@ impl State {
                 let status = self.lifecycle.status(*actor);
                 if status.is_none_or(|status| status.phase == Phase::Dead) {
                     self.call_logs.forget(*actor, writes);
+                    has_detached_ended |= self.actors.spec(*actor).is_some_and(|spec| spec.detached);
                 }
                 self.actors.persist(*actor, status, writes);
             }
@@ -243,6 +248,9 @@ impl State {
                 self.groups.forget_actor(actor, demand.group);
             }
             self.actors.forget(actor, writes);
+        }
+        if has_detached_ended {
+            self.release_packages();
         }
     }
 

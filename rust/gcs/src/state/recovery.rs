@@ -100,6 +100,7 @@ impl State {
             metrics: Metrics::default(),
             dead_workers: VecDeque::new(),
             once: super::Once::default(),
+            packages: super::Packages::default(),
             session: String::new(),
             autoscaler_report: None,
             clock,
