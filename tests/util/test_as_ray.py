@@ -203,12 +203,35 @@ def test_private_modules_that_libraries_use_are_there_without_an_import(program)
         print(ray._private.services.get_node_ip_address() == ray.util.get_node_ip_address())
         from ray._private.services import get_node_ip_address
         print(hasattr(ray._private, "nothing"), ray._private.ray_constants is not None)
-        from ray._private.worker import BaseContext, RayContext
+        from ray._private.worker import BaseContext, RayContext, RESTORE_WORKER_MODE, SPILL_WORKER_MODE
+        assert (SPILL_WORKER_MODE, RESTORE_WORKER_MODE) == (ray.SPILL_WORKER_MODE, ray.RESTORE_WORKER_MODE)
         with ray.init(num_cpus=1) as context:
             print(isinstance(context, BaseContext), isinstance(context, RayContext))
         """
     )
     assert lines == ["True None", "True", "False True", "True True"]
+
+
+def test_methods_of_actors_say_how_much_they_return(program):
+    lines = program(
+        """
+        import ray
+
+        @ray.remote
+        class Counts:
+            def one(self): ...
+
+            @ray.method(num_returns=2)
+            def two(self): ...
+
+            def items(self):
+                yield
+
+        counts = Counts.remote()
+        print([method._num_returns for method in (counts.one, counts.two, counts.items)])
+        """
+    )
+    assert lines == ["[1, 2, 'streaming']"]
 
 
 def test_attributes_that_are_missing_say_so():

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ray_rs import SCRIPT_MODE, WORKER_MODE, _core, _logs
+from ray_rs import RESTORE_WORKER_MODE, SCRIPT_MODE, SPILL_WORKER_MODE, WORKER_MODE, _core, _logs
 from ray_rs._core import cancel, get, is_initialized, kill, put, wait
 from ray_rs.api import RayContext, get_actor, init, remote, shutdown
 
 __all__ = [
+    "RESTORE_WORKER_MODE",
     "SCRIPT_MODE",
+    "SPILL_WORKER_MODE",
     "WORKER_MODE",
     "BaseContext",
     "CoreWorker",

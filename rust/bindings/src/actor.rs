@@ -309,6 +309,12 @@ impl ActorMethod {
         self.descriptor.get().is_durable
     }
 
+    /// How many references a call gives, or "streaming", or "dynamic".
+    #[getter]
+    fn _num_returns<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        stream::told_returns(py, self.num_returns)
+    }
+
     #[getter]
     fn _method_name(&self) -> &str {
         self.name()

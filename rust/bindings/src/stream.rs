@@ -96,6 +96,15 @@ pub fn num_returns(given: i64) -> u32 {
     }
 }
 
+/// The same as Ray's code reads it: the words for generators, else how many.
+pub fn told_returns(py: Python<'_>, num_returns: u32) -> PyResult<Bound<'_, PyAny>> {
+    Ok(match num_returns {
+        STREAMING => "streaming".into_pyobject(py)?.into_any(),
+        DYNAMIC => "dynamic".into_pyobject(py)?.into_any(),
+        count => count.into_pyobject(py)?.into_any(),
+    })
+}
+
 impl Executor {
     /// Sends what a generator yields, as it comes.
     pub fn stream<'py>(&self, py: Python<'py>, task: &ExecTask, limit: u32, made: &Bound<'py, PyAny>) -> Ended<'py> {
