@@ -694,6 +694,9 @@ def disconnect() -> None:
 def worker_ready() -> None:
     """Worker: its set-up is over."""
 
+def give_back_code() -> None:
+    """Zygote: unmaps code and constants of whatever is loaded; what is needed again is mapped again by the kernel."""
+
 def prepare_to_fork() -> None:
     """Zygote: does once what each worker would do for itself, and leaves no gaps in the heap. Before the first fork."""
 

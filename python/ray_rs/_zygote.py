@@ -21,11 +21,16 @@ import select
 import signal
 import sys
 from _socket import socket  # without the constants and helpers around it, which take milliseconds to import
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["main"]
 
 _MAX_MESSAGE = 256
+# With nothing to do for so long, its start and the first forks are over.
+_REST_MS = 1000
 
 
 def main(config: dict[str, Any]) -> None:
@@ -55,7 +60,7 @@ def main(config: dict[str, Any]) -> None:
     # What is imported by now is never collected, so that the collector does not touch (and copy) pages shared by all.
     gc.collect()
     gc.freeze()
-    zygote = _Zygote(config, padding=_fill_pools())
+    zygote = _Zygote(config, _fill_pools(), _core.give_back_code)
     _core.prepare_to_fork()
     token = zygote.serve()
     # Only children get here.
@@ -152,8 +157,9 @@ _BYTES_OVERHEAD = sys.getsizeof(b"")
 class _Zygote:
     """The loop, and the children that are alive."""
 
-    def __init__(self, config: dict[str, Any], padding: list[object]) -> None:
+    def __init__(self, config: dict[str, Any], padding: list[object], give_back_code: Callable[[], None]) -> None:
         self._padding = padding
+        self._give_back_code = give_back_code
         self._session_dir: str = config["session_dir"]
         self._children_end: bool = config["children_end"]
         descriptor: int = config["fd"]
@@ -172,7 +178,12 @@ class _Zygote:
 
     def serve(self) -> int:
         """Forks on order. Returns in each child, with the token of its order."""
+        may_rest = True
         while True:
+            if may_rest and not self._poll.poll(_REST_MS):
+                # A fork does not have them in any case, and here most were mapped for the imports.
+                self._give_back_code()
+                may_rest = False
             self._poll.poll()
             self._drain_wakeups()
             self._reap()

@@ -36,6 +36,12 @@ pub fn end_marked_processes(py: Python<'_>, session_dir: PathBuf) {
     py.detach(|| end_session(&session_dir));
 }
 
+/// To be called by a zygote that has nothing to do: its children map for themselves what they need of the code.
+#[pyfunction]
+pub fn give_back_code() {
+    ray_rs_cli::give_back_code();
+}
+
 /// Fills the gaps that start-up has left in the heap, for good: what workers allocate lies together in fresh pages then.
 /// In the gaps it would make each worker copy a page of the zygote's for every few blocks.
 fn fill_gaps() {

@@ -91,6 +91,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         core::connect,
         core::disconnect,
         core::worker_ready,
+        forking::give_back_code,
         forking::prepare_to_fork,
         forking::mark_process,
         forking::end_marked_processes,

@@ -11,6 +11,7 @@ use anyhow::Context;
 use ray_rs_gcs::GcsConfig;
 use ray_rs_gcs::replica::ReplicaConfig;
 use ray_rs_raylet::RayletConfig;
+use ray_rs_transport::code_pages::give_back_code;
 use ray_rs_transport::grpc::Address;
 use ray_rs_transport::session::GCS_ADDRESS_FILE;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -24,6 +25,8 @@ use crate::web::{WebArguments, WebSocket};
 /// Idle threads of the blocking pool end soon: an idle daemon should be one thread.
 const BLOCKING_KEEP_ALIVE: Duration = Duration::from_millis(200);
 const MAX_BLOCKING_THREADS: usize = 4;
+/// A daemon has started by then, and runs little of its code from then on.
+const START: Duration = Duration::from_secs(1);
 
 /// The gcs's part of the command line.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -181,7 +184,17 @@ fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()
         .max_blocking_threads(MAX_BLOCKING_THREADS)
         .thread_keep_alive(BLOCKING_KEEP_ALIVE)
         .build()?;
-    let outcome = runtime.block_on(work);
+    let outcome = runtime.block_on(async {
+        let started = async {
+            tokio::time::sleep(START).await;
+            give_back_code();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            outcome = work => outcome,
+            () = started => unreachable!("it never ends"),
+        }
+    });
     runtime.shutdown_background();
     outcome
 }

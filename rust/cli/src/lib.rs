@@ -32,6 +32,7 @@ pub use boot::run_head;
 pub use daemon::Daemon;
 pub use daemons::{run_gcs, run_raylet, run_scheduler};
 pub use launch::{HeadConfig, LaunchError, Session, launch_head};
+pub use ray_rs_transport::code_pages::give_back_code;
 pub use ray_rs_transport::process_mark;
 pub use ray_rs_web as web_service;
 pub use session::{SessionInfo, discover, sweep};

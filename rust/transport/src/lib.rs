@@ -1,5 +1,5 @@
 //! How processes of the control plane talk: gRPC connections that begin with a challenge, frames with descriptors on
-//! Unix sockets, and the ends of processes and sessions.
+//! Unix sockets, the ends of processes and sessions, and what a process keeps in memory of its code.
 //!
 //! Called by `gcs`, `raylet` and `cli`. It moves bytes and decides nothing about nodes, actors or tasks. The data path
 //! between core workers is not here: that is `lanes`.
@@ -9,6 +9,7 @@
 //! * `TRA-2`: the token never crosses a socket, and an answer that was overheard opens no second connection.
 //! * `TRA-3`: dropping a future of this crate midway loses no byte and no descriptor.
 
+pub mod code_pages;
 pub mod faults;
 pub mod grpc;
 pub mod handshake;
