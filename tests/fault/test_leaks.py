@@ -118,7 +118,7 @@ def tasks(i: int, _: Any) -> None:
 def calls(i: int, actors: Any) -> None:
     plain, asynchronous = actors
     assert ray.get(plain.say.remote(i)) == i
-    assert ray.get(plain.say.options(name="a call").remote(i)) == i
+    assert ray.get(plain.say.options(name=f"call {i}").remote(i)) == i
     assert ray.get(asynchronous.say.remote(i)) == i
 
 

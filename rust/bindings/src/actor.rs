@@ -6,10 +6,10 @@ use pyo3::exceptions::{PyAttributeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple, PyType};
-use ray_rs_core_worker::{ActorIndex, CoreWorker, MethodIndex};
+use ray_rs_core_worker::{ActorIndex, CoreWorker};
 use ray_rs_types::{ActorId, ObjectId};
 
-use crate::descriptor::{ActorDescriptor, dict_or_empty};
+use crate::descriptor::{ActorDescriptor, RegisteredMethod, dict_or_empty};
 use crate::ids::{PyActorId, bytes_of, hash_of};
 use crate::object_ref::{Counted, address_bytes, address_from};
 use crate::remote_function::{call_remote, wrap_returns};
@@ -87,7 +87,7 @@ impl ActorHandle {
                 target: Arc::clone(&self.target),
                 descriptor: self.descriptor.clone_ref(py),
                 index,
-                method: descriptor.method_index(&self.target.core, index),
+                method: descriptor.registered(&self.target.core, index),
                 num_returns: descriptor.methods[index].num_returns,
             };
             Py::new(py, made)
@@ -171,7 +171,7 @@ pub struct ActorMethod {
     target: Arc<Target>,
     descriptor: Py<ActorDescriptor>,
     index: usize,
-    method: MethodIndex,
+    method: Arc<RegisteredMethod>,
     num_returns: u32,
 }
 
@@ -193,7 +193,7 @@ impl ActorMethod {
         let handle = target.counted.as_ref().map(|counted| counted.slot);
         let returns = target
             .core
-            .actor_call(target.actor, handle, self.method, args, self.num_returns)
+            .actor_call(target.actor, handle, self.method.index, args, self.num_returns)
             .map_err(|error| errors::from_core(py, error))?;
         sites::note(py, &target.core, &returns);
         wrap_returns(py, &target.core, returns, self.num_returns)
@@ -273,7 +273,7 @@ impl ActorMethod {
             concurrency_group,
             unlisted,
         ) {
-            (None, None, None, None, None, None, None) => self.method,
+            (None, None, None, None, None, None, None) => Arc::clone(&self.method),
             _ => {
                 let retries = (
                     max_task_retries.unwrap_or(method.max_task_retries),
@@ -285,7 +285,7 @@ impl ActorMethod {
                 );
                 let unlisted = unlisted.unwrap_or(method.unlisted);
                 let spec = descriptor.spec(method, name, retries, limits, concurrency_group, unlisted);
-                self.target.core.register_method(spec)
+                RegisteredMethod::new(&self.target.core, spec)
             }
         };
         Self {

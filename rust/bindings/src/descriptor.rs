@@ -1,7 +1,7 @@
 //! `ActorDescriptor`: what every handle of an actor's class shares. It travels with handles as bytes and is rebuilt once
 //! in each process.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use pyo3::prelude::*;
@@ -46,7 +46,31 @@ pub struct ActorDescriptor {
     /// The constructor's arguments, for `to_bytes`.
     given: Py<PyAny>,
     /// For one connection: what the engine calls each method.
-    registered: Mutex<(u64, Vec<Option<MethodIndex>>)>,
+    registered: Mutex<(u64, Vec<Option<Arc<RegisteredMethod>>>)>,
+}
+
+/// A method as the engine knows it, for as long as somebody may call it.
+pub struct RegisteredMethod {
+    /// A class outlives the connection, which is not to stay open for that.
+    core: Weak<CoreWorker>,
+    pub index: MethodIndex,
+}
+
+impl RegisteredMethod {
+    pub fn new(core: &Arc<CoreWorker>, spec: MethodSpec) -> Arc<Self> {
+        Arc::new(Self {
+            core: Arc::downgrade(core),
+            index: core.register_method(spec),
+        })
+    }
+}
+
+impl Drop for RegisteredMethod {
+    fn drop(&mut self) {
+        if let Some(core) = self.core.upgrade() {
+            core.drop_method(self.index);
+        }
+    }
 }
 
 impl ActorDescriptor {
@@ -66,18 +90,19 @@ impl ActorDescriptor {
     }
 
     /// What the engine calls a method in this connection.
-    pub fn method_index(&self, core: &Arc<CoreWorker>, index: usize) -> MethodIndex {
+    pub fn registered(&self, core: &Arc<CoreWorker>, index: usize) -> Arc<RegisteredMethod> {
         let epoch = core::epoch();
         let mut registered = self.registered.lock();
         if registered.0 != epoch {
             *registered = (epoch, vec![None; self.methods.len()]);
         }
-        *registered.1[index].get_or_insert_with(|| {
+        let method = registered.1[index].get_or_insert_with(|| {
             let method = &self.methods[index];
             let retries = (method.max_task_retries, method.retry_exceptions.clone());
             let limits = (method.timeout_s, method.backpressure);
-            core.register_method(self.spec(method, None, retries, limits, None, method.unlisted))
-        })
+            RegisteredMethod::new(core, self.spec(method, None, retries, limits, None, method.unlisted))
+        });
+        Arc::clone(method)
     }
 
     pub fn spec(

@@ -255,10 +255,8 @@ impl State {
     }
 
     fn define_method(&mut self, lane: PeerIndex, method: MethodIndex) -> u32 {
-        // Methods and functions share the lane's numbers; ours are told apart by the high bit.
-        let ours = method.0 | 1 << 31;
         let peer = self.peers.get_mut(lane).expect("the caller looked");
-        let index = match peer.definition_of(ours) {
+        let index = match peer.definition_of(method.on_lanes()) {
             Ok(index) => return index,
             Err(new) => new,
         };

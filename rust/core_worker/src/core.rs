@@ -68,6 +68,7 @@ pub struct CoreWorker {
     has_dropped: AtomicBool,
     /// Functions that the program let go.
     dropped_functions: Mutex<Vec<FunctionIndex>>,
+    dropped_methods: Mutex<Vec<MethodIndex>>,
     info: ProcessInfo,
     forked: AtomicBool,
     /// In a forked child: the references it has inherited, which still have their names. The lock is not to be had there.
@@ -205,6 +206,7 @@ impl CoreWorker {
             dropped: Mutex::new(Vec::new()),
             has_dropped: AtomicBool::new(false),
             dropped_functions: Mutex::new(Vec::new()),
+            dropped_methods: Mutex::new(Vec::new()),
             info,
             forked: AtomicBool::new(false),
             left_behind: OnceLock::new(),
@@ -391,12 +393,24 @@ impl CoreWorker {
         self.dropped_functions.lock().push(index);
     }
 
+    /// The index is good until [`CoreWorker::drop_method`], to be called once for each call of this.
     pub fn register_method(&self, spec: MethodSpec) -> MethodIndex {
         if self.is_forked() {
             // Nothing can be called there.
             return MethodIndex(u32::MAX);
         }
-        self.with(|state| MethodIndex(state.methods.use_or_add(Arc::new(spec))))
+        let unused = std::mem::take(&mut *self.dropped_methods.lock());
+        self.with(|state| {
+            for MethodIndex(index) in unused {
+                state.methods.unuse(index);
+            }
+            state.register_method(spec)
+        })
+    }
+
+    /// As [`CoreWorker::drop_function`].
+    pub fn drop_method(&self, index: MethodIndex) {
+        self.dropped_methods.lock().push(index);
     }
 
     // ---- tasks -------------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
-//! Functions with their options, and the classes of what their tasks ask for: registered, and given up when neither the
-//! program nor a task needs them.
+//! Functions and methods with their options, and the classes of what tasks ask for: registered, and given up when neither
+//! the program nor a task needs them.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -38,7 +38,7 @@ impl State {
     }
 
     pub fn method(&self, index: MethodIndex) -> &Arc<MethodSpec> {
-        self.methods.get(index.0).expect("methods stay")
+        self.methods.get(index.0).expect("who has the index uses it")
     }
 
     /// The class of its tasks, unless their arguments say otherwise.
@@ -65,6 +65,14 @@ impl State {
         FunctionIndex(self.functions.use_or_add((Arc::new(spec), class)))
     }
 
+    /// The index is the caller's until it says [`crate::CoreWorker::drop_method`].
+    pub fn register_method(&mut self, spec: MethodSpec) -> MethodIndex {
+        if self.methods.should_sweep() {
+            self.forget_unused_methods();
+        }
+        MethodIndex(self.methods.use_or_add(Arc::new(spec)))
+    }
+
     pub fn class_like(&mut self, wanted: Class) -> u32 {
         self.classes.place_of(wanted)
     }
@@ -78,7 +86,7 @@ impl State {
         let needed: FxHashSet<u32> = functions.collect();
         for index in self.functions.sweep(|index, _| needed.contains(&index)) {
             self.dispatch.forget_function(FunctionKey(index));
-            self.peers.undefine(index);
+            self.peers.undefine(FunctionIndex(index).on_lanes());
         }
         let needed: FxHashSet<u32> = self.functions.iter().map(|(_, class)| *class).collect();
         let dispatch = &self.dispatch;
@@ -87,5 +95,35 @@ impl State {
             self.dispatch.forget_class(ClassKey(index));
             self.remote.forget_refusals(ClassKey(index));
         }
+    }
+
+    /// A call that has not ended needs its method. One that was given up does not: the lane is told so, in order, before its
+    /// number means another.
+    fn forget_unused_methods(&mut self) {
+        let methods = self.owner.specs().filter_map(|spec| match spec.work {
+            Work::Call { method, .. } => Some(method.0),
+            Work::Normal(_) | Work::Creation(_) | Work::Group => None,
+        });
+        let needed: FxHashSet<u32> = methods.collect();
+        for index in self.methods.sweep(|index, _| needed.contains(&index)) {
+            self.peers.undefine(MethodIndex(index).on_lanes());
+        }
+    }
+}
+
+/// Methods and functions share a lane's numbers; those of methods are told apart by the high bit.
+const METHOD: u32 = 1 << 31;
+
+impl FunctionIndex {
+    /// What lanes know it by on this side.
+    pub(crate) fn on_lanes(self) -> u32 {
+        self.0
+    }
+}
+
+impl MethodIndex {
+    /// As of [`FunctionIndex`].
+    pub(crate) fn on_lanes(self) -> u32 {
+        self.0 | METHOD
     }
 }

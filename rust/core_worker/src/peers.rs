@@ -183,10 +183,10 @@ impl Peers {
             .collect()
     }
 
-    /// A function is no more. It may only be said of one that no task needs: numbers of lanes are given anew.
-    pub fn undefine(&mut self, function: u32) {
+    /// A function or a method is no more. It may only be said of one that no task needs: numbers of lanes are given anew.
+    pub fn undefine(&mut self, ours: u32) {
         for peer in self.lanes.iter_mut().flatten() {
-            peer.undefined.extend(peer.defined.remove(&function));
+            peer.undefined.extend(peer.defined.remove(&ours));
         }
     }
 

@@ -530,7 +530,7 @@ impl State {
 
     fn define_function(&mut self, lane: PeerIndex, function: FunctionIndex) -> u32 {
         let peer = self.peers.get_mut(lane).expect("the caller looked");
-        let index = match peer.definition_of(function.0) {
+        let index = match peer.definition_of(function.on_lanes()) {
             Ok(index) => return index,
             Err(new) => new,
         };

@@ -13,7 +13,7 @@ use ray_rs_types::{ActorId, FunctionId, JobId, NodeId, ResourceSet, WorkerAddres
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use smallvec::SmallVec;
 
-use crate::model::{FunctionIndex, FunctionSpec, StoredValue, TaskArgs};
+use crate::model::{FunctionIndex, FunctionSpec, MethodSpec, StoredValue, TaskArgs};
 use crate::peers::PeerIndex;
 use crate::state::State;
 use crate::submit::{Lease, Work, split};
@@ -73,16 +73,19 @@ fn function(name: &str) -> FunctionSpec {
     }
 }
 
-fn task(state: &mut State, function: FunctionIndex) -> TaskKey {
-    let args = TaskArgs {
+fn no_args() -> TaskArgs {
+    TaskArgs {
         values: StoredValue::none(),
         layout: Vec::new(),
         kwarg_names: Vec::new(),
         deps: SmallVec::new(),
         parent: 0,
-    };
+    }
+}
+
+fn task(state: &mut State, function: FunctionIndex) -> TaskKey {
     let id = state.fresh_task_id(ActorId::nil_of(state.job));
-    let (spec, deps, held) = split(Work::Normal(function), id.unique(), args, None);
+    let (spec, deps, held) = split(Work::Normal(function), id.unique(), no_args(), None);
     let mut effects = Vec::new();
     let (key, _) = state.owner.task_submitted(id, 1, spec, deps, held, 0, &mut effects);
     key
@@ -111,6 +114,50 @@ fn an_entry_keeps_its_claim_word_however_many_come_and_go_behind_it() {
     state.push_task(LEASE, next);
     assert_eq!(sent(&state), CLAIM_WORDS as u64 + 1);
     assert!(claims.claim(CLAIM_WORDS as u64 + 1));
+}
+
+fn method(name: &str) -> MethodSpec {
+    MethodSpec {
+        class_name: "Class".into(),
+        name: name.into(),
+        method: "method".into(),
+        max_task_retries: 0,
+        retry_exceptions: Vec::new(),
+        time_limit: None,
+        backpressure: 0,
+        group: "".into(),
+        unlisted: false,
+        is_durable: false,
+    }
+}
+
+#[test]
+fn methods_that_nobody_needs_leave_room_for_others() {
+    let mut state = state();
+    let (lane, _claims, _socket) = leased_worker(&mut state);
+    let function = state.register_function(function("function"));
+    let _ = (state.peers.get_mut(lane).expect("it lives")).definition_of(function.on_lanes());
+    let kept = state.register_method(method("kept"));
+    let needed = state.register_method(method("needed"));
+    state.methods.unuse(needed.0);
+    let actor = state.actor_index(ActorId::nil_of(state.job), None);
+    let call = state.actor_call(actor, None, needed, no_args(), 1);
+    assert!(call.is_ok(), "it waits for its actor");
+    let mut highest = 0;
+    for number in 0..5000 {
+        let index = state.register_method(method(&number.to_string()));
+        let peer = state.peers.get_mut(lane).expect("it lives");
+        let on_lane = (peer.definition_of(index.on_lanes())).expect_err("a method that the lane does not know");
+        assert_ne!(on_lane, 0, "the function's");
+        highest = highest.max(on_lane);
+        state.methods.unuse(index.0);
+    }
+    assert!(state.methods.len() <= 512, "{}", state.methods.len());
+    assert!(highest <= 512, "a lane's numbers are used again: {highest}");
+    assert_eq!(&*state.method(kept).name, "kept");
+    assert_eq!(&*state.method(needed).name, "needed", "a call needs it");
+    let peer = state.peers.get_mut(lane).expect("it lives");
+    assert_eq!(peer.definition_of(function.on_lanes()), Ok(0));
 }
 
 #[test]
