@@ -834,6 +834,7 @@ class Observer:
         moves: bool = False,
         stored: bool = False,
         limit: int = 0,
+        first: list[str] = ...,
     ) -> dict[str, Any]:
         """As the function, with runtime environments, and what the object stores moved lately."""
 

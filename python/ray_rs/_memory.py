@@ -6,6 +6,8 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ray_rs.util.state._rows import Source
 
 NO_SITE = "disabled"
@@ -23,24 +25,30 @@ _HOLDERS = {
 }
 
 
-def reference_rows(source: Source) -> tuple[list[dict[str, Any]], int]:
+def reference_rows(source: Source, first: Sequence[str] = (), limit: int = 0) -> tuple[list[dict[str, Any]], int]:
     """Every reference of every process, and blocks of the nodes' stores that no reference names.
 
     Args:
         source: The session that is asked.
+        first: Ids of objects whose references are in the rows, however many there are besides.
+        limit: So many references at most of each process; 0, and at most: 10,000, and less where there are many nodes.
 
     Returns:
         The rows, a dict each, with the columns of `ObjectState`; and how many references are not among them, since a
         process has too many (those to objects in the store come first).
     """
-    said = source.observer.describe_processes(tasks=False, objects=True, stored=True)
+    said = source.observer.describe_processes(tasks=False, objects=True, stored=True, limit=limit, first=list(first))
     stored = blocks_by_name(said)
     addresses = source.addresses()
     rows = []
     named = set()
     unlisted = 0
+    all_stored = True
     for process in said["processes"]:
-        unlisted += process["total_objects"] - len(process["objects"])
+        missing = process["total_objects"] - len(process["objects"])
+        unlisted += missing
+        # Those to objects in the store come before others: there may be more of them.
+        all_stored = all_stored and not (missing and process["objects"][-1]["place"] == "arena")
         who = process["process"]
         ip = addresses.get(who["node_id"], "")
         for known in process["objects"]:
@@ -50,8 +58,9 @@ def reference_rows(source: Source) -> tuple[list[dict[str, Any]], int]:
                 block = stored.get(key)
                 named.add(key)
             rows.append(_row(known, block, process["is_driver"], who["pid"], ip))
-    left = ((key[0], block) for key, block in stored.items() if key not in named)
-    rows += [_without_reference(block, addresses.get(node, "")) for node, block in left]
+    if all_stored:
+        left = ((key[0], block) for key, block in stored.items() if key not in named)
+        rows += [_without_reference(block, addresses.get(node, "")) for node, block in left]
     return rows, unlisted
 
 

@@ -219,6 +219,30 @@ def test_of_too_many_references_those_to_the_store_are_listed():
     del small, large
 
 
+def test_of_too_many_references_each_is_found_by_its_id():
+    import ray_rs.util.state as state
+
+    small = [ray.put(i) for i in range(21_000)]
+    for ref in (small[0], small[10_500], small[-1]):
+        (row,) = state.list_objects(filters=[("object_id", "=", ref.hex())])
+        assert (row.object_id, row.place) == (ref.hex(), "inline")
+        (row,) = state.get_objects(ref.hex())
+        assert row.held_by == {"local references": 1}
+
+
+def test_a_list_of_some_of_many_references_says_how_many_there_are():
+    import ray_rs.util.state as state
+
+    small = [ray.put(i) for i in range(11_000)]
+    large = [ray.put(bytes(MIB + i)) for i in range(20)]
+    with pytest.warns(RuntimeWarning, match=r"Limit: 10 of 11\d\d\d objects are returned") as warned:
+        rows = state.list_objects(limit=10)
+    assert len(warned) == 1
+    # Blocks of the store that are in no row have references all the same.
+    assert {row.object_id for row in rows} <= {ref.hex() for ref in large} and len(rows) == 10
+    del small, large
+
+
 def test_a_full_store_names_who_made_what_is_there():
     numpy = pytest.importorskip("numpy")
     views = []

@@ -216,7 +216,7 @@ pub fn subject_of_digits(digits: &str) -> PyResult<Subject> {
     })
 }
 
-fn bytes_of(text: &str) -> Option<Vec<u8>> {
+pub fn bytes_of(text: &str) -> Option<Vec<u8>> {
     let digits = text.as_bytes();
     let pairs = digits.chunks_exact(2).map(|pair| {
         let text = std::str::from_utf8(pair).ok()?;

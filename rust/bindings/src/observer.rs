@@ -13,7 +13,7 @@ use ray_rs_core_worker::{CoreError, TaskQuery, TaskRow, TraceRows, json_of, v1};
 use ray_rs_types::ResourceSet;
 
 use crate::control::{node_list, resource_dict, store_stats_dict, stored_object_list};
-use crate::describe::{descriptions, dict, hex, id, list, subject_of_digits};
+use crate::describe::{bytes_of, descriptions, dict, hex, id, list, subject_of_digits};
 use crate::{core, gil, trace};
 
 /// Connection of somebody who looks at a session.
@@ -136,7 +136,8 @@ impl Observer {
     }
 
     /// As `describe_processes`.
-    #[pyo3(signature = (*, tasks=true, objects=false, waiting=false, environments=false, moves=false, stored=false, limit=0))]
+    #[pyo3(signature = (*, tasks=true, objects=false, waiting=false, environments=false, moves=false, stored=false, limit=0,
+                        first=Vec::new()))]
     #[allow(clippy::too_many_arguments, reason = "they are keywords, one for each part")]
     fn describe_processes<'py>(
         &self,
@@ -148,7 +149,9 @@ impl Observer {
         moves: bool,
         stored: bool,
         limit: u32,
+        first: Vec<String>,
     ) -> PyResult<Bound<'py, PyDict>> {
+        let first: Vec<Vec<u8>> = first.iter().filter_map(|text| bytes_of(text)).collect();
         let wanted = [tasks, objects, waiting, environments, moves, stored];
         let parts = (wanted.iter().enumerate()).fold(0, |parts, (bit, wanted)| parts | u32::from(*wanted) << bit);
         let body = move |request_id| {
@@ -156,7 +159,7 @@ impl Observer {
                 request_id,
                 parts,
                 limit,
-                first: Vec::new(),
+                first,
                 own_node: false,
                 task_filters: Vec::new(),
             })

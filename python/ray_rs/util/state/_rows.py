@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from ray_rs import _core, _memory
@@ -327,8 +327,29 @@ def _jobs(source: Source) -> list[Any]:
 def _objects(source: Source) -> list[Any]:
     rows, unlisted = _memory.reference_rows(source)
     if unlisted:
-        source.left_out = f"{unlisted} references to small objects are not listed: their processes have too many."
+        source.left_out = _unlisted(unlisted)
     return [common.ObjectState(**row) for row in rows]
+
+
+def _unlisted(references: int) -> str:
+    return f"{references} references to small objects are not listed: their processes have too many."
+
+
+def object_rows(source: Source, filters: Sequence[tuple[str, str, Any]], limit: int) -> tuple[list[Any], int]:
+    """As many references to objects as an answer needs, of which a process may have millions.
+
+    Args:
+        source: The session that is asked; its `left_out` tells what was left out that may pass the filters.
+        filters: Column, "=" or "!=", value. The rows are not filtered yet.
+        limit: Of the answer.
+
+    Returns:
+        The rows, and how many were left out that pass the filters for sure.
+    """
+    wanted = [str(value) for key, predicate, value in filters if key == "object_id" and predicate == "="]
+    rows, unlisted = _memory.reference_rows(source, first=wanted, limit=0 if filters else limit)
+    source.left_out = _unlisted(unlisted) if unlisted and filters and not wanted else ""
+    return [common.ObjectState(**row) for row in rows], 0 if filters else unlisted
 
 
 def _placement_groups(source: Source) -> list[Any]:

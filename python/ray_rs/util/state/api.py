@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from ray_rs import _memory
 from ray_rs.util.state import _tasks
-from ray_rs.util.state._rows import KINDS, Source
+from ray_rs.util.state._rows import KINDS, Source, object_rows
 from ray_rs.util.state.common import (
     ActorState,
     ClusterEventState,
@@ -137,12 +137,17 @@ def list_rows(
     if kind == "tasks":
         page = _tasks.page(source, checked, limit, detail=detail)
         return page.rows, page.total, page.warning
+    more = 0
+    if kind == "objects":
+        found, more = source.answer(lambda: object_rows(source, checked, limit))
+    else:
+        found = source.rows(kind)
     rows = [
         row
-        for row in source.rows(kind)
+        for row in found
         if all(_matches(row[key], value) == (predicate == "=") for key, predicate, value in checked)
     ]
-    total = len(rows)
+    total = len(rows) + more
     if not detail:
         only_detailed = set(schema.list_columns()) - set(schema.list_columns(detail=False))
         rows = [dataclasses.replace(row, **dict.fromkeys(only_detailed)) for row in rows[:limit]]
