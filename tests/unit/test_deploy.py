@@ -1,5 +1,4 @@
-"""What is in deploy/ speaks of options, values and versions that there are. `helm lint` and hadolint are no part of the
-tests: they are not to be had everywhere."""
+"""What is in deploy/ speaks of options, values and versions that there are. Linters read it in test_deploy_linters."""
 
 import json
 import re
