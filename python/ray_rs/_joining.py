@@ -56,6 +56,8 @@ def token_file(address: str | None, given: str | None) -> Iterator[str | None]:
         ConnectionError: No token is known for the cluster.
     """
     text = os.environ.get(TOKEN_VARIABLE, "")
+    if given and not os.path.isfile(given):
+        raise ConnectionError(f"There is no token in {given}: it is no file.")
     if given or not text:
         yield _token_on_this_machine(address) if given is None and address is not None else given
         return

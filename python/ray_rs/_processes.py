@@ -253,27 +253,30 @@ def launch_head(
 
     if "join" not in cluster:
         cluster.setdefault("tls", os.environ.get("RAY_USE_TLS", "").lower() in ("1", "true"))
-    return json.loads(  # type: ignore[no-any-return]
-        _core.launch_head(
-            json.dumps(
-                {
-                    "python": sys.executable,
-                    "core_path": _core.__file__,
-                    "num_cpus": num_cpus,
-                    "num_gpus": num_gpus,
-                    "resources": resources,
-                    "memory": available_memory_bytes() * 7 // 10 if memory is None else memory,
-                    "object_store_memory": object_store_memory,
-                    "spill_directory": spill_directory,
-                    "labels": labels,
-                    "driver_pid": os.getpid(),
-                    "driver_config": driver_config,
-                    "python_version": f"{sys.version_info[0]}.{sys.version_info[1]}",
-                    **cluster,
-                }
-            )
-        )
-    )
+    config = {
+        "python": sys.executable,
+        "core_path": _core.__file__,
+        "num_cpus": num_cpus,
+        "num_gpus": num_gpus,
+        "resources": resources,
+        "memory": available_memory_bytes() * 7 // 10 if memory is None else memory,
+        "object_store_memory": object_store_memory,
+        "spill_directory": spill_directory,
+        "labels": labels,
+        "driver_pid": os.getpid(),
+        "driver_config": driver_config,
+        "python_version": f"{sys.version_info[0]}.{sys.version_info[1]}",
+        **cluster,
+    }
+    try:
+        return json.loads(_core.launch_head(json.dumps(config)))  # type: ignore[no-any-return]
+    except RuntimeError as error:
+        if "session directory" not in str(error):
+            raise
+        raise RuntimeError(
+            f"{error}. Sessions lie where the environment variable RAY_RS_TMPDIR says: name a directory there that you "
+            "can write to, with a short path."
+        ) from None
 
 
 def stop_node(session_dir: str) -> None:

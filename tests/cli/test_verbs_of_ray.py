@@ -240,12 +240,12 @@ def test_flags_of_ray_that_mean_nothing_here():
 def test_where_a_started_node_writes_what_finds_no_room(tmp_path):
     folder = tmp_path / "spilled"
     folder.mkdir()
-    words = ["--port=0", "--dashboard-port=0", "--num-cpus=1", f"--object-store-memory={40 << 20}"]
+    words = ["--port=0", "--dashboard-port=0", "--num-cpus=1", f"--object-store-memory={80 << 20}"]
     command("start", "--head", *words, f"--object-spilling-directory={os.path.relpath(folder)}")
     body = """
         ray.init("auto", logging_level="error")
-        refs = [ray.put(bytes(8 << 20)) for _ in range(10)]
-        assert all(len(ray.get(ref)) == 8 << 20 for ref in refs)
+        refs = [ray.put(bytes(16 << 20)) for _ in range(10)]
+        assert all(len(ray.get(ref)) == 16 << 20 for ref in refs)
         import os, sys
         print(any(os.scandir(sys.argv[1])))
     """

@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
         status: int = parsed.run(parsed)
         sys.stdout.flush()
         return status
-    except (RayStateApiException, ConnectionError, ValueError, RuntimeError, FileNotFoundError) as error:
+    except (RayStateApiException, OSError, ValueError, RuntimeError) as error:
         if isinstance(error, BrokenPipeError):
             return _nobody_reads()
         print(f"Error: {error}", file=sys.stderr)

@@ -12,9 +12,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ray_rs import _autoscaling, _joining, _processes
+from ray_rs import _autoscaling, _init_options, _joining, _processes
 from ray_rs.scripts import _output
-from ray_rs.scripts._parser import add_format
+from ray_rs.scripts._parser import add_format, amount, port
 
 __all__ = ["add", "add_node_options", "launched", "token_file"]
 
@@ -52,7 +52,7 @@ def add(commands: Any) -> None:
     which.add_argument("--head", action="store_true", help="the first node of a new cluster")
     which.add_argument("--address", metavar="HOST:PORT", help="join the cluster whose head listens there")
     start.add_argument(
-        "--port", type=int, help=f"of a head: where it listens (default: {_DEFAULT_PORT}; 0: any that is free)"
+        "--port", type=port, help=f"of a head: where it listens (default: {_DEFAULT_PORT}; 0: any that is free)"
     )
     start.add_argument(
         "--node-ip-address",
@@ -80,7 +80,7 @@ def add_node_options(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument(
         "--ray-client-server-port",
-        type=int,
+        type=port,
         metavar="PORT",
         help="of a head: programs from outside (ray://) are let in here as well (default: only at --port)",
     )
@@ -90,19 +90,18 @@ def add_node_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="of a head: connections between machines are encrypted; who joins knows it from the token",
     )
-    parser.add_argument("--num-cpus", type=int, help="logical processors (default: those of the machine)")
-    parser.add_argument("--num-gpus", type=int, help="logical GPUs (default: those of the machine)")
+    parser.add_argument("--num-cpus", type=amount, help="logical processors (default: those of the machine)")
+    parser.add_argument("--num-gpus", type=amount, help="logical GPUs (default: those of the machine)")
     parser.add_argument(
         "--resources", type=_mapping, default={}, help='further resources: {"name": 1}, or name=1,name=2'
     )
     parser.add_argument("--labels", type=_labels, default={}, help="labels: name=value,name=value")
-    parser.add_argument("--object-store-memory", type=int, default=0, help="size of the object store in bytes")
+    parser.add_argument("--object-store-memory", type=amount, default=0, help="size of the object store in bytes")
     parser.add_argument(
-        "--memory", type=int, help="the resource of this name, in bytes (default: 70%% of what is free)"
+        "--memory", type=amount, help="the resource of this name, in bytes (default: 70%% of what is free)"
     )
     parser.add_argument(
         "--object-spilling-directory",
-        type=_directory_or_url,
         default="",
         metavar="DIR",
         help="where objects go that find no room (default: into the session's directory)",
@@ -122,7 +121,7 @@ def add_node_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dashboard-host", default="127.0.0.1", metavar="IP", help="where that listens")
     parser.add_argument(
-        "--dashboard-port", type=int, help=f"the same (default: {_WEB_PORT}, or one of the next that is free; 0: any)"
+        "--dashboard-port", type=port, help=f"the same (default: {_WEB_PORT}, or one of the next that is free; 0: any)"
     )
     parser.add_argument(
         "--tracing-startup-hook",
@@ -135,11 +134,6 @@ def add_node_options(parser: argparse.ArgumentParser) -> None:
     for name in _PORTS_OF_RAY:
         parser.add_argument(name, help=argparse.SUPPRESS)
     parser.add_argument("--disable-usage-stats", action="store_true", help=argparse.SUPPRESS)
-
-
-def _directory_or_url(text: str) -> str:
-    # The raylet has another working directory.
-    return text if "://" in text else os.path.abspath(text)
 
 
 def _no_place(text: str) -> None:
@@ -156,7 +150,7 @@ def _mapping(text: str) -> dict[str, float]:
             parsed = json.loads(text)
         else:
             parsed = dict(part.split("=") for part in text.split(",") if part)
-        return {str(name): float(amount) for name, amount in parsed.items()}
+        return {str(name): float(number) for name, number in parsed.items()}
     except (ValueError, AttributeError, TypeError):
         raise argparse.ArgumentTypeError(f"{text!r} is no JSON object of numbers, nor name=1,name=2") from None
 
@@ -228,7 +222,11 @@ def launched(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
     Raises:
         ConnectionError: It has not started, or the cluster does not take it.
+        ValueError: No node has such resources, or there is no such directory.
     """
+    _init_options.check_resources(arguments.resources)
+    if arguments.object_store_memory:
+        _init_options.check_object_store_memory(arguments.object_store_memory)
     with _joining.token_file(arguments.address, arguments.token_file) as token_path:
         address = None if arguments.head else _joining.numeric(arguments.address)
         if address is not None:
@@ -295,7 +293,7 @@ def token_file(arguments: argparse.Namespace) -> Iterator[tuple[str, str]]:
 def _launch(arguments: argparse.Namespace, address: str | None, token_path: str | None) -> tuple[dict[str, Any], str]:
     """Starts the node; returns its session and the address of the control store when it is part of the cluster."""
     node_id = os.urandom(28).hex()
-    port = _DEFAULT_PORT if arguments.port is None else arguments.port
+    number = _DEFAULT_PORT if arguments.port is None else arguments.port
     host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
     cluster: dict[str, Any] = {
         "driver_pid": None,
@@ -305,7 +303,7 @@ def _launch(arguments: argparse.Namespace, address: str | None, token_path: str 
         "node_name": arguments.node_name,
     }
     if address is None:
-        cluster |= {"gcs_listen": f"{host}:{port}", "token_path": token_path}
+        cluster |= {"gcs_listen": f"{host}:{number}", "token_path": token_path}
         if arguments.ray_client_server_port is not None:
             cluster["client_listen"] = f"{host}:{arguments.ray_client_server_port}"
         if arguments.tls:
@@ -324,7 +322,7 @@ def _launch(arguments: argparse.Namespace, address: str | None, token_path: str 
             num_gpus=_processes.gpu_count() if arguments.num_gpus is None else arguments.num_gpus,
             resources=arguments.resources,
             memory=arguments.memory,
-            spill_directory=arguments.object_spilling_directory,
+            spill_directory=_init_options.spill_directory(arguments.object_spilling_directory),
             object_store_memory=arguments.object_store_memory or _processes.object_store_bytes(),
             labels=arguments.labels,
             driver_config=None,

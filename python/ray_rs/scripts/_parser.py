@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
-__all__ = ["Parser", "add_format"]
+__all__ = ["Parser", "add_format", "amount", "port"]
 
 _STRUCTURED = ("default", "json", "yaml")
 
@@ -20,6 +20,44 @@ def add_format(parser: argparse.ArgumentParser, formats: Sequence[str] = _STRUCT
         formats: What there is; the first is the default.
     """
     parser.add_argument("--format", choices=formats, default=formats[0], metavar="FORMAT", help=f"{', '.join(formats)}")
+
+
+def amount(text: str) -> int:
+    """The type of options that say how much or how many.
+
+    Args:
+        text: What was typed.
+
+    Returns:
+        A number that is not negative.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 up")
+    return number
+
+
+def port(text: str) -> int:
+    """The type of options that name a port.
+
+    Args:
+        text: What was typed.
+
+    Returns:
+        The number; 0 is any that is free.
+
+    Raises:
+        argparse.ArgumentTypeError: There is no such port.
+    """
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: those are 0 to 65535")
+    return int(text)
 
 
 class Parser(argparse.ArgumentParser):

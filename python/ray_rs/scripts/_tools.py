@@ -7,7 +7,7 @@ import datetime
 from typing import Any
 
 from ray_rs.scripts import _output
-from ray_rs.scripts._parser import add_format
+from ray_rs.scripts._parser import add_format, port
 from ray_rs.scripts._state import add_common
 
 __all__ = ["add"]
@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
     timeline.set_defaults(run=_timeline)
     metrics = commands.add_parser("metrics", help="print metrics in Prometheus' format, or serve them")
     metrics.add_argument(
-        "--serve", type=int, metavar="PORT", help="serve them on 127.0.0.1 until interrupted; 0: any port"
+        "--serve", type=port, metavar="PORT", help="serve them on 127.0.0.1 until interrupted; 0: any port"
     )
     add_common(metrics)
     metrics.set_defaults(run=_metrics)
@@ -36,8 +36,12 @@ def _timeline(arguments: argparse.Namespace) -> int:
     from ray_rs import _timeline
 
     path = arguments.output or f"ray-timeline-{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}.json"
+    # Nothing is written unless a session answers.
+    pieces = iter(_timeline.text_of(arguments.address))
+    first = next(pieces, "")
     with open(path, "w", encoding="utf-8") as file:
-        file.writelines(_timeline.text_of(arguments.address))
+        file.writelines([first])
+        file.writelines(pieces)
     _output.say(f"Trace file written to {path}.", {"path": path}, arguments.format)
     return 0
 
