@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from ray_rs import _logs, _processes
+from ray_rs._spelling import hint
 
 __all__ = [
     "check_hidden",
@@ -58,7 +59,12 @@ def check_hidden(given: dict[str, Any]) -> dict[str, Any]:
     """Refuses what is not there; returns what new sessions are told."""
     unknown = [name for name in given if name not in _HIDDEN]
     if unknown:
-        raise RuntimeError(f"Unknown keyword argument(s): {', '.join(unknown)}")
+        from inspect import signature
+
+        from ray_rs.api import init
+
+        meant = hint(unknown[0], [name for name in signature(init).parameters if name != unknown[0]])
+        raise RuntimeError(f"Unknown keyword argument(s): {', '.join(unknown)}{meant and '.'}{meant}")
     system_config = given.pop("_system_config", None)
     if system_config is not None and not isinstance(system_config, dict):
         raise TypeError("The _system_config must be a dict.")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from ray_rs import _scheduling
+from ray_rs._spelling import hint
 
 __all__ = [
     "OPTIONS",
@@ -350,6 +351,7 @@ def validate_task_options(options: Mapping[str, Any], *, in_options: bool) -> No
         if name not in _TASK_OPTIONS:
             raise ValueError(
                 f"Invalid option keyword {name} for remote functions. Valid ones are {list(_TASK_OPTIONS)}."
+                + hint(name, _TASK_OPTIONS)
             )
         _TASK_OPTIONS[name].validate(name, value)
     if in_options:
@@ -371,7 +373,10 @@ def validate_actor_options(options: Mapping[str, Any], *, in_options: bool) -> N
     """
     for name, value in options.items():
         if name not in _ACTOR_OPTIONS:
-            raise ValueError(f"Invalid option keyword {name} for actors. Valid ones are {list(_ACTOR_OPTIONS)}.")
+            raise ValueError(
+                f"Invalid option keyword {name} for actors. Valid ones are {list(_ACTOR_OPTIONS)}."
+                + hint(name, _ACTOR_OPTIONS)
+            )
         _ACTOR_OPTIONS[name].validate(name, value)
     if in_options and "concurrency_groups" in options:
         raise ValueError("Setting 'concurrency_groups' is not supported in '.options()'.")

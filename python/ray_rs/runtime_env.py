@@ -16,6 +16,8 @@ import os
 from types import ModuleType
 from typing import Any
 
+from ray_rs._spelling import hint
+
 __all__ = ["RuntimeEnv", "RuntimeEnvConfig"]
 
 _UNSUPPORTED = {
@@ -28,6 +30,18 @@ _UNSUPPORTED = {
     "rocprof_sys": "start the profiler around the driver instead",
     "_rocprof_sys": "start the profiler around the driver instead",
 }
+
+_KNOWN = (
+    "config",
+    "env_vars",
+    "excludes",
+    "pip",
+    "py_executable",
+    "py_modules",
+    "uv",
+    "worker_process_setup_hook",
+    "working_dir",
+)
 
 
 class RuntimeEnvConfig(dict[str, Any]):
@@ -84,6 +98,14 @@ class RuntimeEnv(dict[str, Any]):
 
 
 def _validate_fields(fields: dict[str, Any]) -> None:
+    for name in fields:
+        # A plug-in's, or a slip.
+        if name not in _KNOWN and name not in _UNSUPPORTED and (meant := hint(name, _KNOWN, likeness=0.75)):
+            import logging
+
+            logging.getLogger("ray_rs").warning(
+                "runtime_env has a field %r, which nobody knows, and which is ignored.%s", name, meant
+            )
     for name, instead in _UNSUPPORTED.items():
         if fields.get(name):
             raise NotImplementedError(f"runtime_env[{name!r}] is not supported by ray_rs: {instead}.")

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 import traces
-from under_test import command, ray_rs_only, run_driver
+from under_test import command, ray, ray_rs_only, run_command, run_driver
 
 pytestmark = [pytest.mark.usefixtures("no_cluster"), ray_rs_only("ray_rs has its own program")]
 
@@ -63,3 +63,27 @@ def test_no_file_is_left_where_no_session_answers(tmp_path):
     path = tmp_path / "trace.json"
     assert "Could not find any running" in command("timeline", "-o", str(path), status=1)
     assert not path.exists()
+
+
+def test_slips_in_a_program_are_told_with_what_was_meant():
+    with pytest.raises(RuntimeError, match=r"^Unknown keyword argument\(s\): num_cpu\. Did you mean num_cpus\?$"):
+        ray.init(num_cpu=1)
+    with pytest.raises(RuntimeError, match=r"^Unknown keyword argument\(s\): xyzzy$"):
+        ray.init(xyzzy=1)
+    assert not ray.is_initialized()
+    done = run_driver("""
+        for name in ("workingdir", "env_var", "a_plugin", "nsigth"):
+            ray.runtime_env.RuntimeEnv(**{name: "x"})
+        ray.runtime_env.RuntimeEnv(env_vars={"workingdir": "x"})
+    """)
+    lines = [line for line in done.stderr.splitlines() if "nobody knows" in line]
+    assert [line.rpartition("ignored.")[2] for line in lines] == [
+        " Did you mean working_dir?",
+        " Did you mean env_vars?",
+    ]
+
+
+def test_numbers_of_pictures_and_processes(head):
+    assert "is no whole number" in command("top", "-n", "-1", status=2)
+    done = run_command("stack", "1", status=1)
+    assert (done.stdout, done.stderr) == ("", "Error: there is no worker with pid 1.\n")

@@ -27,6 +27,7 @@ def test_every_option_takes_its_default(name):
     [
         ({"nonsense": 1}, ValueError, "Invalid option keyword nonsense for remote functions"),
         ({"lifetime": "detached"}, ValueError, "Invalid option keyword lifetime for remote functions"),
+        ({"num_cpu": 1}, ValueError, r"Did you mean num_cpus\?$"),
         ({"num_cpus": "1"}, TypeError, "The type of keyword 'num_cpus' must be .*, but received type <class 'str'>"),
         ({"num_cpus": -1}, ValueError, "The quantity of resource num_cpus cannot be negative"),
         ({"num_cpus": 0.00001}, ValueError, "cannot go beyond 0.0001"),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
+
+from ray_rs._spelling import hint
 
 __all__ = ["Parser", "add_format", "amount", "port"]
 
@@ -82,7 +83,7 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             command: Parser = parsed.parser
             known = [name for action in command._actions for name in action.option_strings]
-            hints = [_hint(word.partition("=")[0], known) for word in unknown if word.startswith("-")]
+            hints = [hint(word.partition("=")[0], known) for word in unknown if word.startswith("-")]
             command.error(f"unrecognized arguments: {' '.join(unknown)}.{''.join(hints[:1])}")
         return parsed
 
@@ -91,7 +92,7 @@ class Parser(argparse.ArgumentParser):
             return
         known = [str(choice) for choice in action.choices]
         raise argparse.ArgumentError(
-            action, f"invalid choice: {value!r} (choose from {', '.join(known)}).{_hint(str(value), known)}"
+            action, f"invalid choice: {value!r} (choose from {', '.join(known)}).{hint(str(value), known)}"
         )
 
     def error(self, message: str) -> NoReturn:
@@ -102,8 +103,3 @@ class Parser(argparse.ArgumentParser):
         """
         end = "" if message.endswith((".", "?")) else "."
         super().error(f"{message}{end} See {self.prog} --help.")
-
-
-def _hint(word: str, known: Iterable[str]) -> str:
-    like = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f" Did you mean {like[0]}?" if like else ""

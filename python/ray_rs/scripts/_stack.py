@@ -53,7 +53,8 @@ def _stack(arguments: argparse.Namespace) -> int:
         print(_output.structured(rows, arguments.format))
     else:
         texts = [f"== {row['pid']}: {row['runs']}\n{row.get('stack') or row.get('error')}" for row in rows]
-        print("\n".join(texts) if texts or unknown else "There are no workers.")
+        if texts or not unknown:
+            print("\n".join(texts) or "There are no workers.")
     return 1 if unknown or any("error" in row for row in rows) else 0
 
 

@@ -10,7 +10,7 @@ import time
 from functools import partial
 from typing import Any
 
-from ray_rs.scripts._parser import add_format
+from ray_rs.scripts._parser import add_format, amount
 from ray_rs.scripts._state import add_common
 from ray_rs.util.state import _tasks
 from ray_rs.util.state._rows import Source
@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
     """
     parser = commands.add_parser("top", help="show nodes, tasks and workers, live; Ctrl-C ends it")
     parser.add_argument("-d", "--delay", type=float, default=2.0, help="seconds between two pictures (default: 2)")
-    parser.add_argument("-n", "--iterations", type=int, help="end after so many pictures")
+    parser.add_argument("-n", "--iterations", type=amount, help="end after so many pictures")
     parser.add_argument("--once", dest="iterations", action="store_const", const=1, help="the same as -n 1")
     add_format(parser, ("default", "json"))
     add_common(parser)
