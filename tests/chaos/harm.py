@@ -47,22 +47,31 @@ class Harm:
         self.cluster = cluster
         self.done: collections.Counter[tuple[str, str]] = collections.Counter()
         self.failure = ""
+        # At most, as it turned out: a raylet that is frozen for several seconds counts as dead.
+        self.longest_freeze_s = 0.0
         self._root = root
         self._chance = random.Random(f"{seed} harm")
         self._node_options = node_options
         self._ended = threading.Event()
         self._frozen: list[tuple[float, int]] = []
+        self._lock = threading.Lock()
         self._last_node = time.monotonic()
         self._guest = self._start_guest() if guests else None
-        self._thread = threading.Thread(target=self._run, name="harm")
+        self._threads = [
+            threading.Thread(target=self._run, name="harm"),
+            # Of its own: replacing a node may take longer than anything is to be frozen.
+            threading.Thread(target=self._thaw_in_time, name="thaw"),
+        ]
 
     def __enter__(self) -> "Harm":
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._ended.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
         self._thaw(all_of_them=True)
         if self._guest is not None:
             self._guest.kill()
@@ -76,8 +85,8 @@ class Harm:
         due = time.monotonic()
         while not self._ended.is_set():
             due += self._chance.uniform(*PAUSES_S)
-            while (left := due - time.monotonic()) > 0 and not self._ended.wait(min(left, 0.05)):
-                self._thaw()
+            if (left := due - time.monotonic()) > 0 and self._ended.wait(left):
+                return
             # All that is left to chance is drawn here, so that what comes of one harm does not change the next.
             what, whom = self._chance.choices(list(self._harms), weights=list(self._harms.values()))[0]
             whose, how_long = self._chance.random(), self._chance.uniform(0.1, LONGEST_FREEZE_S)
@@ -112,7 +121,8 @@ class Harm:
         elif what == "freeze":
             if not send(victim.pid, signal.SIGSTOP):
                 return
-            self._frozen.append((time.monotonic() + how_long, victim.pid))
+            with self._lock:
+                self._frozen.append((time.monotonic() + how_long, victim.pid))
         elif not processes.cut_a_connection(victim.pid, lambda found: found[int(whose * len(found))]):
             return
         self.done[what, whom] += 1
@@ -123,11 +133,19 @@ class Harm:
         self._last_node = time.monotonic()
         self.cluster.add_node(wait=False, **self._node_options)
 
+    def _thaw_in_time(self) -> None:
+        while not self._ended.wait(0.05):
+            self._thaw()
+
     def _thaw(self, all_of_them: bool = False) -> None:
         now = time.monotonic()
-        for entry in [entry for entry in self._frozen if all_of_them or entry[0] <= now]:
-            self._frozen.remove(entry)
-            send(entry[1], signal.SIGCONT)
+        with self._lock:
+            due = [entry for entry in self._frozen if all_of_them or entry[0] <= now]
+            self._frozen = [entry for entry in self._frozen if entry not in due]
+        for until, pid in due:
+            send(pid, signal.SIGCONT)
+            # The machine was too slow for this process; what comes of that is nobody's fault but its own.
+            self.longest_freeze_s = max(self.longest_freeze_s, LONGEST_FREEZE_S + now - until)
 
     def _start_guest(self) -> subprocess.Popen[bytes]:
         """Another driver of the same cluster, with work of its own."""

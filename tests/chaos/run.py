@@ -24,6 +24,9 @@ from typing import Any
 # Before anything of the engine is imported: all that is started from here on carries the mark.
 os.environ["RAY_RS_TEST_MARK"] = uuid.uuid4().hex
 os.environ["RAY_RS_TMPDIR"] = tempfile.mkdtemp(prefix="rrs-chaos-", dir="/tmp")
+# What a dead process owned and nobody claims stays in a store for so long: longer than anything is frozen, and shorter
+# than the patience of the accounts.
+os.environ["RAY_RS_ORPHANS_KEPT_S"] = "20"
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import accounts
@@ -46,8 +49,10 @@ SAMPLE_S = 2.0
 class Figures:
     """What was done, and what went wrong."""
 
-    def __init__(self) -> None:
+    def __init__(self, go_on: bool) -> None:
         self.lock = threading.Lock()
+        # Also after a loss: how many there are in all is the question then.
+        self.go_on = go_on
         self.tasks = 0
         self.units: collections.Counter[str] = collections.Counter()
         self.losses: list[str] = []
@@ -67,7 +72,8 @@ class Figures:
                 self.ended.set()
             except Exception as error:
                 self.losses.append(f"{name}: {type(error).__name__}: {error}")
-                self.ended.set()
+                if not self.go_on:
+                    self.ended.set()
             else:
                 with self.lock:
                     self.tasks += done
@@ -107,13 +113,13 @@ class Memory:
         return {name: round(size / MIB, 1) for name, size in self._samples[-1][1].items()} if self._samples else {}
 
 
-def run(seconds: float, seed: int, nodes: int, guests: bool, stores: bool) -> dict[str, Any]:
+def run(seconds: float, seed: int, nodes: int, guests: bool, stores: bool, go_on: bool) -> dict[str, Any]:
     cluster = Cluster(initialize_head=True, head_node_args=NODE)
     for _ in range(nodes - 1):
         cluster.add_node(**NODE)
     ray.init(address=cluster.address, logging_level="error", log_to_driver=False, namespace="chaos")
     root = os.environ["RAY_RS_TMPDIR"]
-    figures = Figures()
+    figures = Figures(go_on)
     memory = Memory({"driver": os.getpid(), "head's raylet": cluster.head_node.raylet_pid})
     began = time.monotonic()
     until = began + seconds
@@ -149,6 +155,7 @@ def run(seconds: float, seed: int, nodes: int, guests: bool, stores: bool) -> di
         "nodes": nodes,
         "harms": harms,
         "kills": harm.kills,
+        "longest_freeze_s": round(harm.longest_freeze_s, 1),
         "tasks": figures.tasks,
         "units": dict(figures.units),
         "losses": figures.losses,
@@ -167,12 +174,14 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--one-driver", action="store_true", help="no second driver, which is killed")
     parser.add_argument("--not-the-stores", action="store_true", help="values that stay in a store are no failure")
+    parser.add_argument("--go-on", action="store_true", help="do not stop at the first loss, but count them")
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
     print(f"seed {seed}, {options.minutes} min, {options.nodes} nodes, in {os.environ['RAY_RS_TMPDIR']}", flush=True)
     # Whatever else may stand still, this does not: all stacks are printed, and it ends.
     faulthandler.dump_traceback_later(options.minutes * 60 + 4 * work.PATIENCE_S, exit=True)
-    figures = run(options.minutes * 60, seed, options.nodes, not options.one_driver, not options.not_the_stores)
+    guests, stores = not options.one_driver, not options.not_the_stores
+    figures = run(options.minutes * 60, seed, options.nodes, guests, stores, options.go_on)
     print(json.dumps(figures, default=str))
     failed = any(figures[what] for what in ("losses", "hangs", "unaccounted", "left"))
     if not failed:

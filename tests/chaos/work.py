@@ -3,13 +3,17 @@
 All of it may be done again, so that no death excuses a value that is missing, wrong, or late.
 """
 
+import contextlib
+import os
 import random
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import ray_rs as ray
+from ray_rs.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 MIB = 2**20
 # A wait that lasts so long on a machine that is merely busy is a hang.
@@ -114,6 +118,79 @@ class Worker:
         yield from range(number)
 
 
+def own(seed: int, puts: bool) -> tuple[int, list[Any]]:
+    """References to objects of the process that runs this, of every kind that outlives it, and its pid.
+
+    Which values they have `owned` says. Large values that were put, and what was made of them, are only among them
+    where the node does not die: no copy of them is anywhere else.
+    """
+    ended = plus.remote(seed, 1)
+    items = list(count.remote(3, 100))
+    ray.wait([ended, *items], num_returns=4)
+    waits = plus.remote(seed, 2, 0.2)
+    refs = [
+        ray.put(seed),
+        ended,
+        waits,
+        plus.remote(plus.remote(waits, ray.put(3)), 4, 0.1),
+        make.remote(seed, MIB),
+        *items,
+    ]
+    if puts:
+        large = ray.put(pattern(seed, MIB))
+        refs += [large, summed.remote(large), shifted.remote(shifted.remote(large, 1), 2)]
+    return os.getpid(), refs
+
+
+def owned(seed: int, puts: bool) -> list[Any]:
+    """What the references of `own` are to give, as `plainly` says it."""
+    array = pattern(seed, MIB)
+    values = [seed, seed + 1, seed + 2, seed + 9, total(array), *((i, bytes([i]) * 100) for i in range(3))]
+    return values + ([total(array), total(array), total(array + np.uint64(3))] if puts else [])
+
+
+def plainly(values: list[Any]) -> list[Any]:
+    return [total(value) if isinstance(value, np.ndarray) else value for value in values]
+
+
+@task
+def owning_task(seed: int, puts: bool) -> tuple[int, list[Any]]:
+    return own(seed, puts)
+
+
+@ray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=0)
+class Owner:
+    def give(self, seed: int, puts: bool) -> tuple[int, list[Any]]:
+        return own(seed, puts)
+
+
+@ray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=0)
+class Holder:
+    """Has references of others for as long as a call lasts, which is made again wherever it starts anew."""
+
+    def read(self, refs: list[Any], pause: float) -> list[Any]:
+        time.sleep(pause)
+        return plainly(ray.get(refs))
+
+    def hand_on(self, other: Any, refs: list[Any], pause: float) -> list[Any]:
+        reading = other.read.remote(refs, pause)
+        del refs
+        return list(ray.get(reading))
+
+
+@ray.remote(durable=True, num_cpus=0)
+class Account:
+    def __init__(self) -> None:
+        self.balance = 0
+
+    def deposit(self, amount: int) -> int:
+        self.balance += amount
+        return self.balance
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
 # ---- the units ----------------------------------------------------------------------------------------------------
 
 
@@ -211,6 +288,59 @@ def named_actors(chance: random.Random) -> int:
     return 2
 
 
+def kill_process(pid: int) -> None:
+    """Kills a process of the cluster, if it is still there."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def outliving(chance: random.Random) -> int:
+    """`FT-4`: an owner is killed while a driver, an actor, or one that has it from an actor holds what was its."""
+    seed = chance.randrange(2**30)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    # The driver's node is not killed.
+    puts = chance.random() < 0.5
+    options: dict[str, Any] = {"scheduling_strategy": here} if puts else {}
+    owner: Any = None
+    if chance.random() < 0.5:
+        given = owning_task.options(**options).remote(seed, puts)
+    else:
+        owner = Owner.options(**options).remote()
+        given = owner.give.remote(seed, puts)
+    pid, refs = fetch(given, "references")
+    holders = [Holder.remote() for _ in range(3)]
+    pause = chance.choice([0.0, 0.1, 0.5])
+    readings = [
+        holders[0].read.remote(refs, pause),
+        holders[1].hand_on.remote(holders[2], refs, pause),
+    ]
+    time.sleep(chance.choice([0.0, 0.0, 0.05]))
+    kill_process(pid)
+    expected = owned(seed, puts)
+    if chance.random() < 0.5:
+        check(plainly(fetch(refs, "values without their owner")), expected, "values without their owner")
+    # In the other half the actors are the only ones that ask for them.
+    del refs, given
+    for reading in readings:
+        check(fetch(reading, "what actors hold"), expected, "values without their owner, held by an actor")
+    for actor in [*holders, *([owner] if owner is not None else [])]:
+        ray.kill(actor)
+    return 14 + 3 * puts
+
+
+def durable_actors(chance: random.Random) -> int:
+    """`FT-6`: each call counts once, though the process dies in the midst of them."""
+    account = Account.options(checkpoint_every=chance.choice([1, 7, 100])).remote()
+    amounts = [chance.randrange(1000) for _ in range(60)]
+    balances = [sum(amounts[: i + 1]) for i in range(len(amounts))]
+    refs = [account.deposit.remote(amount) for amount in amounts[:20]]
+    kill_process(fetch(account.pid.remote(), "a durable actor's process"))
+    refs += [account.deposit.remote(amount) for amount in amounts[20:]]
+    check(fetch(refs, "balances"), balances, "balances")
+    ray.kill(account)
+    return len(refs) + 1
+
+
 UNITS: dict[str, tuple[int, Callable[[random.Random], int]]] = {
     "tasks": (4, plain_tasks),
     "chains": (2, chains),
@@ -221,6 +351,8 @@ UNITS: dict[str, tuple[int, Callable[[random.Random], int]]] = {
     "borrowed references": (2, borrowed),
     "actors": (3, actors),
     "named actors": (2, named_actors),
+    "outliving references": (3, outliving),
+    "durable actors": (1, durable_actors),
 }
 
 
