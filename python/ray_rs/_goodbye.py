@@ -77,15 +77,18 @@ def ask_workers() -> None:
         for name in os.listdir(directory):
             if not name.startswith(f"{_PREFIX}{info['job_id'].hex()}-"):
                 continue
-            asked = socket.socket(socket.AF_UNIX)
-            asked.setblocking(False)
-            try:
-                asked.connect(f"{directory}/{name}")
+            # Leaving comes before what it could be asked for, also where no file can be opened any more.
+            with contextlib.suppress(OSError):
+                asked = socket.socket(socket.AF_UNIX)
                 waiting.append(asked)
-            except OSError:  # it has ended
-                asked.close()
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(f"{directory}/{name}")
+                asked.setblocking(False)
+                try:
+                    asked.connect(f"{directory}/{name}")
+                except OSError as error:
+                    asked.close()
+                    waiting.pop()
+                    if isinstance(error, ConnectionRefusedError):  # the worker has ended
+                        os.unlink(f"{directory}/{name}")
         until = time.monotonic() + _LIMIT_S
         poller = select.poll()
         for asked in waiting:
