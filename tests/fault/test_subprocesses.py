@@ -197,6 +197,48 @@ def test_the_driver_ends(end, scattered):
     it.gone("task", "actor")
 
 
+LEAVES = """
+import subprocess, sys
+
+ray.init(num_cpus=1)
+
+@ray.remote(max_calls=1)
+def leaves(folder):
+    import os
+    for name, apart in (("server", True), ("helper", False)):
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"], start_new_session=apart)
+        with open(f"{folder}/{name}", "w") as file:
+            file.write(str(child.pid))
+    return os.getpid()
+
+print(ray.get(leaves.remote(sys.argv[1])), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_server_outlives_a_worker_that_leaves_in_order(tmp_path):
+    """It has a session of its own, and ends with the job."""
+    driver = start_driver(LEAVES, str(tmp_path), stdin=subprocess.PIPE)
+    worker = int(driver.stdout.readline())
+    server, helper = (int(contents(tmp_path / name)) for name in ("server", "helper"))
+    try:
+        wait_until(lambda: not runs(worker), "the worker to leave")
+        wait_until(lambda: not runs(helper), "what is of the worker's own group to end")
+        (raylet,) = traces.daemons("raylet")
+        wait_until(lambda: stat(server)[1] == str(raylet), "the raylet to take it over")
+        # Whenever anything ends, the raylet looks at all that it has taken over.
+        run_driver("ray.init(address='auto', namespace='other'); ray.get(ray.remote(lambda: 1).remote())")
+        assert runs(server)
+        driver.kill()
+        driver.wait()
+        wait_until(lambda: not runs(server), "the server to end with its job", patience=2)
+    finally:
+        driver.kill()
+        driver.wait()
+        for pid in filter(runs, (server, helper)):
+            os.kill(pid, signal.SIGKILL)
+
+
 def test_who_wants_to_leave_something_behind_can(scattered):
     """Ray's setting: then it ends with the job."""
     it = scattered(RAY_kill_child_processes_on_worker_exit="0")

@@ -16,7 +16,7 @@ use ray_rs_scheduler::{Event, JobKey, Options, PoolKey, Scheduler};
 use ray_rs_transport::grpc::Address;
 use ray_rs_transport::process::Identity;
 use ray_rs_transport::session::{GCS_SOCKET, RAYLET_SOCKET};
-use ray_rs_transport::{ProcessWatch, Token as Secret, relay};
+use ray_rs_transport::{ProcessMark, ProcessWatch, Token as Secret, relay};
 use ray_rs_types::{JobId, NodeId, ResourceSet, WorkerId};
 use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::net::UnixListener;
@@ -77,6 +77,8 @@ pub(crate) struct Raylet {
     pub next_zygote: u64,
     /// Zygotes whose job has ended: whatever descends from one is ended when it is found.
     pub marks_to_end: Vec<(ZygoteKey, JobKey)>,
+    /// Of workers that have left in order, while something runs that they have started.
+    pub marks_left_behind: FxHashSet<ProcessMark>,
     /// Looks in vain at orphans that did not show their mark, since the last job ended.
     pub looks_at_orphans: u32,
     /// What a worker has started ends with it, and not only with its job.
@@ -325,6 +327,7 @@ impl Raylet {
             zygotes: FxHashMap::default(),
             next_zygote: 0,
             marks_to_end: Vec::new(),
+            marks_left_behind: FxHashSet::default(),
             looks_at_orphans: 0,
             children_end: children_end(),
             deaths: Deaths::default(),

@@ -3,7 +3,9 @@
 //! `FT-9` The raylet is a subreaper: a process whose parent has ended becomes its child. Programs that a dead worker had
 //! started are found that way and ended. They are told apart by their [`ProcessMark`], which they keep in sessions of their
 //! own and with other environments; where a kernel knows no such mark, by their process group and by the mark in their
-//! environment (which zygote they descend from). What a worker that lives has started is left alone, whoever its parent is.
+//! environment (which zygote they descend from). What a worker that lives has started is left alone, whoever its parent is, and
+//! so is what one that has left in order has put into sessions of their own: an idle worker's end is the raylet's doing, of which
+//! a program that starts a server in a task knows nothing. That ends with its job.
 //!
 //! With `RAY_kill_child_processes_on_worker_exit=0` what a worker has started ends with its job.
 
@@ -54,19 +56,22 @@ impl Raylet {
         let workers = self.worker_pids();
         let left = orphans(&workers, &self.zygote_pids());
         if left.is_empty() && self.marks_to_end.is_empty() {
+            self.marks_left_behind.clear();
             return;
         }
         let mut found = Vec::new();
+        let mut still_there = FxHashSet::default();
         let mut unreadable = false;
         for pid in left {
             match self.mark_of(pid) {
                 // Also of a job that has ended: its workers are ended as well, but for detached actors.
-                Mark::Worker(mark) if self.children_end => {
+                Mark::Worker(mark) if self.children_end && !self.marks_left_behind.contains(&mark) => {
                     if !self.is_of_the_living(mark) {
                         let _ = kill_process(pid, Signal::KILL);
                     }
                 }
                 Mark::Worker(mark) => {
+                    still_there.insert(mark);
                     let is_its = |zygote: &ZygoteKey| mark.same_zygote(self.mark(*zygote, Token(0)));
                     found.extend(self.end_with_its_job(pid, is_its));
                 }
@@ -77,6 +82,7 @@ impl Raylet {
                 Mark::Unreadable => unreadable = true,
             }
         }
+        self.marks_left_behind.retain(|mark| still_there.contains(mark));
         let unreadable = unreadable && !self.marks_to_end.is_empty();
         let look_again = unreadable && self.looks_at_orphans < LOOKS_AT_ORPHANS;
         if look_again {
@@ -98,8 +104,11 @@ impl Raylet {
         Some(*zygote)
     }
 
-    /// Ends what a dead worker had started.
-    pub fn end_orphans_of(&mut self, worker_pid: u32) {
+    /// Ends what a dead worker had started; of one that has left in order only what is in its process group still.
+    pub fn end_orphans_of(&mut self, token: Token, zygote: ZygoteKey, worker_pid: u32, left_in_order: bool) {
+        if left_in_order {
+            self.marks_left_behind.insert(self.mark(zygote, token));
+        }
         if self.children_end {
             for pid in orphans(&self.worker_pids(), &self.zygote_pids()) {
                 // The worker's number is that of its group, and nobody else's as long as the group has members.

@@ -480,6 +480,7 @@ impl Raylet {
         // What was killed from here, and nobody tells of, died of that.
         let status = worker.status.or(worker.was_killed.then_some(Signal::KILL.as_raw()));
         let (exit_code, signal) = decode(status);
+        let left_in_order = exit_code == 0 && !worker.was_killed;
         let group_removed = worker.stop_reason.as_deref() == Some(crate::leases::GROUP_REMOVED);
         let report = v1::DeathReport {
             request_id: 0,
@@ -513,7 +514,7 @@ impl Raylet {
             );
         }
         self.publish_death(worker.worker_id, report, Vec::new());
-        self.end_orphans_of(pid);
+        self.end_orphans_of(token, worker.zygote, pid, left_in_order);
         self.forget_job_if_over(worker.pool.job);
     }
 
