@@ -10,7 +10,7 @@ use ray_rs_scheduler::bottom_up::{GlobalScheduler, NodeReport, ShapeDemand};
 use ray_rs_scheduler::placement_group::Event as GroupEvent;
 use ray_rs_scheduler::policy::{self, Choice, NodeView};
 use ray_rs_transport::relay;
-use ray_rs_types::placing::Placing;
+use ray_rs_types::placing::{Placing, Strategy};
 use ray_rs_types::{ActorId, NodeId, ResourceSet, WorkerAddress, WorkerId};
 use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::mpsc::error::TrySendError;
@@ -61,6 +61,8 @@ pub(super) struct Nodes {
     /// Actors that a node was told to start and has said nothing of; some that have ended meanwhile may be among them.
     pub(super) starting: FxHashMap<ActorId, (NodeId, u32)>,
     pub(super) global: GlobalScheduler,
+    /// Nodes that an earlier process knew have not come to this one yet.
+    some_are_absent: bool,
     /// Replicas of the global scheduler.
     pub(super) followers: Followers,
     pub(super) followed_workers: FollowedWorkers,
@@ -128,6 +130,27 @@ impl Nodes {
     /// The connection that a living node has or had last; none of one that has not come to this process.
     pub(super) fn connection_of(&self, node: NodeId) -> Option<u64> {
         self.nodes.get(&node).map(|entry| entry.connection)
+    }
+
+    /// Whether it is neither here nor known to be dead: its connection has ended, or it has not come yet to a control store
+    /// that was started again.
+    fn may_come_back(&self, node: NodeId) -> bool {
+        let is_connected = || self.nodes.get(&node).is_some_and(|entry| entry.commands.is_some());
+        self.indices.contains_key(&node) && !self.dead.contains(&node) && !is_connected()
+    }
+
+    /// Until all have come, or are dead, that an earlier process knew, nothing that a node is asked for is impossible.
+    pub(super) fn look_for_absent_ones(&mut self) {
+        let is_partial = self.known_living().any(|node| self.connection_of(node).is_none());
+        self.some_are_absent = is_partial;
+        self.global.set_partial(is_partial);
+    }
+
+    /// The same when one of them may have come, or died.
+    fn fewer_are_absent(&mut self) {
+        if self.some_are_absent {
+            self.look_for_absent_ones();
+        }
     }
 
     pub(super) fn disconnect_all(&mut self) {
@@ -285,6 +308,17 @@ fn choose_node(offers: &[NodeView], wanted: &ResourceSet) -> Option<NodeId> {
     offers.iter().max_by(better).map(|offer| offer.node)
 }
 
+/// The only node that may be chosen.
+fn named(placing: &Placing) -> Option<NodeId> {
+    match placing.strategy {
+        Strategy::NodeAffinity { node, soft: false, .. } => Some(node),
+        Strategy::NodeAffinity { soft: true, .. }
+        | Strategy::Default
+        | Strategy::Spread
+        | Strategy::NodeLabels { .. } => None,
+    }
+}
+
 impl State {
     /// The nodes that may get something to do.
     #[cfg(test)]
@@ -339,9 +373,11 @@ impl State {
     }
 
     fn place_by(&mut self, actor: ActorId, offers: &[NodeView], placing: &Placing, wanted: &ResourceSet) -> Place {
+        let may_come_back = named(placing).is_some_and(|node| self.nodes.may_come_back(node));
         let mut ask = |demand: &ResourceSet| policy::choose(offers, None, placing, demand, &mut self.nodes.spread_turn);
         match ask(wanted) {
             Choice::Node(node) => Place::Node(node),
+            Choice::Never(_) if may_come_back => Place::Wait,
             Choice::Never(why) => Place::Never(why),
             // Its raylet tells the user what is missing; labels that no node has are told from here.
             Choice::Wait(why) => match ask(&ResourceSet::new()) {
@@ -411,6 +447,7 @@ impl State {
             },
         );
         nodes.report(self.clock.now(), node);
+        nodes.fewer_are_absent();
         self.changes.send_replace(());
         let number = self.committer.submit(writes);
         self.tell(
@@ -470,6 +507,10 @@ impl State {
             );
         }
         // They waited because no node was connected: any node takes an actor, if only to say what is missing.
+        self.choose_for_the_waiting();
+    }
+
+    fn choose_for_the_waiting(&mut self) {
         let waiting = self.lifecycle.waiting_for_node();
         self.perform_all(waiting.into_iter().map(|actor| Effect::ChooseNode { actor }).collect());
     }
@@ -627,10 +668,13 @@ impl State {
         // Who follows a process of it knows by the node's death.
         self.nodes.followed_workers.remove(&node);
         self.nodes.followers.node_gone(node);
+        self.nodes.fewer_are_absent();
         self.changes.send_replace(());
         self.tell(0, Target::AllNodes, Body::NodeChanged(info));
         self.drivers_died(now_ms, |driver| driver.node_id == node.0);
         self.actor_fact(Event::NodeDied { node });
+        // Some may have waited for this very node.
+        self.choose_for_the_waiting();
         self.group_events([GroupEvent::NodeDied { node }]);
     }
 

@@ -81,6 +81,7 @@ impl State {
                 groups.note_actor(actor, spec);
             }
         }
+        nodes.look_for_absent_ones();
         let outbox = Outbox::default();
         let task_events = TaskEventLog::default();
         // Actors that wait for a node are asked about when one registers.

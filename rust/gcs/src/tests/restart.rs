@@ -187,6 +187,91 @@ fn a_node_that_does_not_come_back_is_dead() {
     });
 }
 
+/// Only that node will do.
+fn nowhere_else(node: NodeId) -> v1::SchedulingStrategy {
+    v1::SchedulingStrategy {
+        kind: 2,
+        node_id: node.0.to_vec(),
+        ..v1::SchedulingStrategy::default()
+    }
+}
+
+const UNSCHEDULABLE: &str = "can't run it";
+
+/// Why the control store holds that a task for `node` can't run, or what it waits for.
+fn picked(served: &Served, node: NodeId) -> (String, String) {
+    let request = v1::PickNodeRequest {
+        from_node: OTHER.0.to_vec(),
+        strategy: Some(nowhere_else(node)),
+        ..v1::PickNodeRequest::default()
+    };
+    let mut state = served.state.lock().expect("whole");
+    let reply = state.pick_node(&request, std::time::Duration::ZERO);
+    (reply.never, reply.waits_for)
+}
+
+#[test]
+fn what_names_a_node_that_may_still_come_back_waits_for_it() {
+    run(async {
+        let storage = MemoryStorage::default();
+        let served = Served::start(storage.clone());
+        let _commands = (come(&served, NODE), come(&served, OTHER));
+        let mut client = served.client().await;
+        start_job(&mut client).await;
+        served.stop();
+
+        for comes in [true, false] {
+            let served = Served::start(storage.clone());
+            let mut client = served.client().await;
+            let _other = come(&served, OTHER);
+            let number = 1 + u8::from(comes);
+            let wanted = v1::ActorSpec {
+                strategy: Some(nowhere_else(NODE)),
+                ..spec(number, "")
+            };
+            client.register_actor(registering(wanted)).await.expect("registered");
+            assert_ne!(state_of(&mut client, number).await, DEAD, "the node has not come yet");
+            let (never, waits_for) = picked(&served, NODE);
+            assert!(never.is_empty() && !waits_for.is_empty(), "{never}, {waits_for}");
+            if comes {
+                let _commands = come(&served, NODE);
+                say(&served, NODE, assigned(number, 9));
+                assert_eq!(state_of(&mut client, number).await, PLACED);
+            } else {
+                served.state.lock().expect("whole").node_stayed_away(NODE, 0);
+                assert_eq!(state_of(&mut client, number).await, DEAD, "now it is known");
+                assert!(picked(&served, NODE).0.contains(UNSCHEDULABLE));
+            }
+            served.stop();
+        }
+    });
+}
+
+#[test]
+fn what_names_a_node_whose_connection_has_just_ended_waits_for_it() {
+    run(async {
+        let served = Served::start(MemoryStorage::default());
+        let _commands = come(&served, OTHER);
+        let registration = served.state.lock().expect("whole").register_node(node_info(NODE), None);
+        let connection = registration.expect("taken").connection;
+        let mut client = served.client().await;
+        start_job(&mut client).await;
+        assert!(served.state.lock().expect("whole").node_disconnected(NODE, connection));
+        let wanted = v1::ActorSpec {
+            strategy: Some(nowhere_else(NODE)),
+            ..spec(1, "")
+        };
+        client.register_actor(registering(wanted)).await.expect("registered");
+        assert_ne!(state_of(&mut client, 1).await, DEAD);
+        {
+            let mut state = served.state.lock().expect("whole");
+            state.node_died(NODE, connection, "it stayed away", 0);
+        }
+        assert_eq!(state_of(&mut client, 1).await, DEAD);
+        served.stop();
+    });
+}
+
 #[test]
 fn who_follows_a_process_hears_of_its_end_once() {
     run(async {
