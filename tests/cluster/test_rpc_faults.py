@@ -10,7 +10,7 @@ from under_test import exceptions, ray, wait_until
 FAULTS = {
     "requests lost": "*:request=0.2",
     "replies lost": "*:reply=0.2",
-    "late": "*:late=0.5@80;Visit:late=0.5@80",
+    "late": "*:late=0.5@80;Visit:late=0.5@80;VisitToRead:late=0.5@80",
     "twice": "*:twice=0.5",
     "all": "*:request=0.05,reply=0.05,twice=0.1,late=0.1@50",
     "the nodes' streams": "NodeReport:twice=0.3,late=0.1@20;NodeCommand:twice=0.3,late=0.1@20",
@@ -82,3 +82,25 @@ def test_an_actor_is_killed_once(cluster):
     ray.kill(actor, no_restart=False)
     wait_until(lambda: ray.get(actor.add.remote(), timeout=60) == 1, "its second life")
     assert ray.get(actor.add.remote(), timeout=60) == 2
+
+
+@pytest.mark.timeout(180)
+def test_ways_to_values_break(ray_cluster):
+    """A node that cannot be reached at the moment has not lost what lies there."""
+    cluster = ray_cluster(nodes=2, num_cpus=1, env_vars={"RAY_RS_RPC_FAULTS": "VisitToRead:request=0.4,reply=0.2;seed=5"})
+    assert cluster is not None
+    put = [ray.put(np.full(200_000, i)) for i in range(25)]
+    here = ray.get_runtime_context().get_node_id()
+
+    @ray.remote(scheduling_strategy="SPREAD", num_cpus=0)
+    class Reader:
+        def node(self):
+            return ray.get_runtime_context().get_node_id()
+
+        def sums(self, refs):
+            return [int(ray.get(ref, timeout=60)[-1]) for ref in refs]
+
+    readers = [Reader.remote() for _ in range(4)]
+    nodes = ray.get([reader.node.remote() for reader in readers], timeout=60)
+    (there, *_) = [reader for reader, node in zip(readers, nodes, strict=True) if node != here]
+    assert ray.get(there.sums.remote(put), timeout=100) == list(range(25))

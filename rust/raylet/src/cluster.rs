@@ -146,7 +146,7 @@ impl Raylet {
             return;
         }
         if !alive {
-            self.transfers.holders.node_died(node);
+            self.transfers.node_died(node);
             self.remote_owners_gone(node);
             for client in self.clients.values().filter(|client| client.registered) {
                 client.outbox.send(Body::NodeDied(v1::NodeDied {

@@ -169,7 +169,11 @@ impl Roads {
     /// # Errors
     /// When it cannot be reached within [`CONNECT_LIMIT`], does not know the token, or has no such process.
     pub async fn visit(&self, address: &str, greeting: &Greeting) -> Result<TcpStream, VisitError> {
-        let fault = faults::of_process().and_then(|faults| faults.draw_named("Visit"));
+        let name = match greeting.purpose {
+            Purpose::Raylet | Purpose::Worker(_) => "Visit",
+            Purpose::Data => "VisitToRead",
+        };
+        let fault = faults::of_process().and_then(|faults| faults.draw_named(name));
         let lost = || {
             let error = io::Error::other("the visit was lost on purpose");
             Err(VisitError::Unreachable(address.to_owned(), error))

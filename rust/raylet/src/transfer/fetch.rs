@@ -3,9 +3,11 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use ray_rs_object_store::Restore;
-use ray_rs_transport::visit::{Greeting, Roads};
+use ray_rs_transport::handshake::HandshakeError;
+use ray_rs_transport::visit::{Greeting, Roads, VisitError};
 use ray_rs_types::NodeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -19,6 +21,11 @@ use super::{Progress, SILENCE_LIMIT};
 const PIECE_BYTES: usize = 1 << 20;
 /// A fetch is given up after so many nodes that had nothing. Each is another one, so there are seldom two.
 const MAX_TURNS: usize = 64;
+/// A connection that broke is made again, after the first pause at first and twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// A node that lives, as all say, and from which nothing came for so long is given up.
+const BROKEN_LIMIT: Duration = Duration::from_secs(60);
 
 /// One value that is being fetched.
 #[derive(Debug)]
@@ -33,6 +40,16 @@ pub(crate) struct Fetch {
     /// Held by those of whom parts of the room may be on the way.
     pub(super) in_flight: Arc<RwLock<()>>,
     pub(super) fetched_bytes: Arc<AtomicU64>,
+    /// Says when the value's node is known to be dead.
+    pub(super) home_is_dead: watch::Receiver<bool>,
+}
+
+/// What is known of a way that broke.
+struct Broken {
+    since: Instant,
+    /// Of the value that had come.
+    bytes: u64,
+    pause: Duration,
 }
 
 /// How one visit ended.
@@ -42,6 +59,8 @@ enum Turn {
     Elsewhere(NodeId, String),
     /// It gave nothing, or not all.
     Failed(String),
+    /// The same, as the way to it broke, which tells nothing of the value.
+    Broken(String),
     /// Nobody can give it.
     Never(String),
 }
@@ -70,26 +89,61 @@ impl Fetch {
     async fn fill(&mut self, room: &mut Restore) -> Result<(), String> {
         let home = (self.request.value.node, self.address.clone());
         let (mut node, mut address) = home.clone();
-        for _ in 0..MAX_TURNS {
+        let mut trouble = None;
+        let mut turns = 0;
+        while turns < MAX_TURNS {
             match self.turn(room, &address, node == home.0).await {
                 Turn::Whole => return Ok(()),
+                Turn::Broken(why) if node == home.0 => {
+                    self.pause(&mut trouble, why).await?;
+                    continue;
+                }
                 Turn::Elsewhere(other, there) => (node, address) = (other, self.roads.address_of(other, there)),
                 Turn::Failed(why) if node == home.0 => return Err(why),
-                Turn::Failed(why) => {
+                Turn::Failed(why) | Turn::Broken(why) => {
                     tracing::debug!(node_id = %node, why, "a copy could not be read there");
                     self.request.failed = Some(node);
                     (node, address) = home.clone();
                 }
                 Turn::Never(why) => return Err(why),
             }
+            turns += 1;
         }
         Err("too many nodes that should have had a copy of it had none".to_owned())
+    }
+
+    /// Before the next try to reach the value's node.
+    ///
+    /// # Errors
+    /// Why there is none: the node is dead, or nothing has come from it for too long.
+    async fn pause(&mut self, trouble: &mut Option<Broken>, why: String) -> Result<(), String> {
+        let (now, bytes) = (Instant::now(), self.request.skip);
+        let broken = match trouble.take().filter(|broken| broken.bytes == bytes) {
+            Some(broken) => trouble.insert(Broken {
+                pause: (2 * broken.pause).min(LONGEST_PAUSE),
+                ..broken
+            }),
+            None => trouble.insert(Broken {
+                since: now,
+                bytes,
+                pause: FIRST_PAUSE,
+            }),
+        };
+        if now - broken.since > BROKEN_LIMIT {
+            return Err(format!("{why} (for {} s)", BROKEN_LIMIT.as_secs()));
+        }
+        tracing::debug!(why, "it is tried again");
+        // Whoever would tell of the death is gone itself when this fails.
+        match timeout(broken.pause, self.home_is_dead.wait_for(|is_dead| *is_dead)).await {
+            Ok(_) => Err(why),
+            Err(_) => Ok(()),
+        }
     }
 
     async fn turn(&mut self, room: &mut Restore, address: &str, is_home: bool) -> Turn {
         let mut stream = match self.roads.visit(address, &self.greeting).await {
             Ok(stream) => stream,
-            Err(error) => return Turn::Failed(error.to_string()),
+            Err(error) => return unreached(&error),
         };
         let asked = async {
             stream.write_all(&self.request.encode()).await?;
@@ -97,7 +151,7 @@ impl Fetch {
         };
         let byte = match in_time(asked).await {
             Ok(byte) => byte,
-            Err(error) => return Turn::Failed(broken(&error)),
+            Err(error) => return Turn::Broken(broken(&error)),
         };
         match Reply::of(byte) {
             Some(Reply::HereItComes) => match self.receive(room, &mut stream).await {
@@ -105,11 +159,11 @@ impl Fetch {
                     let _ = stream.write_u8(HAVE_IT).await;
                     Turn::Whole
                 }
-                Err(error) => Turn::Failed(broken(&error)),
+                Err(error) => Turn::Broken(broken(&error)),
             },
             Some(Reply::AskAnother) => match in_time(read_address(&mut stream)).await {
                 Ok((node, address)) => Turn::Elsewhere(node, address),
-                Err(error) => Turn::Failed(broken(&error)),
+                Err(error) => Turn::Broken(broken(&error)),
             },
             Some(Reply::NotBack) if is_home => {
                 Turn::Never("it is on disk there, and could not be brought back".to_owned())
@@ -142,6 +196,23 @@ impl Fetch {
             }
         }
         Ok(())
+    }
+}
+
+/// A port at which nobody listens is that of a raylet that has ended: it keeps its port as long as it lives.
+fn unreached(error: &VisitError) -> Turn {
+    match error {
+        VisitError::Unreachable(_, cause) if cause.kind() == io::ErrorKind::ConnectionRefused => {
+            Turn::Failed(error.to_string())
+        }
+        VisitError::Unreachable(..) | VisitError::Handshake(_, HandshakeError::Io(_) | HandshakeError::TimedOut) => {
+            Turn::Broken(error.to_string())
+        }
+        VisitError::Handshake(_, HandshakeError::WrongToken)
+        | VisitError::NotHere
+        | VisitError::NoWay
+        | VisitError::OtherVersion { .. }
+        | VisitError::NoGreeting => Turn::Failed(error.to_string()),
     }
 }
 

@@ -51,7 +51,7 @@ pub(crate) struct Transfers {
     thread: Option<tokio::runtime::Handle>,
     pub holders: Holders,
     /// Copies that are being fetched, for those who want to read them from here.
-    coming: FxHashMap<CopyKey, (Incoming, Arc<watch::Sender<Progress>>)>,
+    coming: FxHashMap<CopyKey, Coming>,
     sent_bytes: Arc<AtomicU64>,
     fetched_bytes: Arc<AtomicU64>,
 }
@@ -77,6 +77,13 @@ pub(crate) struct Incoming {
     progress: watch::Receiver<Progress>,
     /// Held for reading as long as parts of the room may be on the way: it is not given back before.
     in_flight: Arc<RwLock<()>>,
+}
+
+/// A copy that is being fetched.
+struct Coming {
+    incoming: Incoming,
+    progress: Arc<watch::Sender<Progress>>,
+    home_is_dead: watch::Sender<bool>,
 }
 
 /// Why a reader gets no value.
@@ -115,6 +122,14 @@ impl Transfers {
         };
         thread.spawn(task);
         Ok(())
+    }
+
+    /// What is being fetched from there is given up as soon as its way breaks.
+    pub fn node_died(&mut self, node: NodeId) {
+        self.holders.node_died(node);
+        for (_, coming) in self.coming.iter().filter(|(key, _)| key.node == node) {
+            coming.home_is_dead.send_replace(true);
+        }
     }
 
     pub fn sent_bytes(&self) -> u64 {
@@ -178,7 +193,13 @@ impl Raylet {
             progress: heard,
             in_flight: Arc::clone(&in_flight),
         };
-        self.transfers.coming.insert(key, (incoming, Arc::clone(&progress)));
+        let (home_is_dead, hears_of_death) = watch::channel(false);
+        let coming = Coming {
+            incoming,
+            progress: Arc::clone(&progress),
+            home_is_dead,
+        };
+        self.transfers.coming.insert(key, coming);
         let fetch = Fetch {
             request: wire::Request {
                 value: key,
@@ -192,6 +213,7 @@ impl Raylet {
             progress,
             in_flight,
             fetched_bytes: Arc::clone(&self.transfers.fetched_bytes),
+            home_is_dead: hears_of_death,
         };
         let inputs = self.inputs.clone();
         let bytes = source.length;
@@ -258,7 +280,7 @@ impl Raylet {
     }
 
     fn pulled(&mut self, key: CopyKey, outcome: Result<Place, String>, no_room: bool) {
-        if let Some((incoming, progress)) = self.transfers.coming.remove(&key) {
+        if let Some(Coming { incoming, progress, .. }) = self.transfers.coming.remove(&key) {
             drop(incoming);
             // For nobody it need not be held.
             let pin = match &outcome {
@@ -280,7 +302,7 @@ impl Raylet {
     /// Another node wants a copy that lies here.
     pub fn copy_asked(&mut self, key: CopyKey, answer: oneshot::Sender<CopyHere>) {
         let found = match (self.transfers.coming.get(&key), self.store.copies.here(key)) {
-            (Some((incoming, _)), _) => CopyHere::Coming(incoming.clone()),
+            (Some(coming), _) => CopyHere::Coming(coming.incoming.clone()),
             (None, Some(place)) => self.pin_copy(place).map_or(CopyHere::No, CopyHere::Whole),
             (None, None) => CopyHere::No,
         };
