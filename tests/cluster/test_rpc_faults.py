@@ -87,7 +87,9 @@ def test_an_actor_is_killed_once(cluster):
 @pytest.mark.timeout(180)
 def test_ways_to_values_break(ray_cluster):
     """A node that cannot be reached at the moment has not lost what lies there."""
-    cluster = ray_cluster(nodes=2, num_cpus=1, env_vars={"RAY_RS_RPC_FAULTS": "VisitToRead:request=0.4,reply=0.2;seed=5"})
+    cluster = ray_cluster(
+        nodes=2, num_cpus=1, env_vars={"RAY_RS_RPC_FAULTS": "VisitToRead:request=0.4,reply=0.2;seed=5"}
+    )
     assert cluster is not None
     put = [ray.put(np.full(200_000, i)) for i in range(25)]
     here = ray.get_runtime_context().get_node_id()
