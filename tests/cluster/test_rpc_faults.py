@@ -13,6 +13,7 @@ FAULTS = {
     "late": "*:late=0.5@80;Visit:late=0.5@80;VisitToRead:late=0.5@80",
     "twice": "*:twice=0.5",
     "all": "*:request=0.05,reply=0.05,twice=0.1,late=0.1@50",
+    "ways": "Visit:request=0.3;VisitToRead:request=0.2,reply=0.1",
     "the nodes' streams": "NodeReport:twice=0.3,late=0.1@20;NodeCommand:twice=0.3,late=0.1@20",
 }
 

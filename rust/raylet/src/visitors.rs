@@ -12,7 +12,7 @@ use ray_rs_proto::v1;
 use ray_rs_proto::v1::from_raylet::Body;
 use ray_rs_proto::v1::node_report::Body as Report;
 use ray_rs_transport::grpc::Address;
-use ray_rs_transport::visit::{self, Answer, Greeting, Purpose, Roads};
+use ray_rs_transport::visit::{self, Answer, CONNECT_LIMIT, Greeting, Purpose, Roads, VisitError};
 use ray_rs_transport::{Token, local, relay};
 use ray_rs_types::address::arena_shared;
 use ray_rs_types::{NodeId, WorkerAddress, WorkerId};
@@ -31,6 +31,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// control store is away, or somebody has stopped them.
 const ORPHANS_KEPT: &str = "RAY_RS_ORPHANS_KEPT_S";
 const ORPHANS_KEPT_DEFAULT: Duration = Duration::from_secs(60);
+/// A visit that came to nothing is tried again, after the first pause at first and twice as long each time, until then.
+const VISIT_LIMIT: Duration = CONNECT_LIMIT.saturating_mul(2);
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Clients that came through the port are numbered from here.
 const FIRST_VISITOR: u64 = 1 << 40;
 
@@ -242,12 +246,29 @@ impl Raylet {
             },
         };
         tokio::spawn(async move {
-            let outcome = match roads.visit(&address, &greeting).await {
+            let outcome = match visit_again(&roads, &address, &greeting).await {
                 Ok(stream) => into_fd(stream).map_err(|error| error.to_string()),
                 Err(error) => Err(error.to_string()),
             };
             answer(outcome);
         });
+    }
+}
+
+/// A way that breaks while it is opened says nothing of the process at its end: whoever asked would take that for dead. By the
+/// end of the limit the death of its node is known, if that is the reason.
+async fn visit_again(roads: &Roads, address: &str, greeting: &Greeting) -> Result<TcpStream, VisitError> {
+    let until = Instant::now() + VISIT_LIMIT;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match roads.visit(address, greeting).await {
+            Err(error) if error.may_pass() && Instant::now() + pause < until => {
+                tracing::debug!(address, %error, "it is tried again");
+                tokio::time::sleep(pause).await;
+                pause = (2 * pause).min(LONGEST_PAUSE);
+            }
+            outcome => return outcome,
+        }
     }
 }
 

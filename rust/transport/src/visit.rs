@@ -75,6 +75,22 @@ pub enum VisitError {
     NoGreeting,
 }
 
+impl VisitError {
+    /// Whether another try may succeed, as long as the node lives. A port at which nobody listens is that of a raylet that has
+    /// ended: it keeps its port as long as it lives.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable(_, cause) => cause.kind() != io::ErrorKind::ConnectionRefused,
+            Self::Handshake(_, HandshakeError::Io(_) | HandshakeError::TimedOut) => true,
+            Self::Handshake(_, HandshakeError::WrongToken)
+            | Self::NotHere
+            | Self::NoWay
+            | Self::OtherVersion { .. }
+            | Self::NoGreeting => false,
+        }
+    }
+}
+
 impl Greeting {
     fn encode(&self) -> [u8; GREETING_BYTES] {
         let mut bytes = [0; GREETING_BYTES];

@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ray_rs_object_store::Restore;
-use ray_rs_transport::handshake::HandshakeError;
-use ray_rs_transport::visit::{Greeting, Roads, VisitError};
+use ray_rs_transport::visit::{Greeting, Roads};
 use ray_rs_types::NodeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -143,7 +142,8 @@ impl Fetch {
     async fn turn(&mut self, room: &mut Restore, address: &str, is_home: bool) -> Turn {
         let mut stream = match self.roads.visit(address, &self.greeting).await {
             Ok(stream) => stream,
-            Err(error) => return unreached(&error),
+            Err(error) if error.may_pass() => return Turn::Broken(error.to_string()),
+            Err(error) => return Turn::Failed(error.to_string()),
         };
         let asked = async {
             stream.write_all(&self.request.encode()).await?;
@@ -196,23 +196,6 @@ impl Fetch {
             }
         }
         Ok(())
-    }
-}
-
-/// A port at which nobody listens is that of a raylet that has ended: it keeps its port as long as it lives.
-fn unreached(error: &VisitError) -> Turn {
-    match error {
-        VisitError::Unreachable(_, cause) if cause.kind() == io::ErrorKind::ConnectionRefused => {
-            Turn::Failed(error.to_string())
-        }
-        VisitError::Unreachable(..) | VisitError::Handshake(_, HandshakeError::Io(_) | HandshakeError::TimedOut) => {
-            Turn::Broken(error.to_string())
-        }
-        VisitError::Handshake(_, HandshakeError::WrongToken)
-        | VisitError::NotHere
-        | VisitError::NoWay
-        | VisitError::OtherVersion { .. }
-        | VisitError::NoGreeting => Turn::Failed(error.to_string()),
     }
 }
 
