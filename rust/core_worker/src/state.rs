@@ -494,6 +494,7 @@ impl State {
             Effect::CannotBeMade { slot } => self.cannot_be_made(slot),
             Effect::ArgumentFailed { task, argument } => self.argument_failed(task, argument),
             Effect::Tell { watcher, slot } => self.tell_watcher(watcher, slot),
+            Effect::LetGo { slot } => self.owner.local_dropped(slot, &mut self.owner_effects),
             Effect::Free { value } => self.free_data(&value.data),
             Effect::FreeUnseenError { value } => {
                 self.tell_of_unseen_error(&value);

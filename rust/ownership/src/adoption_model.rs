@@ -672,6 +672,10 @@ impl World {
                             .task_finished(task, [(value, true)], then, &mut process.effects);
                     }
                     Effect::CannotBeMade { slot } => self.lost(p, slot),
+                    Effect::LetGo { slot } => {
+                        let process = &mut self.processes[p];
+                        process.table.local_dropped(slot, &mut process.effects);
+                    }
                     Effect::Tell { watcher, slot } => {
                         if let Watcher::Peer { lane, request } = watcher {
                             self.tell(p, lane as usize, slot, ObjectId::new(task_id(request), 1));

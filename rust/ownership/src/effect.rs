@@ -33,6 +33,9 @@ pub enum Effect<V> {
     ArgumentFailed { task: TaskKey, argument: RefSlot },
     /// `slot` became ready.
     Tell { watcher: Watcher, slot: RefSlot },
+    /// Comes after what is told of an object that nobody is known to hold: a process has asked for it whose grant is still on its
+    /// way (ADO-5). One [`crate::OwnerTable::local_dropped`], so that the value is there while it is told.
+    LetGo { slot: RefSlot },
     /// Nobody can reach the value any more: give its memory back.
     Free { value: V },
     /// The same for an error that a task left and nobody ever looked at.

@@ -411,7 +411,8 @@ impl Model {
                         }
                     }
                     Effect::TaskAgain(_) | Effect::Tell { .. } => {}
-                    Effect::Fetch { .. }
+                    Effect::LetGo { .. }
+                    | Effect::Fetch { .. }
                     | Effect::GrantBorrow { .. }
                     | Effect::ReturnBorrow { .. }
                     | Effect::ActorHandlesGone { .. } => unreachable!("nothing is borrowed"),

@@ -247,11 +247,17 @@ impl<V: Contains, S> OwnerTable<V, S> {
         entry.awaits_will = false;
         entry.state = State::Ready { value, is_error };
         let watchers = std::mem::take(&mut entry.watchers);
+        let is_told = watchers.iter().any(|watcher| matches!(watcher, Watcher::Peer { .. }));
+        let is_told_alone = is_told && entry.is_unreferenced();
+        entry.local += u32::from(is_told_alone);
         for watcher in watchers {
             match watcher {
                 Watcher::Task(key) => self.argument_ready(key, slot, is_error, effects),
                 other => effects.push(Effect::Tell { watcher: other, slot }),
             }
+        }
+        if is_told_alone {
+            effects.push(Effect::LetGo { slot });
         }
     }
 

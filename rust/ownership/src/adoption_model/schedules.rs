@@ -182,3 +182,26 @@ fn an_orphan_that_came_with_a_spec_that_was_there() {
         Deliver(45),
     ]);
 }
+
+#[test]
+fn who_asks_before_its_grant_is_known_is_told_what_is_made_for_nobody_else() {
+    let mut world = World::new();
+    world.step(&Step::Submit(1, None));
+    world.step(&Step::Give(1, 2, 0));
+    world.deliver((1, 2));
+    world.step(&Step::Kill(1));
+    world.learn(2, 1);
+    world.step(&Step::Give(2, 0, 0));
+    world.learn(0, 1);
+    world.answer(2);
+    // It makes it again, for itself, and has no use for it before it is there.
+    world.step(&Step::Drop(2, 0));
+    world.deliver((2, 0));
+    world.answer(0);
+    world.step(&Step::Give(0, 3, 0));
+    world.deliver((0, 3));
+    world.deliver((3, 2));
+    world.finish(2, 0);
+    assert_eq!(world.processes[2].table.reference_count(), 0, "the grants come later");
+    world.check_the_end();
+}

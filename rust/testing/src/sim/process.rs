@@ -469,6 +469,7 @@ impl Process {
                 Watcher::Peer { lane, request } => self.answer(cx, lane, request, slot),
                 Watcher::Notify(_) | Watcher::Task(_) => unreachable!("nobody asked for that"),
             },
+            Effect::LetGo { slot } => self.owner.local_dropped(slot, &mut self.owner_effects),
             Effect::Free { .. } | Effect::FreeUnseenError { .. } | Effect::ActorHandlesGone { .. } => {}
             Effect::Fetch { slot, id, owner } => {
                 let owner = self.who(owner);
