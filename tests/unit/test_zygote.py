@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +27,8 @@ def zygote(tmp_path, **changes):
         "fd": theirs.fileno(),
         "session_dir": str(tmp_path / "no-session"),
         "log_dir": str(tmp_path),
+        "zygote": 1,
+        "children_end": True,
         "sys_path": [entry for entry in sys.path if entry],
         "cwd": str(tmp_path),
         "preload": [],
@@ -38,6 +41,8 @@ def zygote(tmp_path, **changes):
             pass_fds=[theirs.fileno()],
             stderr=subprocess.PIPE,
             text=True,
+            # It kills its process group in the end.
+            start_new_session=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
     with process, ours:
@@ -58,7 +63,7 @@ def test_forks_reports_and_ends(tmp_path):
         # No session: each worker says so and ends with code 1.
         assert gone == {("exited", first[2], str(1 << 8)), ("exited", second[2], str(1 << 8))}
         channel.close()
-        assert process.wait(20) == 0
+        assert process.wait(20) == -signal.SIGKILL
 
 
 def test_a_module_that_cannot_be_preloaded_is_no_obstacle(tmp_path):
@@ -66,7 +71,7 @@ def test_a_module_that_cannot_be_preloaded_is_no_obstacle(tmp_path):
         channel.send(b"fork 1")
         assert words(channel)[:2] == ["forked", "1"]
         channel.close()
-        assert process.wait(20) == 0
+        assert process.wait(20) == -signal.SIGKILL
         assert "could not preload no_such_module_anywhere" in process.stderr.read()
 
 
